@@ -1,0 +1,40 @@
+"""What a source of labelled images has to offer to the conversion."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The samples of one split, in the order in which they are stored.
+
+    keys: the source's own name of every sample (relative path, row of a file), unique within the split.
+    labels: int64 [N], each in [0, number of classes).
+    """
+
+    keys: list[str]
+    labels: np.ndarray
+
+
+class Source(Protocol):
+    """Labelled images. Picklable: worker processes call `load`."""
+
+    name: str
+    class_names: list[str]
+    splits: dict[str, Listing]
+
+    def load(self, split: str, index: int) -> bytes | np.ndarray:
+        """Sample `index` of `split`: the file's bytes as found, or uint8 [H, W, 3] pixels.
+
+        Raises OSError when the sample cannot be read.
+        """
+        ...
+
+    def where(self, split: str, index: int) -> str | Path:
+        """Where a person finds this sample, for messages."""
+        ...
