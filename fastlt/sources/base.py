@@ -24,9 +24,14 @@ class Listing:
 class Source(Protocol):
     """Labelled images. Picklable: worker processes call `load`."""
 
-    name: str
-    class_names: list[str]
-    splits: dict[str, Listing]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def class_names(self) -> list[str]: ...
+
+    @property
+    def splits(self) -> dict[str, Listing]: ...
 
     def load(self, split: str, index: int) -> bytes | np.ndarray:
         """Sample `index` of `split`: the file's bytes as found, or uint8 [H, W, 3] pixels.

@@ -1,0 +1,117 @@
+"""Schemas of the configuration: every key, its type and what it means. Values stand in conf/."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+CLASSIFIERS = ["joint", "ncm_l2", "ncm_cosine", "crt", "tau_norm", "lws"]
+
+
+@dataclass
+class SamplerConfig:
+    name: str = MISSING  # instance, class, sqrt or progressive
+    drawing: str = "quota"  # quota, iid or reference
+
+
+@dataclass
+class BackboneConfig:
+    name: str = MISSING
+
+
+@dataclass
+class Stage2Config:
+    """Training of a stage-2 classifier on cached features."""
+
+    epochs: int = MISSING
+    batch: int = MISSING
+    lr: float = MISSING
+    weight_decay: float = MISSING
+
+
+@dataclass
+class ProtocolConfig:
+    """How a data set is trained on: the settings of a paper under one name."""
+
+    name: str = MISSING
+    backbone: str = MISSING  # where none is asked for
+    epochs: int = MISSING
+    batch: int = MISSING
+    lr: float = MISSING
+    momentum: float = MISSING
+    weight_decay: float = MISSING
+    warmup_epochs: int = MISSING
+    image_size: int = MISSING  # pixels
+    crop: str = MISSING  # of training images: resized or pad
+    scale: list[float] = MISSING  # share of the area, crop=resized
+    pad: int = MISSING  # pixels, crop=pad
+    jitter: float = MISSING  # strength of colour jitter, 0 for none
+    keep: float = MISSING  # share of the short side that evaluation sees
+    crt: Stage2Config = field(default_factory=Stage2Config)
+    lws: Stage2Config = field(default_factory=Stage2Config)
+
+
+@dataclass
+class TrainConfig:
+    data: str = MISSING  # a converted dataset
+    run: str | None = None  # folder of this run; default: runs/ and a name from what determines it
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    seed: int = 0
+    epochs: int | None = None  # default: the protocol's
+    image_size: int | None = None  # default: the protocol's
+    classifiers: list[str] = field(default_factory=lambda: list(CLASSIFIERS))
+    hold_out: float = 0.0  # share of train kept from training, to choose hyper-parameters on
+    choose_on: str = "auto"  # val, held_out, train or test; auto: the first of these that there is, never test
+    device: str = "auto"  # cpu, cuda, cuda:N
+    threads: int = 0  # 0: one per core
+    precision: str = "auto"  # fp32 or bf16; auto: bf16 on a GPU
+    overwrite: bool = False  # train anew even where the run folder holds another representation
+
+
+@dataclass
+class DatasetConfig:
+    """A kind of source and the constants of the data set."""
+
+    name: str = MISSING
+    kind: str = MISSING  # shapes, cifar, image_list or image_folder
+    protocol: str = MISSING  # for training on it by default
+    mean: list[float] = MISSING  # of RGB, in 0..1
+    std: list[float] = MISSING
+    classes: int | None = None  # of cifar: 10 or 100
+    encode: str = "keep"
+
+
+@dataclass
+class ConvertConfig:
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    out: str = MISSING
+    source: str | None = None  # archive or folder of cifar
+    root: str | None = None  # folder of images
+    train: str | None = None  # lists of image_list
+    val: str | None = None
+    test: str | None = None
+    class_names: str | None = None  # file of image_list, a name a line
+    imbalance: float = 100.0  # largest over smallest class, of cifar and shapes
+    seed: int = 0
+    encode: str | None = None  # keep, jpeg, png or raw; default: the dataset's
+    quality: int = 90  # of encode=jpeg
+    max_short_side: int = 0  # pixels; 0: as found
+    orientation: str = "ignore"  # or apply the EXIF tag
+    shard_mb: int = 256
+    max_bad: int = 0  # images that may be left out because they do not decode
+    workers: int = 0  # 0: one per core
+    overwrite: bool = False
+
+
+def register() -> None:
+    """Makes the schemas known to Hydra under the names that conf/ refers to."""
+    store: Any = ConfigStore.instance()
+    store.store("train_schema", TrainConfig)
+    store.store("convert_schema", ConvertConfig)
+    store.store("dataset_schema", DatasetConfig, group="dataset")
+    store.store("sampler_schema", SamplerConfig, group="sampler")
+    store.store("backbone_schema", BackboneConfig, group="backbone")
+    store.store("protocol_schema", ProtocolConfig, group="protocol")

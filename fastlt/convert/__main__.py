@@ -1,0 +1,30 @@
+"""python -m fastlt.convert, also as python tools/convert.py."""
+
+import sys
+from typing import Any
+
+from fastlt.cli import hydra_command
+from fastlt.config import ConvertConfig
+from fastlt.convert.build import convert_configured
+from fastlt.groups import group_sizes
+from fastlt.shards.reader import Dataset
+
+
+@hydra_command("convert", ConvertConfig)
+def main(cfg: Any) -> None:
+    """Converts, then says what the dataset holds."""
+    dataset = Dataset(convert_configured(cfg))
+    lines = [f"{dataset.name}: {dataset.classes} classes"]
+    for name, split in dataset.splits.items():
+        counts = split.counts
+        lines.append(f"  {name:5} {len(split):,} images, {counts.max():,}..{counts.min():,} per class")
+    sizes = group_sizes(dataset.split("train").counts)
+    lines.append("  classes: " + ", ".join(f"{count} {group}" for group, count in sizes.items()))
+    if bad := dataset.about["quarantined"]:
+        lines.append(f"  left out: {sum(len(rows) for rows in bad.values())} images, listed in dataset.json")
+    lines.append(f"  shards: {sum(shard['size'] for shard in dataset.about['shards']) / 1e6:,.1f} MB in {dataset.root}")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The device a command runs on, and what to write down about it."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import numba
+import torch
+
+from fastlt.errors import UserError
+
+PACKAGES = ("fastlt", "torch", "torchvision", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "numba", "numpy", "h5py")
+
+
+def pick_device(name: str) -> torch.device:
+    """auto: the GPU if there is one. Raises UserError when a GPU that was asked for is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device={name} is unknown: allowed are auto, cpu, cuda, cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device={name} is not supported: allowed are auto, cpu, cuda, cuda:N")
+    found = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise UserError(f"device={name}: this machine has {found} usable GPUs; use device=cpu or device=auto")
+    return device
+
+
+def set_threads(threads: int) -> int:
+    """Threads of torch, Numba and DALI: as asked for, 0 for one per core this process may use. Returns the number."""
+    cores = len(os.sched_getaffinity(0))
+    if threads < 0:
+        raise UserError(f"threads={threads}: it must be 0 (one per core) or more")
+    threads = threads or cores
+    torch.set_num_threads(threads)
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    return threads
+
+
+def describe(device: torch.device, threads: int) -> str:
+    """For results: `cpu, 2 threads` or the GPU's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {threads} threads"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,182 @@
+"""The loader: executes the plan of an epoch and yields its batches."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from fastlt.errors import UserError
+from fastlt.plan import Augment, draw_plan
+from fastlt.shards.format import RAW
+from fastlt.shards.reader import Dataset
+
+PLAN_AHEAD = 4096  # positions planned at once: large enough that the call costs nothing, small enough to stay in cache
+
+
+class Order(Protocol):
+    """What the loader asks of a sampler."""
+
+    def __len__(self) -> int: ...
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Sample ids of the epoch, int64."""
+        ...
+
+
+@dataclass(frozen=True)
+class InOrder:
+    """Every sample of `ids` once, in that order, in every epoch: for evaluation."""
+
+    ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def order(self, epoch: int) -> np.ndarray:
+        return self.ids
+
+
+class Batch(NamedTuple):
+    """images: float [n, 3, size, size] on the loader's device, normalized. labels: int64 [n] there. ids: int64 [n]."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    ids: np.ndarray
+
+
+class Loader:
+    """Batches of one split, in the order of a sampler, as a pure function of (seed, epoch, position).
+
+    The same images come out for any number of threads, any batch size and from any starting point. Of an epoch's N
+    positions rank r of W takes r, r + W, ...; every rank gets the same number. drop_last leaves out a last batch that
+    is not full. A batch's tensors are its own: they may be kept.
+
+    dataset, split: what to read. order: a Sampler or InOrder. augment: crops and colours. batch: images of a batch on
+    this rank. device: cpu, or a CUDA device for the GPU graph. threads: of DALI. prefetch: batches worked on ahead.
+    Raises UserError if a full batch is asked for and the split is smaller.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        order: Order,
+        augment: Augment,
+        batch: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        threads: int = 2,
+        prefetch: int = 2,
+        drop_last: bool = False,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        self.device = torch.device(device)
+        self.batch, self.drop_last, self.rank, self.world = batch, drop_last, rank, world
+        self._dataset, self._split, self._index = dataset, split, dataset.split(split)
+        self._order, self._augment, self._seed = order, augment, seed
+        if batch < 1:
+            raise UserError(f"batch={batch}: it must be at least 1")
+        if drop_last and self.positions < batch:
+            share = "" if world == 1 else f" on each of {world} ranks"
+            raise UserError(
+                f"batch={batch} is larger than the {split} split ({self.positions} images{share}): choose a smaller one"
+            )
+        raw = self._index.encoding == RAW
+        self._raw = bool(raw[0])
+        assert raw.all() or not raw.any(), "raw and encoded samples do not mix in one split yet"
+        mean, std = (np.array(dataset.about[key], np.float32) * 255 for key in ("mean", "std"))
+        self._normalize = np.concatenate([mean, 1 / std]).astype(np.float32)
+        self._columns: Iterator[tuple] = iter(())
+        self._ids: deque[np.ndarray] = deque()
+        # DALI reads the columns of scheduled batches in place, so as many are kept as can be under way.
+        self._alive: deque[tuple] = deque(maxlen=prefetch + 2)
+        self._pipeline = self._build(threads, prefetch)
+
+    def _build(self, threads: int, prefetch: int) -> Any:
+        size = self._augment.size
+        if self.device.type == "cpu":
+            from fastlt.pipeline import graph_cpu
+
+            return graph_cpu.build(self._next_columns, self._raw, size, self.batch, threads, prefetch)
+        from fastlt.pipeline import graph_gpu
+
+        device, jitter = self.device.index or 0, self._augment.jitter > 0
+        return graph_gpu.build(self._next_columns, self._raw, size, self.batch, threads, prefetch, device, jitter)
+
+    @property
+    def positions(self) -> int:
+        """Positions of an epoch on this rank."""
+        return len(self._order) // self.world if self.world > 1 else len(self._order)
+
+    def __len__(self) -> int:
+        """Batches of an epoch on this rank."""
+        return self.positions // self.batch if self.drop_last else -(-self.positions // self.batch)
+
+    @property
+    def images(self) -> int:
+        """Images of an epoch on this rank."""
+        return min(len(self) * self.batch, self.positions)
+
+    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from batch number `start` on."""
+        self._abandon()
+        self._columns = self._plan(epoch, start)
+        self._pipeline.schedule_run()
+        while not self._pipeline.empty():
+            images = self._images(self._pipeline.outputs())
+            self._pipeline.schedule_run()
+            ids = self._ids.popleft()
+            labels = torch.from_numpy(self._index.label[ids].astype(np.int64))
+            yield Batch(images, labels.to(self.device, non_blocking=True), ids)
+
+    def _images(self, outputs: Any) -> torch.Tensor:
+        images = torch.from_dlpack(outputs[0].as_tensor())
+        return images if self.device.type == "cpu" else images.permute(0, 3, 1, 2)
+
+    def _abandon(self) -> None:
+        """Ends an epoch that was broken off, and makes the pipeline ready for the next."""
+        self._columns = iter(())
+        while not self._pipeline.empty():
+            self._pipeline.outputs()
+            self._pipeline.schedule_run()
+        self._ids.clear()
+        self._pipeline.reset()
+
+    def _next_columns(self) -> tuple:
+        columns = next(self._columns)
+        self._alive.append(columns)
+        return columns
+
+    def _plan(self, epoch: int, start: int) -> Iterator[tuple]:
+        from fastlt.pipeline.graph_cpu import columns
+
+        order = self._order.order(epoch)
+        ahead = max(1, PLAN_AHEAD // self.batch) * self.batch
+        view = self._dataset.pixels if self._raw else self._dataset.data
+        for first in range(start * self.batch, self.images, ahead):
+            places = np.arange(first, min(first + ahead, self.images), dtype=np.int64) * self.world + self.rank
+            ids = order[places]
+            height, width = self._index.height[ids], self._index.width[ids]
+            plan = draw_plan(ids, places, height, width, self._augment, self._seed, epoch)
+            for begin in range(0, len(places), self.batch):
+                part = slice(begin, begin + self.batch)
+                batch = plan[part]
+                self._ids.append(batch.ids)
+                images = [view(self._split, int(sample)) for sample in batch.ids]
+                yield columns(batch, images, height[part], width[part], self._raw, self._normalize)
+
+    def close(self) -> None:
+        """Frees the pipeline's threads and memory; the loader cannot be used after it."""
+        self._abandon()
+        self._alive.clear()
+        del self._pipeline
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

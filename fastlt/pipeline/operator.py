@@ -1,0 +1,76 @@
+"""The fused CPU operator inside DALI: crop, antialiased resize, colour jitter, flip, normalize, one sample per call.
+
+DALI's Numba plugin calls a C function by its address, but builds that function anew, uncached, for every pipeline:
+about three seconds each time. The two functions here have the same C signature, are compiled once and kept on disk.
+"""
+
+import functools
+from typing import Any
+
+import numpy as np
+from numba import carray, cfunc, types
+from nvidia.dali.plugin.numba import NumbaFunction
+from nvidia.dali.types import DALIDataType
+
+from fastlt.kernels.crop_resize import crop_resize_into
+
+PARAMETERS = 10  # per sample: brightness, contrast, saturation, order, mean RGB, inverse std RGB
+
+_ADDRESSES = types.CPointer(types.voidptr)  # of every sample's data
+_SHAPES = types.CPointer(types.CPointer(types.int64))
+_NDIMS = types.CPointer(types.int32)
+_RUN = types.void(_ADDRESSES, _SHAPES, _NDIMS, types.int32, _ADDRESSES, _SHAPES, _NDIMS, types.int32)
+_SETUP = types.void(_SHAPES, _NDIMS, types.int32, _SHAPES, _NDIMS, types.int32, types.int32)
+
+
+@cfunc(_RUN, cache=True)
+def _run(outputs, output_shapes, _output_ndims, _output_count, inputs, input_shapes, _input_ndims, _input_count):
+    out_shape, shape = output_shapes[0], input_shapes[0]
+    out = carray(outputs[0], (out_shape[0], out_shape[1], out_shape[2]), dtype=np.float32)
+    image = carray(inputs[0], (shape[0], shape[1], shape[2]), dtype=np.uint8)
+    box = carray(inputs[1], (5,), dtype=np.int32)
+    parameters = carray(inputs[2], (PARAMETERS,), dtype=np.float32)
+    crop_resize_into(out, image, box[:4], box[4], parameters[:4], parameters[4:7], parameters[7:10])
+
+
+@functools.cache
+def _setup(size: int) -> Any:
+    """The function that tells DALI the output's shape; the size is a constant in it, each size has its own."""
+
+    @cfunc(_SETUP, cache=True)
+    def setup(output_shapes, _output_ndims, _output_count, _input_shapes, _input_ndims, _input_count, samples):
+        for sample in range(samples):
+            shape = output_shapes[sample]
+            shape[0] = 3
+            shape[1] = size
+            shape[2] = size
+
+    return setup
+
+
+class _CropResize(NumbaFunction):
+    """DALI's Numba operator with the functions above in place of those it would build."""
+
+    def _get_run_fn_cpu(self, *_: Any) -> int:
+        return _run.address  # type: ignore[return-value]
+
+    def _get_setup_fn_cpu(self, setup_fn: Any) -> int:
+        return setup_fn.address
+
+
+def crop_resize(image: Any, box: Any, parameters: Any, size: int) -> Any:
+    """DALI graph node: float32 [3, size, size] samples.
+
+    image: uint8 HWC. box: int32 [5], y, x, height, width of the crop window in `image` and flip. parameters: float32
+    [PARAMETERS].
+    """
+    operator = _CropResize(
+        run_fn=None,
+        setup_fn=_setup(size),
+        out_types=[DALIDataType.FLOAT],
+        in_types=[DALIDataType.UINT8, DALIDataType.INT32, DALIDataType.FLOAT],
+        outs_ndim=[3],
+        ins_ndim=[3, 1, 1],
+        batch_processing=False,
+    )
+    return operator(image, box, parameters)

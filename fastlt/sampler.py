@@ -1,0 +1,103 @@
+"""Samplers: (seed, epoch) -> the order of sample ids (paper section 4.1)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastlt.errors import UserError
+from fastlt.kernels.sample_order import sample_order, sample_order_iid, sample_order_reference
+
+LAWS = ("instance", "class", "sqrt", "progressive")
+DRAWINGS = ("quota", "iid", "reference")
+REFERENCE_VISIT = 4  # images of a class at each visit in the authors' class-balanced sampler
+
+_POWER = {"instance": 1.0, "class": 0.0, "sqrt": 0.5}
+
+
+def class_probabilities(counts: np.ndarray, law: str, progress: float = 0.0) -> np.ndarray:
+    """Probability that the next image is of class j: p_j = n_j^q / sum_i n_i^q (paper equation 1).
+
+    counts: [C] training images per class. law: instance (q = 1), class (q = 0), sqrt (q = 1/2) or progressive:
+    (1 - progress) p^instance + progress p^class (equation 2), progress = t/T in [0, 1]. Classes without images get 0.
+    Returns float64 [C]. Raises UserError on an unknown law.
+    """
+    if law == "progressive":
+        instance = class_probabilities(counts, "instance")
+        return (1.0 - progress) * instance + progress * class_probabilities(counts, "class")
+    if law not in _POWER:
+        raise UserError(f"sampler={law} is unknown: allowed are {', '.join(LAWS)}")
+    counts = np.asarray(counts, np.float64)
+    weight = np.where(counts > 0, np.power(counts, _POWER[law], where=counts > 0, out=np.zeros_like(counts)), 0.0)
+    return weight / weight.sum()
+
+
+def quotas(probabilities: np.ndarray, length: int, seed: int, epoch: int) -> np.ndarray:
+    """Positions each class gets in an epoch: a seeded stochastic rounding of length * p_j.
+
+    Systematic rounding: one random offset for all classes, so that the sum is exactly `length`, every class is less
+    than one away from length * p_j, and on average exact. Returns int64 [C].
+    """
+    offset = np.random.default_rng([seed, epoch]).random()
+    edges = np.concatenate([[0.0], np.cumsum(probabilities * length)])
+    edges[-1] = length
+    whole = np.rint(edges)
+    # length * p_j that is whole but for the last bits of a float must not be rounded at random.
+    edges = np.where(np.abs(edges - whole) < 1e-6, whole, edges)
+    return np.diff(np.floor(edges + offset)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The order of an epoch's samples as a pure function of the epoch.
+
+    members: int64 [N], sample ids grouped by class. class_start: int64 [C + 1]. law: one of LAWS. epochs: how many
+    epochs the training has; `progressive` goes from instance in the first to class in the last. drawing: one of
+    DRAWINGS. An epoch has N positions, whatever the law.
+    """
+
+    members: np.ndarray
+    class_start: np.ndarray
+    law: str = "instance"
+    seed: int = 0
+    epochs: int = 1
+    drawing: str = "quota"
+
+    def __post_init__(self) -> None:
+        if self.law not in LAWS:
+            raise UserError(f"sampler={self.law} is unknown: allowed are {', '.join(LAWS)}")
+        if self.drawing not in DRAWINGS:
+            raise UserError(f"sampler.drawing={self.drawing} is unknown: allowed are {', '.join(DRAWINGS)}")
+        if self.drawing == "reference" and self.law != "class":
+            raise UserError(
+                f"sampler.drawing=reference exists for sampler=class only, not {self.law}: use quota or iid"
+            )
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Images per class, int64 [C]."""
+        return np.diff(self.class_start)
+
+    def probabilities(self, epoch: int) -> np.ndarray:
+        """Class probabilities of an epoch, float64 [C]."""
+        progress = min(epoch / (self.epochs - 1), 1.0) if self.epochs > 1 else 0.0
+        return class_probabilities(self.counts, self.law, progress)
+
+    def quota(self, epoch: int) -> np.ndarray:
+        """Positions of each class in an epoch under `quota` drawing, int64 [C], sum N."""
+        return quotas(self.probabilities(epoch), len(self), self.seed, epoch)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Sample ids of the epoch, int64 [N]."""
+        if self.drawing == "iid":
+            p = self.probabilities(epoch)
+            return sample_order_iid(self.members, self.class_start, p, len(self), self.seed, epoch)
+        if self.drawing == "reference":
+            visit = REFERENCE_VISIT
+            return sample_order_reference(self.members, self.class_start, visit, len(self), self.seed, epoch)
+        drawn = np.zeros(len(self.counts), np.int64)
+        for earlier in range(epoch):
+            drawn += self.quota(earlier)
+        return sample_order(self.members, self.class_start, self.quota(epoch), drawn, self.seed, epoch)

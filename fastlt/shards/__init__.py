@@ -1,0 +1,1 @@
+"""Shards and index: the converted form of a data set. `format` alone knows the layout."""

@@ -1,0 +1,192 @@
+"""Writes shards, one split after the other, so that a killed conversion goes on behind its last complete shard."""
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from fastlt.shards import format as layout
+from fastlt.shards.format import Encoded
+
+_JOURNAL = ".rows.npz"
+
+
+class SplitWriter:
+    """Shards of one split in a folder that is not the finished dataset yet.
+
+    Every complete shard has a journal beside it (its rows of the index, how far in the source it reached, its hash),
+    written last: a shard without one does not count and is written again. `position` is the place in the source at
+    which to go on.
+    """
+
+    def __init__(self, folder: Path, split: str, shard_bytes: int):
+        self.folder, self.split, self.shard_bytes = folder, split, shard_bytes
+        self._done: list[dict[str, np.ndarray]] = []
+        while (journal := self._journal(len(self._done))).exists():
+            with np.load(journal) as rows:
+                self._done.append(dict(rows))
+        self.position = int(self._done[-1]["position"]) if self._done else 0
+        self.quarantined: list[list[str]] = [pair for rows in self._done for pair in rows["quarantined"].tolist()]
+        self._samples = sum(len(rows["label"]) for rows in self._done)
+        self._start_shard()
+
+    def _journal(self, number: int) -> Path:
+        return self.folder / (layout.shard_name(self.split, number) + _JOURNAL)
+
+    def _start_shard(self) -> None:
+        self._rows: list[tuple[Any, ...]] = []
+        self._keys: list[str] = []
+        self._colours: list[str] = []
+        self._lines: list[str] = []
+        self._bad: list[tuple[str, str]] = []
+        self._size = 0
+        self._hash = hashlib.sha256()
+        self._file = None
+
+    def add(self, key: str, label: int, image: Encoded) -> None:
+        """The next sample of the source."""
+        data, cls_header, line = layout.sample_members(self._samples, image.encoding, image.data, label)
+        if self._rows and self._size + len(data) + len(layout.TAR_END) > self.shard_bytes:
+            self._finish_shard()
+        if self._file is None:
+            name = layout.shard_name(self.split, len(self._done))
+            self._file = (self.folder / name).open("wb")
+        offset = self._size + layout.BLOCK
+        self._lines.append(line.format(offset, self._size + cls_header + layout.BLOCK))
+        crc = zlib.crc32(image.data)
+        self._rows.append((offset, len(image.data), label, image.height, image.width, image.encoding, crc))
+        self._keys.append(key)
+        self._colours.append(image.colour)
+        self._put(data)
+        self._samples += 1
+        self.position += 1
+
+    def quarantine(self, key: str, reason: str) -> None:
+        """The next sample of the source is left out."""
+        self._bad.append((key, reason))
+        self.quarantined.append([key, reason])
+        self.position += 1
+
+    def _put(self, data: bytes) -> None:
+        assert self._file is not None
+        self._file.write(data)
+        self._hash.update(data)
+        self._size += len(data)
+
+    def _finish_shard(self) -> None:
+        assert self._file is not None
+        self._put(layout.TAR_END)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        name = layout.shard_name(self.split, len(self._done))
+        index = layout.index_header(len(self._rows)) + "".join(self._lines)
+        (self.folder / layout.index_name(name)).write_text(index)
+        columns = zip(*self._rows, strict=True)
+        names = ("offset", "length", "label", "height", "width", "encoding", "crc32")
+        rows = {k: np.array(v, layout.COLUMNS[k]) for k, v in zip(names, columns, strict=True)}
+        rows["key"] = np.array([key.encode() for key in self._keys])
+        rows["colour"] = np.array(self._colours)
+        rows["quarantined"] = np.array(self._bad, dtype=np.str_).reshape(-1, 2)
+        rows["position"] = np.array(self.position)
+        rows["size"] = np.array(self._size)
+        rows["sha256"] = np.array(self._hash.hexdigest())
+        journal = self._journal(len(self._done))
+        temporary = journal.with_name(journal.name.removesuffix(".npz") + ".tmp.npz")
+        np.savez(temporary, allow_pickle=False, **rows)
+        temporary.replace(journal)
+        self._done.append(rows)
+        self._start_shard()
+
+    def finish(self) -> list[dict[str, np.ndarray]]:
+        """Completes the last shard; the rows of all shards."""
+        if self._rows:
+            self._finish_shard()
+        return self._done
+
+    def close(self) -> None:
+        """Lets go of a shard that will not be completed now."""
+        if self._file is not None:
+            self._file.close()
+
+
+def write_dataset(folder: Path, splits: dict[str, list[dict[str, np.ndarray]]], about: dict[str, Any]) -> str:
+    """Writes index.h5 and dataset.json for shards that are complete, and removes the journals.
+
+    splits: what SplitWriter.finish gave, per split. about: the fields of dataset.json that are known from outside
+    (name, class_names, options, ...). Returns the digest.
+    """
+    classes = len(about["class_names"])
+    shards: list[dict[str, Any]] = []
+    columns: dict[str, dict[str, np.ndarray]] = {}
+    colours: dict[str, int] = {}
+    summary = {}
+    for split, parts in splits.items():
+        column = {name: np.concatenate([p[name] for p in parts]) for name in layout.COLUMNS if name != "shard"}
+        column["key"] = np.concatenate([p["key"] for p in parts])
+        numbers = [np.full(len(p["label"]), len(shards) + i, np.int32) for i, p in enumerate(parts)]
+        column["shard"] = np.concatenate(numbers)
+        columns[split] = column
+        for i, part in enumerate(parts):
+            name = layout.shard_name(split, i)
+            shards.append({"name": name, "size": int(part["size"]), "sha256": str(part["sha256"])})
+            for colour in part["colour"].tolist():
+                if colour:
+                    colours[colour] = colours.get(colour, 0) + 1
+        counts = np.bincount(column["label"], minlength=classes)
+        encodings = np.bincount(column["encoding"], minlength=len(layout.EXTENSIONS))
+        named = dict(zip(layout.EXTENSIONS, encodings.tolist(), strict=True))
+        summary[split] = {
+            "samples": len(column["label"]),
+            "counts": counts.tolist(),
+            "encodings": {name: count for name, count in named.items() if count},
+        }
+    bad = {
+        split: [{"key": key, "reason": reason} for p in parts for key, reason in p["quarantined"].tolist()]
+        for split, parts in splits.items()
+    }
+    described = {
+        "schema": layout.SCHEMA,
+        **about,
+        "splits": summary,
+        "colours": dict(sorted(colours.items())),
+        "quarantined": {split: rows for split, rows in bad.items() if rows},
+        "shards": shards,
+    }
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    _write_index(folder / layout.INDEX_FILE, columns, classes, digest)
+    index_hash = hashlib.sha256((folder / layout.INDEX_FILE).read_bytes()).hexdigest()
+    described = {**described, "digest": digest, "index_sha256": index_hash}
+    (folder / layout.DATASET_FILE).write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+    for journal in folder.glob(f"*{_JOURNAL}"):
+        journal.unlink()
+    return digest
+
+
+def _write_index(path: Path, splits: dict[str, dict[str, np.ndarray]], classes: int, digest: str) -> None:
+    with h5py.File(path, "w", libver="v110") as file:
+        file.attrs["schema"] = layout.SCHEMA
+        file.attrs["dataset"] = digest
+        for split, columns in splits.items():
+            group = file.create_group(split)
+            for name, values in columns.items():
+                group.create_dataset(name, data=values)
+            counts = np.bincount(columns["label"], minlength=classes)
+            group.create_dataset("class_start", data=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+            group.create_dataset("class_members", data=np.argsort(columns["label"], kind="stable").astype(np.int64))
+
+
+def publish(partial: Path, out: Path) -> None:
+    """Puts the finished folder in its place; what was there before goes only when the new one stands."""
+    old = out.with_name(out.name + ".old")
+    if out.exists():
+        out.rename(old)
+    partial.rename(out)
+    if old.exists():
+        shutil.rmtree(old)

@@ -1,0 +1,121 @@
+"""Crop boxes, flips and colour factors, drawn by counter: a pure function of (seed, epoch, position).
+
+Crop law of `resized_crop`: torchvision's RandomResizedCrop. Area uniform in `scale` of the image's, aspect ratio
+log-uniform in `ratio`, ten tries, else the largest centred box whose ratio is allowed. `pad_crop`: a window of the
+output's size, anywhere in the image padded by `pad` pixels on every side.
+"""
+
+import math
+
+import numpy as np
+from numba import njit, prange, uint64
+
+from fastlt.kernels.philox import philox, unit
+
+TRIES = 10
+# Purposes of the random numbers of one position; 0..9 are the tries of the crop.
+_FLIP, _COLOUR = 10, 11
+
+
+@njit(inline="always")
+def _words(seed, epoch, position, purpose):
+    return philox(seed, position, position >> 32, purpose, epoch)
+
+
+@njit(cache=True)
+def _resized_crop(height, width, scale, ratio, seed, epoch, position):
+    """(y, x, height, width) of the crop of one position."""
+    area = np.float64(height) * np.float64(width)
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for attempt in range(TRIES):
+        w0, w1, w2, w3 = _words(seed, epoch, position, attempt)
+        target = area * (scale[0] + unit(w0) * (scale[1] - scale[0]))
+        aspect = math.exp(low + unit(w1) * (high - low))
+        w = int(round(math.sqrt(target * aspect)))
+        h = int(round(math.sqrt(target / aspect)))
+        if 0 < w <= width and 0 < h <= height:
+            return int(unit(w2) * (height - h + 1)), int(unit(w3) * (width - w + 1)), h, w
+    h, w = height, width
+    if width < height * ratio[0]:
+        h = max(1, int(round(width / ratio[0])))
+    elif width > height * ratio[1]:
+        w = max(1, int(round(height * ratio[1])))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@njit(cache=True, parallel=True)
+def cpu_resized_crop(height, width, positions, scale, ratio, seed, epoch):
+    """Boxes int32 [n, 4] of `resized_crop`. See draw_boxes."""
+    box = np.empty((positions.shape[0], 4), np.int32)
+    for i in prange(positions.shape[0]):
+        y, x, h, w = _resized_crop(height[i], width[i], scale, ratio, seed, epoch, positions[i])
+        box[i, 0], box[i, 1], box[i, 2], box[i, 3] = y, x, h, w
+    return box
+
+
+@njit(cache=True)
+def cpu_pad_crop(height, width, positions, size, pad, seed, epoch):
+    """Boxes int32 [n, 4] of `pad_crop`. See draw_boxes."""
+    box = np.empty((positions.shape[0], 4), np.int32)
+    for i in range(positions.shape[0]):
+        w0, w1, _, _ = _words(seed, epoch, positions[i], 0)
+        box[i, 0] = int(unit(w0) * (height[i] + 2 * pad - size + 1)) - pad
+        box[i, 1] = int(unit(w1) * (width[i] + 2 * pad - size + 1)) - pad
+        box[i, 2] = box[i, 3] = size
+    return box
+
+
+@njit(cache=True)
+def cpu_flip(positions, seed, epoch):
+    """uint8 [n], 1 with probability one half. See draw_flips."""
+    flip = np.empty(positions.shape[0], np.uint8)
+    for i in range(positions.shape[0]):
+        flip[i] = _words(seed, epoch, positions[i], _FLIP)[0] >> uint64(31)
+    return flip
+
+
+@njit(cache=True)
+def cpu_jitter(positions, strength, seed, epoch):
+    """float32 [n, 4]. See draw_jitter."""
+    jitter = np.empty((positions.shape[0], 4), np.float32)
+    for i in range(positions.shape[0]):
+        w0, w1, w2, w3 = _words(seed, epoch, positions[i], _COLOUR)
+        jitter[i, 0] = 1.0 + strength * (2.0 * unit(w0) - 1.0)
+        jitter[i, 1] = 1.0 + strength * (2.0 * unit(w1) - 1.0)
+        jitter[i, 2] = 1.0 + strength * (2.0 * unit(w2) - 1.0)
+        jitter[i, 3] = int(unit(w3) * 6.0)
+    return jitter
+
+
+def draw_resized_crops(height, width, positions, scale, ratio, seed, epoch):
+    """RandomResizedCrop boxes (y, x, height, width) in pixels of the stored image, int32 [n, 4].
+
+    height, width: int32 [n], sizes of the images at these positions. positions: int64 [n], places in the epoch. scale:
+    (low, high) share of the area in (0, 1]. ratio: (low, high) width over height. Raises ValueError on empty ranges.
+    """
+    if not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
+        raise ValueError(f"scale must be 0 < low <= high <= 1 and ratio 0 < low <= high, not {scale} and {ratio}")
+    scale, ratio = (float(scale[0]), float(scale[1])), (float(ratio[0]), float(ratio[1]))
+    return cpu_resized_crop(height, width, positions, scale, ratio, uint64(seed), np.int64(epoch))
+
+
+def draw_pad_crops(height, width, positions, size, pad, seed, epoch):
+    """Windows of `size` x `size` pixels in images padded by `pad`, int32 [n, 4]; they may stick out of the image.
+
+    Raises ValueError if a padded image is smaller than the window.
+    """
+    if len(positions) and min(int(height.min()), int(width.min())) + 2 * pad < size:
+        raise ValueError(
+            f"a crop of {size} px does not fit an image of {height.min()} x {width.min()} px padded by {pad}"
+        )
+    return cpu_pad_crop(height, width, positions, np.int64(size), np.int64(pad), uint64(seed), np.int64(epoch))
+
+
+def draw_flips(positions, seed, epoch):
+    """Horizontal mirror or not, uint8 [n], each with probability one half."""
+    return cpu_flip(positions, uint64(seed), np.int64(epoch))
+
+
+def draw_jitter(positions, strength, seed, epoch):
+    """(brightness, contrast, saturation, order), float32 [n, 4]: factors uniform in 1 -+ strength, order in 0..5."""
+    return cpu_jitter(positions, float(strength), uint64(seed), np.int64(epoch))

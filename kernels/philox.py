@@ -1,0 +1,57 @@
+"""Philox4x32-10, the counter-based random generator of Salmon et al. (2011): 128 random bits for any (key, counter).
+
+Nothing is stepped and nothing is stored: the number of a place is a pure function of where the place is. That is what
+makes an order or a crop the same for any batch size, thread count, rank count and point of resumption.
+"""
+
+import numpy as np
+from numba import njit, uint64
+
+_LOW = uint64(0xFFFFFFFF)
+_HALF = uint64(32)
+_MULTIPLY_0 = uint64(0xD2511F53)
+_MULTIPLY_1 = uint64(0xCD9E8D57)
+_WEYL_0 = uint64(0x9E3779B9)
+_WEYL_1 = uint64(0xBB67AE85)
+ROUNDS = 10
+
+
+@njit(inline="always")
+def philox(key, c0, c1, c2, c3):
+    """Four random words of 32 bits (as uint64) for a key of 64 bits and a counter of four words of 32 bits."""
+    k0 = uint64(key) & _LOW
+    k1 = uint64(key) >> _HALF
+    x0 = uint64(c0) & _LOW
+    x1 = uint64(c1) & _LOW
+    x2 = uint64(c2) & _LOW
+    x3 = uint64(c3) & _LOW
+    for _ in range(ROUNDS):
+        product_0 = _MULTIPLY_0 * x0
+        product_1 = _MULTIPLY_1 * x2
+        x0, x1, x2, x3 = (
+            (product_1 >> _HALF) ^ x1 ^ k0,
+            product_1 & _LOW,
+            (product_0 >> _HALF) ^ x3 ^ k1,
+            product_0 & _LOW,
+        )
+        k0 = (k0 + _WEYL_0) & _LOW
+        k1 = (k1 + _WEYL_1) & _LOW
+    return x0, x1, x2, x3
+
+
+@njit(inline="always")
+def unit(word):
+    """Uniform float64 in (0, 1) from one word of 32 bits."""
+    return (np.float64(word) + 0.5) * (1.0 / 4294967296.0)
+
+
+@njit(inline="always")
+def unit53(high, low):
+    """Uniform float64 in [0, 1) with 53 random bits from two words of 32 bits."""
+    return np.float64((high << uint64(21)) | (low >> uint64(11))) * (1.0 / 9007199254740992.0)
+
+
+@njit(inline="always")
+def below(high, low, n):
+    """Uniform int64 in [0, n) from two words; the bias is below n / 2**53."""
+    return np.int64(unit53(high, low) * n)

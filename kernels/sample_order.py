@@ -1,0 +1,149 @@
+"""The order of sample ids of one epoch (paper section 4.1), a pure function of (seed, epoch).
+
+Three ways of drawing, all over the same layout: `members` holds the sample ids grouped by class, class j's between
+class_start[j] and class_start[j + 1].
+
+quota      class j gets quota[j] positions. Its images come in successive random permutations, one per pass through the
+           class (no image twice before all were seen once), starting at place `drawn[j]` of that endless walk. The
+           epoch is shuffled at the end.
+iid        at every position, independently: a class by its probability, then one of its images.
+reference  the authors' class-balanced sampler: classes in successive random permutations, `visit` images of the class
+           at each visit, the images again by walks that never end.
+"""
+
+import numpy as np
+from numba import njit, prange, uint64
+
+from fastlt.kernels.philox import below, philox, unit53
+
+# What a random number is for: the second counter word, so that no two uses ever share a number.
+_WALK, _SHUFFLE, _IID, _CLASSES = 1, 2, 3, 4
+
+
+@njit(cache=True)
+def _shuffle(values, key, purpose, stream, turn):
+    """Fisher-Yates in place. One Philox call serves two swaps: each needs 53 bits."""
+    i = values.shape[0] - 1
+    while i > 0:
+        w0, w1, w2, w3 = philox(key, i, (purpose << 28) ^ (i >> 32), stream, turn)
+        j = below(w0, w1, i + 1)
+        values[i], values[j] = values[j], values[i]
+        i -= 1
+        if i > 0:
+            j = below(w2, w3, i + 1)
+            values[i], values[j] = values[j], values[i]
+            i -= 1
+
+
+@njit(cache=True, parallel=True)
+def cpu(members, class_start, quota, drawn, seed, epoch):
+    """`quota` drawing. See sample_order."""
+    classes = quota.shape[0]
+    begin = np.zeros(classes + 1, np.int64)
+    for j in range(classes):
+        begin[j + 1] = begin[j] + quota[j]
+    order = np.empty(begin[classes], np.int64)
+    for j in prange(classes):
+        n = class_start[j + 1] - class_start[j]
+        place = drawn[j]
+        end = drawn[j] + quota[j]
+        out = begin[j]
+        while place < end:
+            turn = place // n
+            walk = members[class_start[j] : class_start[j + 1]].copy()
+            _shuffle(walk, seed, _WALK, j, turn)
+            first = place - turn * n
+            count = min(n - first, end - place)
+            order[out : out + count] = walk[first : first + count]
+            out += count
+            place += count
+    _shuffle(order, seed, _SHUFFLE, 0, epoch)
+    return order
+
+
+@njit(cache=True, parallel=True)
+def cpu_iid(members, class_start, cumulative, length, seed, epoch):
+    """`iid` drawing. See sample_order_iid."""
+    order = np.empty(length, np.int64)
+    last = cumulative.shape[0] - 1
+    for position in prange(length):
+        w0, w1, w2, w3 = philox(seed, position, (_IID << 28) ^ (position >> 32), 0, epoch)
+        j = min(np.searchsorted(cumulative, unit53(w0, w1), side="right"), last)
+        n = class_start[j + 1] - class_start[j]
+        order[position] = members[class_start[j] + below(w2, w3, n)]
+    return order
+
+
+@njit(cache=True)
+def cpu_reference(members, class_start, visit, length, seed, epoch):
+    """`reference` drawing. See sample_order_reference."""
+    classes = class_start.shape[0] - 1
+    order = np.empty(length, np.int64)
+    # The walk of a class is kept between visits: it changes only when a pass through the class is complete.
+    walks = members.copy()
+    turns = np.full(classes, -1, np.int64)
+    sequence = np.arange(classes)
+    sequence_turn = np.int64(-1)
+    for position in range(length):
+        stream = epoch * length + position  # the authors' iterators go on from epoch to epoch
+        number = stream // visit
+        turn = number // classes
+        if turn != sequence_turn:
+            sequence[:] = np.arange(classes)
+            _shuffle(sequence, seed, _CLASSES, 0, turn)
+            sequence_turn = turn
+        j = sequence[number - turn * classes]
+        a, b = class_start[j], class_start[j + 1]
+        place = turn * visit + stream - number * visit
+        class_turn = place // (b - a)
+        if class_turn != turns[j]:
+            walks[a:b] = members[a:b]
+            _shuffle(walks[a:b], seed, _WALK, j, class_turn)
+            turns[j] = class_turn
+        order[position] = walks[a + place - class_turn * (b - a)]
+    return order
+
+
+def sample_order(members, class_start, quota, drawn, seed, epoch):
+    """Sample ids of an epoch by quota.
+
+    members: int64 [N], sample ids grouped by class. class_start: int64 [C + 1]. quota: int64 [C], positions of each
+    class in this epoch. drawn: int64 [C], how many images of each class earlier epochs took. seed, epoch: integers.
+    Returns int64 [sum(quota)]. Raises ValueError if a class without images has a quota.
+    """
+    _check(members, class_start)
+    empty = np.flatnonzero((np.diff(class_start) == 0) & (np.asarray(quota) > 0))
+    if len(empty):
+        raise ValueError(f"class {empty[0]} has no image but a quota of {quota[empty[0]]}")
+    return cpu(members, class_start, quota, drawn, uint64(seed), np.int64(epoch))
+
+
+def sample_order_iid(members, class_start, probabilities, length, seed, epoch):
+    """Sample ids of an epoch, every position drawn on its own: class j with probabilities[j], then one of its images.
+
+    probabilities: float64 [C], sum 1. Returns int64 [length]. Raises ValueError if an empty class can be drawn.
+    """
+    _check(members, class_start)
+    empty = np.flatnonzero((np.diff(class_start) == 0) & (probabilities > 0))
+    if len(empty):
+        raise ValueError(f"class {empty[0]} has no image but probability {probabilities[empty[0]]}")
+    return cpu_iid(members, class_start, np.cumsum(probabilities), np.int64(length), uint64(seed), np.int64(epoch))
+
+
+def sample_order_reference(members, class_start, visit, length, seed, epoch):
+    """Sample ids of an epoch as the authors' class-balanced sampler gives them: `visit` images at each class visit.
+
+    Returns int64 [length]. Raises ValueError if a class is empty.
+    """
+    _check(members, class_start)
+    empty = np.flatnonzero(np.diff(class_start) == 0)
+    if len(empty):
+        raise ValueError(f"class {empty[0]} has no image")
+    return cpu_reference(members, class_start, np.int64(visit), np.int64(length), uint64(seed), np.int64(epoch))
+
+
+def _check(members, class_start):
+    if members.dtype != np.int64 or class_start.dtype != np.int64:
+        raise ValueError(f"members and class_start must be int64, not {members.dtype} and {class_start.dtype}")
+    if class_start[0] != 0 or class_start[-1] != len(members) or (np.diff(class_start) < 0).any():
+        raise ValueError(f"class_start must rise from 0 to {len(members)}, the number of members")

@@ -1,0 +1,6 @@
+"""Converts labelled images into a dataset: python tools/convert.py dataset=NAME ... out=DIR."""
+
+from fastlt.convert.__main__ import main
+
+if __name__ == "__main__":
+    main()
