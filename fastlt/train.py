@@ -24,10 +24,10 @@ EMBEDDED = "data/shapes"  # made when it is missing; every other dataset is conv
 def main(cfg: Any) -> None:
     """Trains, classifies, evaluates, reports. The last line of stdout is the report's path."""
     device = pick_device(cfg.device)
-    threads = set_threads(cfg.threads)
     if cfg.data == EMBEDDED and not Path(EMBEDDED).exists():
         say("drawing the embedded data set")
         convert_configured(recompose("convert", ["dataset=shapes", f"out={EMBEDDED}"], own=False))
+    threads = set_threads(cfg.threads)
     dataset = Dataset(cfg.data)
     cfg = _resolved(cfg, dataset)
     options = _options(cfg, device)

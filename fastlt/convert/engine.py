@@ -199,8 +199,9 @@ _worker: tuple[Source, Encoding] | None = None
 def _pool(source: Source, encoding: Encoding, workers: int) -> Any:
     if workers == 1:
         return nullcontext()
-    # A server process that forks: forking this one could copy locks that its threads hold.
-    context = multiprocessing.get_context("forkserver")
+    # Forked: a source with millions of keys is shared, not sent, and workers start at once. They use Pillow and NumPy
+    # only, no thread pool of this process.
+    context = multiprocessing.get_context("fork")
     return ProcessPoolExecutor(workers, context, _start_worker, (source, encoding))
 
 

@@ -24,12 +24,7 @@ def build(source: Callable[[], Any], raw: bool, size: int, batch: int, threads: 
     """
     pipeline = Pipeline(batch_size=batch, num_threads=threads, device_id=None, prefetch_queue_depth=prefetch)
     with pipeline:
-        dtypes = list(COLUMNS_RAW if raw else COLUMNS_ENCODED)
-        ndims = [3 if raw else 1] + [1] * (len(dtypes) - 1)
-        # no_copy: DALI reads the views of the mapped shards where they lie; the loader keeps them alive.
-        inputs: Any = fn.external_source(
-            source, num_outputs=len(dtypes), batch=True, no_copy=True, dtype=dtypes, ndim=ndims
-        )
+        inputs = external_inputs(source, raw)
         if raw:
             image, box, parameters = inputs
         else:
@@ -47,6 +42,14 @@ def build(source: Callable[[], Any], raw: bool, size: int, batch: int, threads: 
         pipeline.set_outputs(crop_resize(image, box, parameters, size))
     pipeline.build()
     return pipeline
+
+
+def external_inputs(source: Callable[[], Any], raw: bool) -> Any:
+    """The graph's nodes of a batch's columns."""
+    dtypes = list(COLUMNS_RAW if raw else COLUMNS_ENCODED)
+    ndims = [3 if raw else 1] + [1] * (len(dtypes) - 1)
+    # no_copy: DALI reads the views of the mapped shards where they lie; the loader keeps them alive.
+    return fn.external_source(source, num_outputs=len(dtypes), batch=True, no_copy=True, dtype=dtypes, ndim=ndims)
 
 
 def columns(

@@ -13,10 +13,11 @@ from typing import Any
 
 from nvidia.dali import Pipeline, fn, math, types
 
-from fastlt.pipeline.graph_cpu import COLUMNS_ENCODED, COLUMNS_RAW
+from fastlt.pipeline.graph_cpu import external_inputs
 
 # Grey value of RGB (ITU-R 601-2), as Pillow and torchvision weigh it.
 GREY = (0.299, 0.587, 0.114)
+PLACED = {"axes": [0, 1], "normalized_anchor": False, "normalized_shape": False}
 
 
 def build(
@@ -28,62 +29,38 @@ def build(
     """
     pipeline = Pipeline(batch_size=batch, num_threads=threads, device_id=device, prefetch_queue_depth=prefetch)
     with pipeline:
-        dtypes = list(COLUMNS_RAW if raw else COLUMNS_ENCODED)
-        ndims = [3 if raw else 1] + [1] * (len(dtypes) - 1)
-        inputs: Any = fn.external_source(
-            source, num_outputs=len(dtypes), batch=True, no_copy=True, dtype=dtypes, ndim=ndims
-        )
-        if raw:
-            pixels, box, parameters = inputs
-            # Only the crop travels to the device; what sticks out of the image is black.
-            window = fn.slice(
-                fn.reshape(pixels, layout="HWC"),
-                box[0:2],
-                box[2:4],
-                axes=[0, 1],
-                normalized_anchor=False,
-                normalized_shape=False,
-                out_of_bounds_policy="pad",
-                fill_values=0,
-            ).gpu()
-        else:
-            data, anchor, shape, box, parameters = inputs
-            part = fn.decoders.image_slice(
-                data,
-                anchor,
-                shape,
-                device="mixed",
-                axes=[0, 1],
-                normalized_anchor=False,
-                normalized_shape=False,
-                output_type=types.RGB,
-                adjust_orientation=False,
-            )
-            window = fn.slice(
-                part,
-                box[0:2],
-                box[2:4],
-                axes=[0, 1],
-                normalized_anchor=False,
-                normalized_shape=False,
-                out_of_bounds_policy="pad",
-                fill_values=0,
-            )
-        resized = fn.resize(
-            window, size=[size, size], interp_type=types.INTERP_TRIANGULAR, antialias=True, dtype=types.FLOAT
-        )
-        if jitter:
-            resized = _jitter(resized, parameters.gpu())
-        flipped = fn.flip(resized, horizontal=box[4])
-        mean, inverse = parameters[4:7].gpu(), parameters[7:10].gpu()
-        pipeline.set_outputs(fn.cast((flipped - mean) * inverse, dtype=types.FLOAT16))
+        pipeline.set_outputs(images(external_inputs(source, raw), raw, size, jitter, "mixed", lambda node: node.gpu()))
     pipeline.build()
     return pipeline
 
 
-def _jitter(image: Any, parameters: Any) -> Any:
+def images(inputs: Any, raw: bool, size: int, jitter: bool, decoder: str, place: Callable[[Any], Any]) -> Any:
+    """The graph itself. decoder: device of the image decoder. place: moves a node to where the images are.
+
+    Tests run the same operators with decoder="cpu" and images left on the CPU.
+    """
+    if raw:
+        image, box, parameters = inputs
+        image = fn.reshape(image, layout="HWC")
+    else:
+        data, anchor, shape, box, parameters = inputs
+        image = fn.decoders.image_slice(
+            data, anchor, shape, device=decoder, output_type=types.RGB, adjust_orientation=False, **PLACED
+        )
+    # Of raw pixels only the crop travels to the device; what sticks out of the image is black.
+    window = fn.slice(image, box[0:2], box[2:4], out_of_bounds_policy="pad", fill_values=0, **PLACED)
+    window = place(window) if raw else window
+    image = fn.resize(window, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.FLOAT)
+    if jitter:
+        image = _jitter(image, [place(parameters[i]) for i in range(3)])
+    image = fn.flip(image, horizontal=box[4])
+    mean, inverse = (place(fn.reshape(parameters[a : a + 3], shape=[1, 1, 3])) for a in (4, 7))
+    return fn.cast((image - mean) * inverse, dtype=types.FLOAT16)
+
+
+def _jitter(image: Any, factors: list[Any]) -> Any:
     """Brightness b, contrast c, saturation s at once: b (c (s x + (1 - s) grey(x)) + (1 - c) mean(grey)), in 0..255."""
-    brightness, contrast, saturation = (parameters[i] for i in range(3))
+    brightness, contrast, saturation = factors
     grey = image[:, :, 0:1] * GREY[0] + image[:, :, 1:2] * GREY[1] + image[:, :, 2:3] * GREY[2]
     center = fn.reductions.mean(grey)
     mixed = image * saturation + grey * (1 - saturation)

@@ -1,0 +1,71 @@
+"""The GPU graph's operators, run where they can be: on the CPU here, on a GPU where there is one."""
+
+import numpy as np
+import pytest
+import torch
+from nvidia.dali import Pipeline
+
+from fastlt.pipeline import graph_gpu
+from fastlt.pipeline.loader import Loader
+from fastlt.plan import Augment
+from fastlt.sampler import Sampler
+from fastlt.shards.reader import Dataset
+
+
+class OnCpu(Loader):
+    """The GPU graph with every operator on the CPU."""
+
+    def _build(self, threads: int, prefetch: int) -> Pipeline:
+        pipeline = Pipeline(batch_size=self.batch, num_threads=threads, device_id=None, prefetch_queue_depth=prefetch)
+        with pipeline:
+            inputs = graph_gpu.external_inputs(self._next_columns, self._raw)
+            jitter = self._augment.jitter > 0
+            pipeline.set_outputs(
+                graph_gpu.images(inputs, self._raw, self._augment.size, jitter, "cpu", lambda node: node)
+            )
+        pipeline.build()
+        return pipeline
+
+    def _images(self, outputs) -> torch.Tensor:
+        return torch.from_dlpack(outputs[0].as_tensor()).permute(0, 3, 1, 2)
+
+
+def both(dataset: Dataset, augment: Augment, kind: type[Loader], **options) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of an epoch by the CPU graph and by `kind`, in pixel values 0..255."""
+    index = dataset.split("train")
+    order = Sampler(index.class_members, index.class_start, "class", seed=1)
+    std = torch.tensor(dataset.about["std"])[:, None, None] * 255
+    epochs = []
+    for loader in (Loader(dataset, "train", order, augment, 16), kind(dataset, "train", order, augment, 16, **options)):
+        with loader:
+            epochs.append(torch.cat([batch.images.float().cpu() for batch in loader.epoch(1)]) * std)
+    return epochs[0], epochs[1]
+
+
+AUGMENTS = {
+    "jpeg": Augment(24, "resized", scale=(0.3, 1.0), flip=True),
+    "raw": Augment(32, "pad", flip=True),
+}
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "raw"])
+def test_graph_gives_the_cpu_graphs_images(kind: str, request: pytest.FixtureRequest) -> None:
+    ours, theirs = both(request.getfixturevalue(f"{kind}_dataset"), AUGMENTS[kind], OnCpu)
+    difference = (ours - theirs).abs()
+    assert difference.mean() < 0.6  # the CPU graph rounds to uint8 after each pass of the resize, this one does not
+    assert difference.max() < 4
+
+
+def test_jitter_is_the_same_up_to_clamping(jpeg_dataset: Dataset) -> None:
+    ours, theirs = both(jpeg_dataset, Augment(24, "resized", scale=(0.3, 1.0), jitter=0.4), OnCpu)
+    # Pillow cuts the fraction off after each of the three steps, half a level each on average.
+    assert (ours - theirs).abs().mean() < 2
+    assert np.quantile((ours - theirs).abs().numpy(), 0.95) < 6
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", ["jpeg", "raw"])
+def test_gpu_gives_the_cpu_graphs_images(kind: str, request: pytest.FixtureRequest) -> None:
+    ours, theirs = both(request.getfixturevalue(f"{kind}_dataset"), AUGMENTS[kind], Loader, device="cuda")
+    assert (ours - theirs).abs().mean() < 1.0
