@@ -1,5 +1,6 @@
 """Running a command: configuration by Hydra, wrong input as one line with exit code 2."""
 
+import functools
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ from fastlt.config import register
 from fastlt.errors import UserError
 
 WRONG_INPUT = 2
+DEBUG = "FASTLT_DEBUG"
 
 
 def hydra_command(name: str, schema: type) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -29,25 +31,37 @@ def hydra_command(name: str, schema: type) -> Callable[[Callable[[DictConfig], A
 
     def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], None]:
         register()
-        command = hydra.main(config_path="pkg://fastlt.conf", config_name=name, version_base="1.3")(main)
+
+        @functools.wraps(main)
+        def job(cfg: DictConfig) -> None:
+            # Here, because Hydra would announce an error of the job in lines of its own.
+            guard(lambda: main(cfg), schema)
+
+        command = hydra.main(config_path="pkg://fastlt.conf", config_name=name, version_base="1.3")(job)
 
         def run() -> None:
-            debug = "--debug" in sys.argv or os.environ.get("HYDRA_FULL_ERROR") == "1"
-            sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+            if "--debug" in sys.argv:
+                sys.argv.remove("--debug")
+                os.environ[DEBUG] = "1"
+            elif os.environ.get("HYDRA_FULL_ERROR") == "1":
+                os.environ[DEBUG] = "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
-            guard(command, debug, schema)
+            guard(command, schema)
 
         return run
 
     return decorate
 
 
-def guard(command: Callable[[], Any], debug: bool = False, schema: type | None = None) -> None:
-    """Runs a command; turns what users can mend into one line and exit code 2."""
+def guard(command: Callable[[], Any], schema: type | None = None) -> None:
+    """Runs a command; turns what users can mend into one line and exit code 2.
+
+    schema: dataclass whose keys are allowed, for the message on an unknown one.
+    """
     try:
         command()
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        if debug:
+        if os.environ.get(DEBUG) == "1":
             raise
         sys.stderr.write(f"error: {_one_line(error, schema)}\n")
         sys.exit(WRONG_INPUT)
@@ -79,7 +93,8 @@ def _one_line(error: BaseException, schema: type | None) -> str:
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]} is not given: add {match[1]}=VALUE"
     if match := re.search(r"full_key: (\S+)", text):
-        return f"{match[1]}: {str(error).splitlines()[0]}"
+        told = next((str(part) for part in chain if str(part).startswith("Value")), str(chain[-1]))
+        return f"{match[1]}: {told.splitlines()[0]}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{lines[0]} (arguments are key=value)" if "mismatched" in text or "missing EQUAL" in text else lines[0]
 

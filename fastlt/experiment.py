@@ -108,7 +108,6 @@ def run_experiment(
     if "test" not in dataset.splits:
         raise UserError(f"{dataset.root} has no test split to evaluate on: convert it with one")
     choose_on = options.choose_split(dataset)
-    folder.mkdir(parents=True, exist_ok=True)
     train_index = dataset.split("train")
     kept, held = hold_out(train_index.class_start, train_index.class_members, options.hold_out, options.seed)
     orders: dict[str, tuple[str, np.ndarray]] = {"train": ("train", kept)}

@@ -125,6 +125,7 @@ def _fit(
         optimizer.load_state_dict(state["optimizer"])
         first, seconds, best, kept = state["epoch"], state["seconds"], state["best"], state["kept"]
         say(f"resuming {path} behind epoch {first}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     metrics = MetricsFile(path.with_name("metrics.jsonl"), first)
     total = train.images * schedule.epochs
     result: dict[str, Any] = {}

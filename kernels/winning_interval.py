@@ -21,9 +21,9 @@ _BLOCK_ROWS = 16  # rows that share one set of buffers
 _BLOCK_CLASSES = 64  # classes tested at once for a possible bound
 _MARGIN = np.float32(1e-4)  # above every error of the fast logarithms, see _bounds
 _HUGE = np.float32(1e30)
+_STEEPEST = np.float32(1e38)
+_NO_RIVAL = np.float32(-1e36)
 _MAX_LOG_NORM = 1000.0  # log of any positive float64 is in -746..710
-# Without "nnan" a maximum is not vectorised. No NaN reaches it: rows with NaN never come so far.
-_MAXIMUM = {"nnan", "nsz"}
 
 
 def reference(scores: NDArray[Any], log_norm: NDArray[np.float64], labels: NDArray[np.int64]) -> Interval:
@@ -224,7 +224,7 @@ def _few_classes(row, bits, log_norm, y, upper):
     return (np.inf, -np.inf) if lo > hi else (lo + 0.0, hi + 0.0)
 
 
-@njit(cache=True, error_model="numpy", fastmath=_MAXIMUM)
+@njit(cache=True, error_model="numpy")
 def _bounds(row, bits, log_norm, y, upper):
     """Float32 bounds, made safe by a margin, of the largest lower and (negated) upper bound of tau.
 
@@ -232,21 +232,37 @@ def _bounds(row, bits, log_norm, y, upper):
     it. With r = (m - 1) / (m + 1), log m = 2 (r + r^3 / 3 + r^5 / 5 + ...): for m in sqrt(1/2)..sqrt(2) what is left
     out is below 2e-6. Roundings add at most 6e-5 for any two float32 scores. The margin is above their sum.
     """
-    sign = np.float32(1) if row[y] > 0 else np.float32(-1)
-    log_y = _fast_log(bits[y])
-    from_below = from_above = level = -np.float32(np.inf)
+    negative = row[y] < 0
+    sign = np.float32(-1) if negative else np.float32(1)
+    log_y, log_norm_y = _fast_log(bits[y]), log_norm[y]
+    nothing = _ordered(-np.float32(np.inf))
+    from_below = from_above = level = nothing
     for c in range(row.size):
-        rival = sign < 0 or (row[c] > 0 and log_norm[c] > -np.inf)
-        gap = sign * (_fast_log(bits[c]) - log_y) if rival else np.float32(-1e36)
-        slope = log_norm[c] - log_norm[y]
-        steep = min(np.float32(1) / np.float32(abs(slope)), np.float32(1e38)) if rival else np.float32(1)
+        rival = negative | ((row[c] > 0) & (log_norm[c] > -np.inf))
+        gap = sign * (_fast_log(bits[c]) - log_y)
+        gap = gap if rival else _NO_RIVAL
+        slope = (log_norm[c] - log_norm_y) * sign
+        steep = np.float32(1) / np.float32(abs(slope))
+        steep = steep if steep < _STEEPEST else _STEEPEST
+        steep = steep if rival else np.float32(1)
         upper[c] = (gap + _MARGIN) * steep
-        bound = (gap - _MARGIN) * steep
-        below = slope * sign
-        from_below = max(from_below, bound if below > 0 else -np.float32(np.inf))
-        from_above = max(from_above, bound if below < 0 else -np.float32(np.inf))
-        level = max(level, gap if slope == 0 else -np.float32(np.inf))
-    return from_below, from_above, level > _MARGIN
+        bound = _ordered((gap - _MARGIN) * steep)
+        from_below = max(from_below, bound if slope > 0 else nothing)
+        from_above = max(from_above, bound if slope < 0 else nothing)
+        level = max(level, _ordered(gap) if slope == 0 else nothing)
+    return _unordered(from_below), _unordered(from_above), _unordered(level) > _MARGIN
+
+
+@njit(cache=True)
+def _ordered(value):
+    """The bits of a float32 as an integer that sorts like it: only a maximum of integers is vectorised."""
+    bits = np.float32(value).view(np.int32)
+    return np.int32(bits ^ np.int32(np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+
+
+@njit(cache=True)
+def _unordered(bits):
+    return np.int32(bits ^ np.int32(np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF))).view(np.float32)
 
 
 @njit(cache=True, error_model="numpy")
@@ -284,7 +300,7 @@ def _intervals_additive(scores, bits, log_prior, labels):
     return lo, hi, finite
 
 
-@njit(cache=True, error_model="numpy", fastmath=_MAXIMUM)
+@njit(cache=True, error_model="numpy")
 def _bounds_additive(row, log_prior, y):
     lo, hi, level = -np.inf, np.inf, -np.inf
     z_y = np.float64(row[y])

@@ -56,6 +56,8 @@ def convert(source: Source, options: Conversion, out: Path, workers: int = 0, ov
     Raises UserError if `out` is taken (and `overwrite` is not set), if a class has no training image, or if more than
     `max_bad` images do not decode; then nothing stays behind.
     """
+    if workers < 0:
+        raise UserError(f"workers={workers}: it must be 0 (one per core) or more")
     if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
         kind = "a finished dataset" if (out / DATASET_FILE).exists() else "not empty"
         raise UserError(f"out={out} is {kind}: choose another folder or add overwrite=true")
@@ -102,7 +104,7 @@ def _check_classes_left(train: list[dict[str, Any]], class_names: list[str]) -> 
     counts = np.bincount(np.concatenate([part["label"] for part in train]), minlength=len(class_names))
     for number in np.flatnonzero(counts == 0):
         raise UserError(
-            f"class {number} ({class_names[number]}) has no training image left: all are bad, mend one or drop the class"
+            f"class {number} ({class_names[number]}) has no training image left, all are bad: mend one or drop it"
         )
 
 

@@ -1,0 +1,458 @@
+"""Crop, resize, flip, colour jitter and normalization of one image in one pass: the CPU data path (DESIGN 5.3).
+
+The pixels are those of torchvision on a PIL image: `F.resized_crop(..., antialias=True)` with bilinear interpolation,
+`F.hflip`, `F.adjust_brightness/contrast/saturation`, uint8 between the steps, then normalization. Rows are resampled
+first, then columns, with Pillow's 22-bit integer weights and a rounding to uint8 after each pass, so each pass is
+Pillow's bit for bit. Pillow 13 does columns first where it reckons that cheaper, older ones never do; where it does, a
+fifth of the pixels differ by one level, and the result here stays the same for every Pillow.
+
+How the time is saved. Four source rows are interleaved byte by byte, [x][colour][row], so that one vector of 16 lanes
+holds one pixel of four rows (and four lanes nobody reads): the horizontal pass needs one multiply-add per tap and no
+gather. Its result is one 32-bit word per pixel and colour, the four rows in the four bytes, in planes, so that the
+vertical pass and the normalization run over contiguous x. The horizontally resized rows live in a ring just long enough
+for one output row. Flipping costs nothing: the horizontal pass stores from the other end. LLVM does not vectorize such
+loops by itself (Numba leaves its SLP pass off), hence the vector intrinsics: plain LLVM IR, for any processor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.extending import intrinsic, models, register_model
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+"""The six orders of brightness (0), contrast (1) and saturation (2); jitter[3] is an index into this table."""
+
+_ORDERS = np.array(ORDERS, dtype=np.int64)
+_BITS = 22  # of a weight, as in Pillow: 8 bits of pixel, 22 of weight, 2 spare in an int32
+_HALF = 1 << (_BITS - 1)
+_LANES = 16
+
+
+# ---------------------------------------------------------------------------------------------------- reference
+
+
+def reference(
+    image: np.ndarray,
+    box: Sequence[int] | np.ndarray,
+    size: tuple[int, int],
+    flip: bool = False,
+    jitter: Sequence[float] | np.ndarray | None = None,
+    mean: Sequence[float] | np.ndarray = IMAGENET_MEAN,
+    std: Sequence[float] | np.ndarray = IMAGENET_STD,
+) -> np.ndarray:
+    """What `crop_resize` computes, spelled out in NumPy; arguments as there, float64 [3, T_h, T_w]."""
+    y, x, crop_h, crop_w = (int(v) for v in box[:4])
+    crop = np.zeros((crop_h, crop_w, 3), dtype=np.uint8)
+    top, bottom = (min(max(v, 0), image.shape[0]) for v in (y, y + crop_h))
+    left, right = (min(max(v, 0), image.shape[1]) for v in (x, x + crop_w))
+    crop[top - y : bottom - y, left - x : right - x] = image[top:bottom, left:right]
+    rows = np.floor(np.einsum("ok,ykc->yoc", _reference_weights(crop_w, size[1]), crop) + 0.5)
+    pixels = np.floor(np.einsum("ok,kxc->oxc", _reference_weights(crop_h, size[0]), rows) + 0.5)
+    if flip:
+        pixels = pixels[:, ::-1]
+    if jitter is not None:
+        for op in ORDERS[int(jitter[3])]:
+            grey = np.floor((pixels @ np.array([19595.0, 38470.0, 7471.0]) + 32768) / 65536)[:, :, None]
+            base = (np.float64(0), np.floor(grey.mean() + 0.5), grey)[op]
+            blend = np.float32(base) + np.float32(jitter[op]) * (pixels - base).astype(np.float32)  # Pillow: C floats
+            pixels = np.floor(np.clip(blend, 0, 255)).astype(np.float64)
+    return ((pixels - np.asarray(mean)) / np.asarray(std)).transpose(2, 0, 1)
+
+
+def _reference_weights(n: int, size: int) -> np.ndarray:
+    """Triangle filter of half width max(1, n / size) around each output pixel's centre: float64 [size, n]."""
+    scale = n / size
+    centre = (np.arange(size) + 0.5) * scale
+    weights = np.maximum(0.0, 1.0 - np.abs(np.arange(n) + 0.5 - centre[:, None]) / max(1.0, scale))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+# ------------------------------------------------------------------------------------------------ vector intrinsics
+
+
+_intrinsic: Any = intrinsic  # type checkers do not know that Numba itself passes the typing context
+
+
+class _Vector(types.Type):
+    """Sixteen int32 lanes in registers."""
+
+    def __init__(self) -> None:
+        super().__init__(name="int32x16")
+
+
+_vector = _Vector()
+_WIDE = ir.VectorType(ir.IntType(32), _LANES)
+_BYTES = ir.VectorType(ir.IntType(8), _LANES)
+
+
+@register_model(_Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, kind) -> None:
+        super().__init__(manager, kind, _WIDE)
+
+
+def _splat(builder, value):
+    value = builder.trunc(value, ir.IntType(32)) if value.type.width > 32 else value
+    one = builder.insert_element(ir.Constant(_WIDE, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), _LANES), [0] * _LANES)
+    return builder.shuffle_vector(one, ir.Constant(_WIDE, ir.Undefined), mask)
+
+
+def _constant(value):
+    return ir.Constant(_WIDE, [value] * _LANES)
+
+
+def _pointer(context, builder, kind, array, index, target):
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), ir.PointerType(target))
+
+
+@_intrinsic
+def _fill(typingctx, value):
+    """All sixteen lanes = value."""
+
+    def build(context, builder, signature, args):
+        return _splat(builder, args[0])
+
+    return _vector(types.int64), build
+
+
+@_intrinsic
+def _load_bytes(typingctx, array, index):
+    """Sixteen uint8 from array[index], zero-extended."""
+
+    def build(context, builder, signature, args):
+        where = _pointer(context, builder, signature.args[0], args[0], args[1], _BYTES)
+        return builder.zext(builder.load(where, align=1), _WIDE)
+
+    return _vector(array, types.intp), build
+
+
+@_intrinsic
+def _load_row(typingctx, array, index, shift):
+    """Byte `shift / 8` of sixteen 32-bit words from array[index]."""
+
+    def build(context, builder, signature, args):
+        words = builder.load(_pointer(context, builder, signature.args[0], args[0], args[1], _WIDE), align=4)
+        return builder.and_(builder.lshr(words, _splat(builder, args[2])), _constant(255))
+
+    return _vector(array, types.intp, types.int64), build
+
+
+@_intrinsic
+def _multiply_add(typingctx, total, lanes, weight):
+    """total + lanes * weight, lane by lane, in int32."""
+
+    def build(context, builder, signature, args):
+        return builder.add(args[0], builder.mul(args[1], _splat(builder, args[2])))
+
+    return _vector(_vector, _vector, types.int32), build
+
+
+def _to_bytes(builder, total):
+    """Pixel of a weighted sum. Weights are never negative; rounded ones may add up to a little more than one."""
+    pixel = builder.lshr(total, _constant(_BITS))
+    pixel = builder.select(builder.icmp_unsigned("<", pixel, _constant(255)), pixel, _constant(255))
+    return builder.trunc(pixel, _BYTES)
+
+
+@_intrinsic
+def _store_pixels(typingctx, total, array, index):
+    """Sixteen sums as uint8 to array[index]."""
+
+    def build(context, builder, signature, args):
+        where = _pointer(context, builder, signature.args[1], args[1], args[2], _BYTES)
+        builder.store(_to_bytes(builder, args[0]), where, align=1)
+        return context.get_dummy_value()
+
+    return types.none(_vector, array, types.intp), build
+
+
+@_intrinsic
+def _store_planes(typingctx, total, array, index, stride):
+    """Lanes 0..3, 4..7, 8..11 (three colours of four rows) as one word each to array[index + colour * stride]."""
+
+    def build(context, builder, signature, args):
+        words = builder.bitcast(_to_bytes(builder, args[0]), ir.VectorType(ir.IntType(32), 4))
+        index = args[2]
+        for colour in range(3):
+            where = _pointer(context, builder, signature.args[1], args[1], index, ir.IntType(32))
+            builder.store(builder.extract_element(words, ir.Constant(ir.IntType(32), colour)), where)
+            index = builder.add(index, args[3])
+        return context.get_dummy_value()
+
+    return types.none(_vector, array, types.intp, types.intp), build
+
+
+@_intrinsic
+def _as_pointer(typingctx, address):
+    def build(context, builder, signature, args):
+        return builder.inttoptr(args[0], ir.PointerType(ir.IntType(8)))
+
+    return types.CPointer(types.uint8)(types.uintp), build
+
+
+# -------------------------------------------------------------------------------------------------------------- cpu
+
+
+@njit(cache=True, nogil=True)
+def _weights(n, size):
+    """Pillow's table for resizing n pixels to `size`: int32 weights [size, K] in units of 2**-22, first tap, taps.
+
+    Weights beyond a pixel's own taps are 0.
+    """
+    scale = n / size
+    support = max(1.0, scale)
+    inverse = 1.0 / support
+    taps = min(n, int(2 * support) + 2)
+    weights = np.zeros((size, taps), np.int32)
+    first, count = np.zeros(size, np.int64), np.ones(size, np.int64)
+    exact = np.empty(taps, np.float64)
+    for i in range(size):
+        centre = (i + 0.5) * scale
+        start = max(0, int(centre - support + 0.5))
+        stop = min(n, int(centre + support + 0.5))
+        total = 0.0
+        for k in range(start, stop):
+            exact[k - start] = max(0.0, 1.0 - abs((k - centre + 0.5) * inverse))
+            total += exact[k - start]
+        for k in range(stop - start):
+            weights[i, k] = np.int32(0.5 + exact[k] / total * (1 << _BITS))
+            if weights[i, k] > 0:
+                count[i] = k + 1
+        first[i] = start
+    return weights, first, count
+
+
+@njit(cache=True, nogil=True)
+def _row(image, zeros, y, x, n):
+    """n bytes of row y from column x, as a flat array; a black row where y lies outside of the image."""
+    if y < 0 or y >= image.shape[0]:
+        return carray(_as_pointer(zeros.ctypes.data), (n,))
+    return carray(_as_pointer(image.ctypes.data + y * image.strides[0] + x * image.strides[1]), (n,))
+
+
+@njit(cache=True, nogil=True)
+def _interleave(quad, a, b, c, d):
+    """quad[4 t + r] = byte t of row r."""
+    for t in range(len(a)):
+        quad[4 * t] = a[t]
+        quad[4 * t + 1] = b[t]
+        quad[4 * t + 2] = c[t]
+        quad[4 * t + 3] = d[t]
+
+
+@njit(cache=True, nogil=True)
+def _split(red, green, blue, source):
+    for t in range(len(source) // 3):
+        red[t] = source[3 * t]
+        green[t] = source[3 * t + 1]
+        blue[t] = source[3 * t + 2]
+
+
+@njit(cache=True, nogil=True)
+def _resize_four_rows(ring, slot, plane, quad, weights, first, taps, flip):
+    size = len(first)
+    for i in range(size):
+        total = _fill(_HALF)
+        at = first[i] * 12
+        for k in range(taps):
+            total = _multiply_add(total, _load_bytes(quad, at + 12 * k), weights[i, k])
+        _store_planes(total, ring, slot + (size - 1 - i if flip else i), plane)
+
+
+@njit(cache=True, nogil=True)
+def _resize_column(row, ring, mask, plane, weights, start, taps):
+    for x in range(0, plane, _LANES):
+        red, green, blue = _fill(_HALF), _fill(_HALF), _fill(_HALF)
+        for k in range(taps):
+            at = ((start + k) >> 2 & mask) * 3 * plane + x
+            shift = (start + k & 3) * 8
+            red = _multiply_add(red, _load_row(ring, at, shift), weights[k])
+            green = _multiply_add(green, _load_row(ring, at + plane, shift), weights[k])
+            blue = _multiply_add(blue, _load_row(ring, at + 2 * plane, shift), weights[k])
+        _store_pixels(red, row, x)
+        _store_pixels(green, row, x + plane)
+        _store_pixels(blue, row, x + 2 * plane)
+
+
+@njit(cache=True, nogil=True)
+def _jitter(rows, plane, width, jitter):
+    """Brightness, contrast and saturation in place; rows uint8 [T_h, 3 * plane], float32 arithmetic as Pillow's."""
+    red, green, blue = np.float32(19595), np.float32(38470), np.float32(7471)  # exact: all sums stay below 2**24
+    half, unit = np.float32(32768), np.float32(1 / 65536)
+    zero, top = np.float32(0), np.float32(255)
+    for step in range(3):
+        op = _ORDERS[int(jitter[3]), step]
+        factor = jitter[op]
+        if factor == 1:
+            continue
+        base = zero
+        if op == 1:
+            total = 0
+            for i in range(rows.shape[0]):
+                r, g, b = rows[i, :width], rows[i, plane : plane + width], rows[i, 2 * plane : 2 * plane + width]
+                for x in range(width):
+                    fr, fg, fb = np.float32(r[x]), np.float32(g[x]), np.float32(b[x])
+                    total += np.int32((red * fr + green * fg + blue * fb + half) * unit)
+            base = np.float32(int(total / (rows.shape[0] * width) + 0.5))
+        for i in range(rows.shape[0]):
+            if op == 2:
+                r, g, b = rows[i, :width], rows[i, plane : plane + width], rows[i, 2 * plane : 2 * plane + width]
+                for x in range(width):
+                    fr, fg, fb = np.float32(r[x]), np.float32(g[x]), np.float32(b[x])
+                    grey = np.float32(np.int32((red * fr + green * fg + blue * fb + half) * unit))
+                    r[x] = np.uint8(np.int32(min(max(grey + factor * (fr - grey), zero), top)))
+                    g[x] = np.uint8(np.int32(min(max(grey + factor * (fg - grey), zero), top)))
+                    b[x] = np.uint8(np.int32(min(max(grey + factor * (fb - grey), zero), top)))
+            else:
+                for t in range(rows.shape[1]):
+                    value = base + factor * (np.float32(rows[i, t]) - base)
+                    rows[i, t] = np.uint8(np.int32(min(max(value, zero), top)))
+
+
+@njit(cache=True, nogil=True)
+def _normalize(out, i, row, plane, mean, inv_std):
+    for c in range(3):
+        offset, factor = mean[c], inv_std[c]
+        source, target = row[c * plane : c * plane + out.shape[2]], out[c, i]
+        for x in range(len(target)):
+            target[x] = (np.float32(source[x]) - offset) * factor
+
+
+@njit(cache=True, nogil=True)
+def crop_resize_into(out, image, box, flip, jitter, mean, inv_std):
+    """The njit core: one image, the calling thread, nothing checked. For use inside other compiled functions and DALI.
+
+    out: float32 [3, T_h, T_w], overwritten. image: uint8 [h, w, 3] whose last two axes are contiguous (stride 3 and 1;
+    rows may be any distance apart); only bytes inside of the window are read. box: int32 [>=4] = y, x, crop_h, crop_w
+    in pixels of `image`, crop_h and crop_w >= 1; (0, 0, h, w) if `image` is the crop already. The window may stick out
+    on any side: outside is black. flip: mirrored left to right if not 0. jitter: float32 [4] = factors of brightness,
+    contrast, saturation (>= 0; 1 is off) and the order, 0..5, an index into ORDERS. mean, inv_std: float32 [3] in
+    pixel values 0..255.
+    """
+    y, x, crop_h, crop_w = int(box[0]), int(box[1]), int(box[2]), int(box[3])
+    height, width = out.shape[1], out.shape[2]
+    left, right = max(0, -x), min(crop_w, image.shape[1] - x)
+    inside = 3 * max(0, right - left)
+    jitters = jitter[0] != 1 or jitter[1] != 1 or jitter[2] != 1
+    plane = (width + _LANES - 1) // _LANES * _LANES
+    rows = np.zeros((height if jitters else 1, 3 * plane), np.uint8)
+    zeros = np.zeros(inside, np.uint8)
+    if crop_h == height and crop_w == width:
+        for i in range(height):
+            row = rows[i if jitters else 0]
+            source = _row(image, zeros, y + i, x + left, inside)
+            red, green, blue = row[left:width], row[plane + left : plane + width], row[2 * plane + left :]
+            if flip:
+                end = width - left
+                red, green, blue = row[:end], row[plane : plane + end], row[2 * plane : 2 * plane + end]
+                _split(red[::-1], green[::-1], blue[::-1], source)
+            else:
+                _split(red, green, blue, source)
+            if not jitters:
+                _normalize(out, i, row, plane, mean, inv_std)
+    else:
+        weights_x, first_x, count_x = _weights(crop_w, width)
+        weights_y, first_y, count_y = _weights(crop_h, height)
+        taps_x, taps_y = count_x.max(), count_y.max()
+        slots = 2
+        while slots < taps_y // 4 + 2:
+            slots *= 2  # a power of two: the place in the ring is a mask, not a division
+        ring = np.empty(slots * 3 * plane, np.uint32)
+        quad = np.zeros(12 * (crop_w + taps_x + 2), np.uint8)  # outside of the image: black; after the end: weighs 0
+        ready = 0
+        for i in range(height):
+            last = first_y[i] + count_y[i]
+            while ready < last:
+                a = _row(image, zeros, y + ready, x + left, inside)
+                b = _row(image, zeros, y + min(ready + 1, crop_h - 1), x + left, inside)
+                c = _row(image, zeros, y + min(ready + 2, crop_h - 1), x + left, inside)
+                d = _row(image, zeros, y + min(ready + 3, crop_h - 1), x + left, inside)
+                _interleave(quad[12 * left :], a, b, c, d)
+                slot = (ready >> 2 & slots - 1) * 3 * plane
+                _resize_four_rows(ring, slot, plane, quad, weights_x, first_x, taps_x, flip != 0)
+                ready += 4
+            row = rows[i if jitters else 0]
+            _resize_column(row, ring, slots - 1, plane, weights_y[i], first_y[i], count_y[i])
+            if not jitters:
+                _normalize(out, i, row, plane, mean, inv_std)
+    if jitters:
+        _jitter(rows, plane, width, jitter)
+        for i in range(height):
+            _normalize(out, i, rows[i], plane, mean, inv_std)
+
+
+def cpu(images, boxes, size, flips, jitters, mean, inv_std) -> np.ndarray:
+    """One image or a list of N of them through `crop_resize_into`; boxes, flips and jitters likewise one or N.
+
+    Types as there. Returns float32 [3, T_h, T_w] for one image, [N, 3, T_h, T_w] for a list.
+    """
+    if isinstance(images, np.ndarray):
+        return cpu([images], [boxes], size, [flips], [jitters], mean, inv_std)[0]
+    out = np.empty((len(images), 3, *size), dtype=np.float32)
+    for i, image in enumerate(images):
+        crop_resize_into(out[i], image, boxes[i], flips[i], jitters[i], mean, inv_std)
+    return out
+
+
+def crop_resize(
+    image: np.ndarray,
+    box: Sequence[int] | np.ndarray,
+    size: int | tuple[int, int],
+    flip: bool = False,
+    jitter: Sequence[float] | np.ndarray | None = None,
+    mean: Sequence[float] | np.ndarray = IMAGENET_MEAN,
+    std: Sequence[float] | np.ndarray = IMAGENET_STD,
+) -> np.ndarray:
+    """Crop `image`, resize to `size` with antialiasing, mirror, jitter colours, subtract the mean, divide by std.
+
+    image: uint8 [h, w, 3], the last two axes contiguous; a band of rows or of columns of a larger array is fine.
+    box: (y, x, crop_h, crop_w) in pixels of `image`; further entries are ignored. The window may stick out of the image
+    on any side; outside is black, before normalization. A window as large as `size` is copied, not resampled.
+    size: T or (T_h, T_w), pixels. flip: mirror left to right.
+    jitter: None, or factors of brightness, contrast and saturation (1 is off) and an order 0..5, the place in ORDERS:
+    0 bcs, 1 bsc, 2 cbs, 3 csb, 4 sbc, 5 scb. Semantics of torchvision on uint8: brightness scales, contrast blends with
+    the rounded mean of the grey image as it is at that point, saturation blends with the grey image
+    (L = 0.299 R + 0.587 G + 0.114 B, rounded); each clamps to 0..255 and drops the fraction.
+    mean, std: three numbers each, in pixel values 0..255.
+
+    Returns float32 [3, T_h, T_w] = (pixel - mean) * (1 / std). Raises ValueError for a wrong dtype, shape, layout, an
+    empty crop or size, or factors, order or std out of range.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"image is {found}; allowed: a NumPy array uint8 [h, w, 3]")
+    if image.size == 0:
+        raise ValueError(f"image is empty, {list(image.shape)}; allowed: at least 1 x 1 pixels")
+    if image.strides[2] != 1 or (image.shape[1] > 1 and image.strides[1] != 3):
+        raise ValueError(f"image has strides {image.strides}; allowed: (any, 3, 1), np.ascontiguousarray gives them")
+    boxes = np.asarray(box)
+    if boxes.ndim != 1 or not 4 <= len(boxes) <= 6 or boxes.dtype.kind not in "iu":
+        raise ValueError(f"box is {boxes.dtype} {list(boxes.shape)}; allowed: integers y, x, crop_h, crop_w")
+    if min(boxes[2:4]) < 1:
+        raise ValueError(f"box {boxes.tolist()} is an empty crop; allowed: crop_h and crop_w >= 1")
+    if max(abs(int(v)) for v in boxes) >= 1 << 30:
+        raise ValueError(f"box {boxes.tolist()} is too large; allowed: numbers below 2**30")
+    sizes = np.asarray((size, size) if np.ndim(size) == 0 else size)
+    if sizes.shape != (2,) or sizes.dtype.kind not in "iu" or min(sizes) < 1:
+        raise ValueError(f"size is {size}; allowed: T or (T_h, T_w), integers >= 1")
+    factors = np.asarray((1, 1, 1, 0) if jitter is None else jitter, dtype=np.float32)
+    if factors.shape != (4,) or not np.isfinite(factors).all() or factors[:3].min() < 0 or factors[3] not in range(6):
+        raise ValueError(f"jitter is {jitter}; allowed: three factors >= 0 and an order 0..5")
+    means, stds = np.asarray(mean, dtype=np.float64), np.asarray(std, dtype=np.float64)
+    if means.shape != (3,) or not np.isfinite(means).all():
+        raise ValueError(f"mean is {mean}; allowed: three finite numbers in pixel values 0..255")
+    if stds.shape != (3,) or not all(math.isfinite(v) and v > 0 for v in stds):
+        raise ValueError(f"std is {std}; allowed: three numbers > 0 in pixel values 0..255")
+    inv_std = (1 / stds).astype(np.float32)
+    target = (int(sizes[0]), int(sizes[1]))
+    return cpu(image, boxes.astype(np.int32), target, int(flip), factors, means.astype(np.float32), inv_std)

@@ -1,0 +1,164 @@
+"""python -m fastlt.train, end to end on a small dataset: results, determinism, reuse, resumption, refusals."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import refusal, refused, run, train
+from conftest import Pictures, conversion
+
+from fastlt.config import CLASSIFIERS
+from fastlt.convert import convert
+from fastlt.train import main
+
+SMALL = ("protocol=cifar_lt_200", "protocol.batch=16", "epochs=2", "threads=1")
+TIMES = ("seconds", "images_per_second")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a converted dataset `data` in it."""
+    folder = tmp_path_factory.mktemp("train")
+    convert(Pictures(counts=(120, 60, 25, 8), pixels=True), conversion(), folder / "data", workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(place: Path) -> dict[str, Any]:
+    """Results of a run in `first`."""
+    done = train("data=data", "run=first", *SMALL, cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "first/report.md"
+    return read(place / "first")
+
+
+def read(run: Path) -> dict[str, Any]:
+    return json.loads((run / "results.json").read_text())
+
+
+def untimed(results: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in results.items() if key not in TIMES}
+
+
+def test_a_run_leaves_all_its_artefacts(place: Path, first: dict[str, Any]) -> None:
+    names = {path.name for path in (place / "first").iterdir()}
+    assert names == {
+        "config.yaml", "checkpoint.pt", "metrics.jsonl", "features.h5", "results.json", "report.md", "figures",
+    }  # fmt: skip
+    rows = [json.loads(line) for line in (place / "first" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert {"loss", "lr", "images_per_second", "val_accuracy"} <= rows[0].keys()
+    assert list(first["classifiers"]) == CLASSIFIERS
+    for result in first["classifiers"].values():
+        assert {"many", "medium", "few", "all", "mean_class", "top5", "ece", "choices"} <= result.keys()
+    assert first["groups"] == {"many": 1, "medium": 2, "few": 1}
+    assert first["class_counts"]["train"] == [120, 60, 25, 8]
+    assert first["classifiers"]["tau_norm"]["choices"]["chosen_on"] == "val"
+    assert first["checkpoint"]["chosen"] == "best epoch on val"
+
+
+def test_the_checkpoint_holds_no_code(place: Path, first: dict[str, Any]) -> None:
+    state = torch.load(place / "first" / "checkpoint.pt", weights_only=True)
+    assert state["finished"]
+    assert state["key"] == first["key"]
+    assert "optimizer" not in state
+
+
+def test_the_same_command_gives_the_same_results(place: Path, first: dict[str, Any]) -> None:
+    assert train("data=data", "run=second", *SMALL, cwd=place).returncode == 0
+    assert untimed(read(place / "second")) == untimed(first)
+    weights = [torch.load(place / run / "checkpoint.pt", weights_only=True)["model"] for run in ("first", "second")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_finished_representation_is_reused(place: Path, first: dict[str, Any]) -> None:
+    before = (place / "first" / "checkpoint.pt").read_bytes()
+    done = train("data=data", "run=first", *SMALL, cwd=place)
+    assert "reusing the representation" in done.stderr
+    assert (place / "first" / "checkpoint.pt").read_bytes() == before
+    assert read(place / "first") == first
+
+
+def test_a_training_that_was_cut_off_goes_on(place: Path, first: dict[str, Any]) -> None:
+    code = (
+        "import sys, fastlt.representation as r\n"
+        "save = r.save_checkpoint\n"
+        "def cut(state, path):\n"
+        "    save(state, path)\n"
+        "    sys.exit(9)\n"
+        "r.save_checkpoint = cut\n"
+        "from fastlt.train import main\n"
+        "main()\n"
+    )
+    (place / "cut.py").write_text(code)
+    assert run("cut.py", "data=data", "run=cut", *SMALL, cwd=place).returncode == 9
+    assert not (place / "cut" / "results.json").exists()
+    done = train("data=data", "run=cut", *SMALL, cwd=place)
+    assert "resuming cut/checkpoint.pt behind epoch 1" in done.stderr
+    assert untimed(read(place / "cut")) == untimed(first)
+    lines = (place / "cut" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+
+
+def test_held_out_images_choose_tau_and_are_not_trained_on(place: Path) -> None:
+    done = train("data=data", "run=held", "hold_out=0.2", "classifiers=[joint,tau_norm]", *SMALL, cwd=place)
+    assert done.returncode == 0, done.stderr
+    results = read(place / "held")
+    assert list(results["classifiers"]) == ["joint", "tau_norm"]
+    assert results["choose_on"] == results["classifiers"]["tau_norm"]["choices"]["chosen_on"] == "held_out"
+
+
+def test_a_choice_made_on_test_is_marked(place: Path, first: dict[str, Any]) -> None:
+    done = train("data=data", "run=first", "choose_on=test", *SMALL, cwd=place)
+    assert "no fair test" in done.stderr
+    assert "†" in done.stdout
+    assert "†" in (place / "first" / "report.md").read_text()
+
+
+@pytest.mark.usefixtures("first")
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data=nowhere"], "data=nowhere: no such folder"),
+        (["foo=1"], "unknown key foo: allowed are data, run, backbone"),
+        (["epoch=1"], "unknown key epoch (did you mean epochs?)"),
+        (["protocol.lrr=1"], "unknown key protocol.lrr (did you mean lr?)"),
+        (["sampler=foo"], "sampler=foo is unknown: allowed are class, instance, progressive, sqrt"),
+        (["backbone=foo"], "backbone=foo is unknown: allowed are resnet10"),
+        (["epochs=many"], "epochs: Value 'many' of type 'str' could not be converted to Integer"),
+        (["epochs=0", "run=new"], "epochs=0: it must be at least 1"),
+        (["sampler.drawing=foo", "run=new"], "sampler.drawing=foo is unknown: allowed are quota, iid, reference"),
+        (["classifiers=[joint,foo]"], "classifiers=['joint', 'foo']: allowed are joint, ncm_l2"),
+        (["choose_on=held_out"], "choose_on=held_out: there is no such split here"),
+        (["hold_out=1.0", "run=new"], "hold_out=1.0: it must be in [0, 1)"),
+        (["protocol.batch=1000", "run=new"], "batch=1000 is larger than the train split (213 images)"),
+        (["device=tpu"], "device=tpu is unknown"),
+        (["device=cuda:7"], "device=cuda:7: this machine has"),
+        (["precision=fp8"], "precision=fp8 is unknown: allowed are auto, fp32, bf16"),
+        (["threads=-1"], "threads=-1"),
+        (["seed=-1"], "seed=-1: it must be 0 or more"),
+        (["backbone=resnet10"], "holds a representation with backbone=resnet32, asked for is backbone=resnet10"),
+        (["seed=5"], "first/checkpoint.pt holds a representation with seed=0, asked for is seed=5"),
+        (["data"], "data"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_refused_in_one_line(place: Path, overrides: list[str], message: str) -> None:
+    named = {override.split("=")[0] for override in overrides}
+    given = [override for override in ("data=data", "run=first", *SMALL) if override.split("=")[0] not in named]
+    assert message in refusal(main, *given, *overrides, cwd=place)
+    assert not (place / "new").exists()
+
+
+def test_debug_shows_the_traceback(place: Path) -> None:
+    done = train("--debug", "data=nowhere", cwd=place)
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+def test_a_checkpoint_that_is_none_is_refused(place: Path) -> None:
+    (place / "broken").mkdir()
+    (place / "broken" / "checkpoint.pt").write_bytes(b"junk")
+    message = refused(train("data=data", "run=broken", *SMALL, cwd=place))
+    assert "broken/checkpoint.pt is not a checkpoint of fastlt" in message
