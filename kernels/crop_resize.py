@@ -1,29 +1,38 @@
-"""Crop, resize, flip, colour jitter and normalization of one image in one pass: the CPU data path (DESIGN 5.3).
+"""Crop, resize, flip, colour jitter and normalization of one image in one pass: the CPU data path.
 
 The pixels are those of torchvision on a PIL image: `F.resized_crop(..., antialias=True)` with bilinear interpolation,
 `F.hflip`, `F.adjust_brightness/contrast/saturation`, uint8 between the steps, then normalization. Rows are resampled
 first, then columns, with Pillow's 22-bit integer weights and a rounding to uint8 after each pass, so each pass is
-Pillow's bit for bit. Pillow 13 does columns first where it reckons that cheaper, older ones never do; where it does, a
-fifth of the pixels differ by one level, and the result here stays the same for every Pillow.
+Pillow's bit for bit. Pillow 13 does columns first where it reckons that cheaper: there a fifth of the pixels differ by
+one level, and the result here does not depend on the installed Pillow.
 
 How the time is saved. Four source rows are interleaved byte by byte, [x][colour][row], so that one vector of 16 lanes
 holds one pixel of four rows (and four lanes nobody reads): the horizontal pass needs one multiply-add per tap and no
 gather. Its result is one 32-bit word per pixel and colour, the four rows in the four bytes, in planes, so that the
 vertical pass and the normalization run over contiguous x. The horizontally resized rows live in a ring just long enough
 for one output row. Flipping costs nothing: the horizontal pass stores from the other end. LLVM does not vectorize such
-loops by itself (Numba leaves its SLP pass off), hence the vector intrinsics: plain LLVM IR, for any processor.
+loops by itself, hence the vector operations of lanes.py.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import carray, njit, types
-from numba.extending import intrinsic, models, register_model
+from numba import carray, njit
+
+from fastlt.kernels.lanes import (
+    BITS,
+    LANES,
+    as_pointer,
+    fill,
+    load_bytes,
+    load_row,
+    multiply_add,
+    store_pixels,
+    store_planes,
+)
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -31,12 +40,7 @@ ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 """The six orders of brightness (0), contrast (1) and saturation (2); jitter[3] is an index into this table."""
 
 _ORDERS = np.array(ORDERS, dtype=np.int64)
-_BITS = 22  # of a weight, as in Pillow: 8 bits of pixel, 22 of weight, 2 spare in an int32
-_HALF = 1 << (_BITS - 1)
-_LANES = 16
-
-
-# ---------------------------------------------------------------------------------------------------- reference
+_HALF = 1 << (BITS - 1)
 
 
 def reference(
@@ -75,134 +79,6 @@ def _reference_weights(n: int, size: int) -> np.ndarray:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-# ------------------------------------------------------------------------------------------------ vector intrinsics
-
-
-_intrinsic: Any = intrinsic  # type checkers do not know that Numba itself passes the typing context
-
-
-class _Vector(types.Type):
-    """Sixteen int32 lanes in registers."""
-
-    def __init__(self) -> None:
-        super().__init__(name="int32x16")
-
-
-_vector = _Vector()
-_WIDE = ir.VectorType(ir.IntType(32), _LANES)
-_BYTES = ir.VectorType(ir.IntType(8), _LANES)
-
-
-@register_model(_Vector)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager, kind) -> None:
-        super().__init__(manager, kind, _WIDE)
-
-
-def _splat(builder, value):
-    value = builder.trunc(value, ir.IntType(32)) if value.type.width > 32 else value
-    one = builder.insert_element(ir.Constant(_WIDE, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), _LANES), [0] * _LANES)
-    return builder.shuffle_vector(one, ir.Constant(_WIDE, ir.Undefined), mask)
-
-
-def _constant(value):
-    return ir.Constant(_WIDE, [value] * _LANES)
-
-
-def _pointer(context, builder, kind, array, index, target):
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), ir.PointerType(target))
-
-
-@_intrinsic
-def _fill(typingctx, value):
-    """All sixteen lanes = value."""
-
-    def build(context, builder, signature, args):
-        return _splat(builder, args[0])
-
-    return _vector(types.int64), build
-
-
-@_intrinsic
-def _load_bytes(typingctx, array, index):
-    """Sixteen uint8 from array[index], zero-extended."""
-
-    def build(context, builder, signature, args):
-        where = _pointer(context, builder, signature.args[0], args[0], args[1], _BYTES)
-        return builder.zext(builder.load(where, align=1), _WIDE)
-
-    return _vector(array, types.intp), build
-
-
-@_intrinsic
-def _load_row(typingctx, array, index, shift):
-    """Byte `shift / 8` of sixteen 32-bit words from array[index]."""
-
-    def build(context, builder, signature, args):
-        words = builder.load(_pointer(context, builder, signature.args[0], args[0], args[1], _WIDE), align=4)
-        return builder.and_(builder.lshr(words, _splat(builder, args[2])), _constant(255))
-
-    return _vector(array, types.intp, types.int64), build
-
-
-@_intrinsic
-def _multiply_add(typingctx, total, lanes, weight):
-    """total + lanes * weight, lane by lane, in int32."""
-
-    def build(context, builder, signature, args):
-        return builder.add(args[0], builder.mul(args[1], _splat(builder, args[2])))
-
-    return _vector(_vector, _vector, types.int32), build
-
-
-def _to_bytes(builder, total):
-    """Pixel of a weighted sum. Weights are never negative; rounded ones may add up to a little more than one."""
-    pixel = builder.lshr(total, _constant(_BITS))
-    pixel = builder.select(builder.icmp_unsigned("<", pixel, _constant(255)), pixel, _constant(255))
-    return builder.trunc(pixel, _BYTES)
-
-
-@_intrinsic
-def _store_pixels(typingctx, total, array, index):
-    """Sixteen sums as uint8 to array[index]."""
-
-    def build(context, builder, signature, args):
-        where = _pointer(context, builder, signature.args[1], args[1], args[2], _BYTES)
-        builder.store(_to_bytes(builder, args[0]), where, align=1)
-        return context.get_dummy_value()
-
-    return types.none(_vector, array, types.intp), build
-
-
-@_intrinsic
-def _store_planes(typingctx, total, array, index, stride):
-    """Lanes 0..3, 4..7, 8..11 (three colours of four rows) as one word each to array[index + colour * stride]."""
-
-    def build(context, builder, signature, args):
-        words = builder.bitcast(_to_bytes(builder, args[0]), ir.VectorType(ir.IntType(32), 4))
-        index = args[2]
-        for colour in range(3):
-            where = _pointer(context, builder, signature.args[1], args[1], index, ir.IntType(32))
-            builder.store(builder.extract_element(words, ir.Constant(ir.IntType(32), colour)), where)
-            index = builder.add(index, args[3])
-        return context.get_dummy_value()
-
-    return types.none(_vector, array, types.intp, types.intp), build
-
-
-@_intrinsic
-def _as_pointer(typingctx, address):
-    def build(context, builder, signature, args):
-        return builder.inttoptr(args[0], ir.PointerType(ir.IntType(8)))
-
-    return types.CPointer(types.uint8)(types.uintp), build
-
-
-# -------------------------------------------------------------------------------------------------------------- cpu
-
-
 @njit(cache=True, nogil=True)
 def _weights(n, size):
     """Pillow's table for resizing n pixels to `size`: int32 weights [size, K] in units of 2**-22, first tap, taps.
@@ -225,7 +101,7 @@ def _weights(n, size):
             exact[k - start] = max(0.0, 1.0 - abs((k - centre + 0.5) * inverse))
             total += exact[k - start]
         for k in range(stop - start):
-            weights[i, k] = np.int32(0.5 + exact[k] / total * (1 << _BITS))
+            weights[i, k] = np.int32(0.5 + exact[k] / total * (1 << BITS))
             if weights[i, k] > 0:
                 count[i] = k + 1
         first[i] = start
@@ -236,8 +112,8 @@ def _weights(n, size):
 def _row(image, zeros, y, x, n):
     """n bytes of row y from column x, as a flat array; a black row where y lies outside of the image."""
     if y < 0 or y >= image.shape[0]:
-        return carray(_as_pointer(zeros.ctypes.data), (n,))
-    return carray(_as_pointer(image.ctypes.data + y * image.strides[0] + x * image.strides[1]), (n,))
+        return carray(as_pointer(zeros.ctypes.data), (n,))
+    return carray(as_pointer(image.ctypes.data + y * image.strides[0] + x * image.strides[1]), (n,))
 
 
 @njit(cache=True, nogil=True)
@@ -262,26 +138,26 @@ def _split(red, green, blue, source):
 def _resize_four_rows(ring, slot, plane, quad, weights, first, taps, flip):
     size = len(first)
     for i in range(size):
-        total = _fill(_HALF)
+        total = fill(_HALF)
         at = first[i] * 12
         for k in range(taps):
-            total = _multiply_add(total, _load_bytes(quad, at + 12 * k), weights[i, k])
-        _store_planes(total, ring, slot + (size - 1 - i if flip else i), plane)
+            total = multiply_add(total, load_bytes(quad, at + 12 * k), weights[i, k])
+        store_planes(total, ring, slot + (size - 1 - i if flip else i), plane)
 
 
 @njit(cache=True, nogil=True)
 def _resize_column(row, ring, mask, plane, weights, start, taps):
-    for x in range(0, plane, _LANES):
-        red, green, blue = _fill(_HALF), _fill(_HALF), _fill(_HALF)
+    for x in range(0, plane, LANES):
+        red, green, blue = fill(_HALF), fill(_HALF), fill(_HALF)
         for k in range(taps):
             at = ((start + k) >> 2 & mask) * 3 * plane + x
             shift = (start + k & 3) * 8
-            red = _multiply_add(red, _load_row(ring, at, shift), weights[k])
-            green = _multiply_add(green, _load_row(ring, at + plane, shift), weights[k])
-            blue = _multiply_add(blue, _load_row(ring, at + 2 * plane, shift), weights[k])
-        _store_pixels(red, row, x)
-        _store_pixels(green, row, x + plane)
-        _store_pixels(blue, row, x + 2 * plane)
+            red = multiply_add(red, load_row(ring, at, shift), weights[k])
+            green = multiply_add(green, load_row(ring, at + plane, shift), weights[k])
+            blue = multiply_add(blue, load_row(ring, at + 2 * plane, shift), weights[k])
+        store_pixels(red, row, x)
+        store_pixels(green, row, x + plane)
+        store_pixels(blue, row, x + 2 * plane)
 
 
 @njit(cache=True, nogil=True)
@@ -344,7 +220,7 @@ def crop_resize_into(out, image, box, flip, jitter, mean, inv_std):
     left, right = max(0, -x), min(crop_w, image.shape[1] - x)
     inside = 3 * max(0, right - left)
     jitters = jitter[0] != 1 or jitter[1] != 1 or jitter[2] != 1
-    plane = (width + _LANES - 1) // _LANES * _LANES
+    plane = (width + LANES - 1) // LANES * LANES
     rows = np.zeros((height if jitters else 1, 3 * plane), np.uint8)
     zeros = np.zeros(inside, np.uint8)
     if crop_h == height and crop_w == width:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import convert, refusal
+from commands import convert, refusal, refused
 from conftest import jpeg, picture
 
 from fastlt.convert.__main__ import main

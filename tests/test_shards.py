@@ -1,5 +1,8 @@
 """Shards and index: readable by others, the same bytes for any number of workers, checked when opened."""
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
+# (DALI declares less than it takes)
+
 import io
 import json
 import zlib
@@ -8,10 +11,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import webdataset
 from conftest import Pictures, conversion
 from nvidia.dali import fn, pipeline_def, types
 from PIL import Image
+from webdataset.compat import WebDataset
 
 from fastlt.convert import convert
 from fastlt.errors import UserError
@@ -42,7 +45,7 @@ def test_index_says_where_every_sample_lies(jpeg_dataset: Dataset) -> None:
         for i, key in enumerate(listing.keys):
             assert jpeg_dataset.data(split, i).tobytes() == source.load(split, i)
             assert (index.height[i], index.width[i]) == source.array(split, i).shape[:2]
-            assert index.crc32[i] == zlib.crc32(source.load(split, i))
+            assert index.crc32[i] == zlib.crc32(jpeg_dataset.data(split, i))
             assert jpeg_dataset.key(split, i) == key
         for j, count in enumerate(index.counts):
             members = index.class_members[index.class_start[j] : index.class_start[j + 1]]
@@ -64,7 +67,7 @@ def test_raw_samples_are_the_pixels(raw_dataset: Dataset) -> None:
 def test_webdataset_reads_the_shards(kind: str, tmp_path: Path) -> None:
     dataset = Dataset(convert(Pictures(counts=(4, 2)), conversion(kind), tmp_path / "data", workers=1))
     shard = str(dataset.shards[0])
-    samples = list(webdataset.WebDataset(shard, shardshuffle=False, empty_check=False).decode("rgb8"))
+    samples = list(WebDataset(shard, shardshuffle=False, empty_check=False).decode("rgb8"))
     extension = {"keep": "jpg", "jpeg": "jpg", "png": "png", "raw": "npy"}[kind]
     assert [sample["cls"] for sample in samples] == dataset.split("train").label.tolist()
     for i, sample in enumerate(samples):

@@ -66,7 +66,7 @@ class Shapes:
     def name(self) -> str:
         return "shapes"
 
-    @cached_property
+    @property
     def class_names(self) -> list[str]:
         return [f"{pattern} {silhouette}" for silhouette, pattern in COMBINATIONS]
 
@@ -76,8 +76,12 @@ class Shapes:
         ranks = _ranks()
         return np.round(self.max_per_class * self.imbalance ** (-ranks / (len(ranks) - 1))).astype(np.int64)
 
-    @cached_property
+    @property
     def splits(self) -> dict[str, Listing]:
+        return self._listings
+
+    @cached_property
+    def _listings(self) -> dict[str, Listing]:
         classes = len(COMBINATIONS)
         counts = {
             "train": self.train_counts,
