@@ -6,7 +6,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from fastlt.errors import UserError
 
@@ -54,8 +53,10 @@ class CifarResNet(nn.Module):
         return self.layers(functional.relu(self.bn1(self.conv1(x)))).mean((2, 3))
 
 
-def _torchvision(block: type[BasicBlock | Bottleneck], layers: list[int], **options: int) -> nn.Module:
-    network = ResNet(block, layers, **options)  # type: ignore[arg-type]
+def _torchvision(block: str, layers: list[int], **options: int) -> nn.Module:
+    from torchvision.models import resnet  # here: its import costs as long as torch's own
+
+    network = resnet.ResNet(getattr(resnet, block), layers, **options)
     network.fc = nn.Identity()  # type: ignore[assignment]
     return network
 
@@ -63,10 +64,10 @@ def _torchvision(block: type[BasicBlock | Bottleneck], layers: list[int], **opti
 # name -> (constructor, length of the feature)
 BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet32": (partial(CifarResNet, 5), 64),
-    "resnet10": (partial(_torchvision, BasicBlock, [1, 1, 1, 1]), 512),
-    "resnet18": (partial(_torchvision, BasicBlock, [2, 2, 2, 2]), 512),
-    "resnet50": (partial(_torchvision, Bottleneck, [3, 4, 6, 3]), 2048),
-    "resnext50": (partial(_torchvision, Bottleneck, [3, 4, 6, 3], groups=32, width_per_group=4), 2048),
+    "resnet10": (partial(_torchvision, "BasicBlock", [1, 1, 1, 1]), 512),
+    "resnet18": (partial(_torchvision, "BasicBlock", [2, 2, 2, 2]), 512),
+    "resnet50": (partial(_torchvision, "Bottleneck", [3, 4, 6, 3]), 2048),
+    "resnext50": (partial(_torchvision, "Bottleneck", [3, 4, 6, 3], groups=32, width_per_group=4), 2048),
 }
 
 

@@ -345,9 +345,9 @@ def test_a_member_larger_than_cifar_is_not_read(tmp_path: Path) -> None:
 
 def test_the_other_cifar(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "ten.tar.gz", "cifar-10-batches-py", cifar10(), "w:gz")
-    assert refusal(path) == f"{path}: this is CIFAR-10, not CIFAR-100; set classes=10"
+    assert refusal(path) == f"{path}: this is CIFAR-10, not CIFAR-100; use dataset=cifar10_lt"
     path = write_folder(tmp_path / "hundred", cifar100())
-    assert refusal(path, classes=10) == f"{path}: this is CIFAR-100, not CIFAR-10; set classes=100"
+    assert refusal(path, classes=10) == f"{path}: this is CIFAR-100, not CIFAR-10; use dataset=cifar100_lt"
 
 
 @pytest.mark.parametrize(
