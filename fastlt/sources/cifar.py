@@ -166,7 +166,8 @@ class Cifar:
         missing = [name for name in layout.files if name not in contents]
         if missing and other:
             (classes,) = _LAYOUTS.keys() - {self.classes}
-            raise UserError(f"{self.path}: this is CIFAR-{classes}, not CIFAR-{self.classes}; use dataset=cifar{classes}_lt")
+            named = f"this is CIFAR-{classes}, not CIFAR-{self.classes}"
+            raise UserError(f"{self.path}: {named}; use dataset=cifar{classes}_lt")
         if missing:
             raise self._reject(f"lacks {', '.join(missing)}")
         return contents
