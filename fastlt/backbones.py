@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class CifarResNet(nn.Module):
         return self.layers(functional.relu(self.bn1(self.conv1(x)))).mean((2, 3))
 
 
-def _torchvision(block: str, layers: list[int], **options: int) -> nn.Module:
+def _torchvision(block: str, layers: list[int], **options: Any) -> nn.Module:
     from torchvision.models import resnet  # here: its import costs as long as torch's own
 
     network = resnet.ResNet(getattr(resnet, block), layers, **options)

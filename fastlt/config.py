@@ -76,7 +76,7 @@ class DatasetConfig:
     """A kind of source and the constants of the data set."""
 
     name: str = MISSING
-    kind: str = MISSING  # shapes, cifar, image_list or image_folder
+    kind: str = MISSING  # shapes, cifar, image_list, image_folder or csv
     protocol: str = MISSING  # for training on it by default
     mean: list[float] = MISSING  # of RGB, in 0..1
     std: list[float] = MISSING
@@ -90,18 +90,24 @@ class ConvertConfig:
     out: str = MISSING
     source: str | None = None  # archive or folder of cifar
     root: str | None = None  # folder of images
-    train: str | None = None  # lists of image_list
-    val: str | None = None
+    train: str | None = None  # lists of image_list: text, or iNaturalist's annotations if they end in .json or .json.gz
+    val: str | None = None  # lists of image_list, tables of csv
     test: str | None = None
+    table: str | None = None  # of csv, with the columns path, label and perhaps split
     class_names: str | None = None  # file of image_list, a name a line
-    imbalance: float = 100.0  # largest over smallest class, of cifar and shapes
-    seed: int = 0
-    encode: str | None = None  # keep, jpeg, png or raw; default: the dataset's
+    long_tail: str | None = None  # exponential or pareto thins the train split of image_list, image_folder and csv
+    imbalance: float | None = None  # largest over smallest class, of long_tail, cifar and shapes; default: 100
+    minimum: int = 1  # images that long_tail leaves every class at least
+    alpha: float = 6.0  # exponent of long_tail=pareto: 6 made ImageNet-LT, 1.34 Places-LT
+    head: str | None = None  # large classes of long_tail: first or random; default: random for pareto, else first
+    seed: int = 0  # of what is drawn: shapes, the choice of images in a long tail
+    encode: str | None = None  # keep, jpeg, png, raw or auto; default: the dataset's
+    raw_fraction: float = 0.2  # of encode=auto: share of the training images stored raw, those drawn most often
     quality: int = 90  # of encode=jpeg
     max_short_side: int = 0  # pixels; 0: as found
     orientation: str = "ignore"  # or apply the EXIF tag
     shard_mb: int = 256
-    max_bad: int = 0  # images that may be left out because they do not decode
+    max_bad: float = 0  # images that may be left out because they do not decode; below 1: as a share of all
     workers: int = 0  # 0: one per core
     overwrite: bool = False
 

@@ -63,9 +63,14 @@ class Progress:
             self._bar.close()
 
     @property
+    def seconds(self) -> float:
+        """Since the start, never quite 0."""
+        return max(time.monotonic() - self._start, 1e-9)
+
+    @property
     def rate(self) -> float:
         """Units per second since the start."""
-        return (self.done - self._first) / max(time.monotonic() - self._start, 1e-9)
+        return (self.done - self._first) / self.seconds
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """`count` more units are done; `note` is shown behind the rate."""

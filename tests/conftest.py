@@ -77,10 +77,10 @@ class Pictures:
         return self.splits[split].keys[index]
 
 
-def conversion(kind: str = "keep", shard_mb: int = 256, max_bad: int = 0) -> Conversion:
+def conversion(kind: str = "keep", shard_mb: int = 256, max_bad: float = 0, raw_fraction: float = 0) -> Conversion:
     """Options for `Pictures`."""
     mean, std = (0.48, 0.45, 0.4), (0.23, 0.22, 0.225)
-    return Conversion("pictures", mean, std, "demo", Encoding(kind), shard_mb, max_bad)
+    return Conversion("pictures", mean, std, "demo", Encoding(kind), shard_mb, raw_fraction, max_bad)
 
 
 @pytest.fixture(scope="session")
@@ -93,3 +93,10 @@ def jpeg_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def raw_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Pictures of 32 x 32 pixels, stored raw."""
     return Dataset(convert(Pictures(pixels=True), conversion(), tmp_path_factory.mktemp("raw") / "data", workers=1))
+
+
+@pytest.fixture(scope="session")
+def mixed_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Pictures as JPEG, but a third of the training images, those of the rarest classes, raw."""
+    options = conversion(raw_fraction=0.33)
+    return Dataset(convert(Pictures(), options, tmp_path_factory.mktemp("mixed") / "data", workers=1))

@@ -1,9 +1,10 @@
 """The GPU graph's operators, run where they can be: on the CPU here, on a GPU where there is one."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from nvidia.dali import Pipeline
 
 from fastlt.pipeline import graph_gpu
 from fastlt.pipeline.loader import Loader
@@ -15,14 +16,11 @@ from fastlt.shards.reader import Dataset
 class OnCpu(Loader):
     """The GPU graph with every operator on the CPU."""
 
-    def _build(self, threads: int, prefetch: int) -> Pipeline:
-        pipeline = Pipeline(batch_size=self.batch, num_threads=threads, device_id=None, prefetch_queue_depth=prefetch)
-        with pipeline:
-            inputs = graph_gpu.external_inputs(self._next_columns, self._raw)
-            jitter = self._augment.jitter > 0
-            pipeline.set_outputs(
-                graph_gpu.images(inputs, self._raw, self._augment.size, jitter, "cpu", lambda node: node)
-            )
+    def _build(self, threads: int, prefetch: int) -> Any:
+        pipeline = graph_gpu.graph(
+            self._next_columns, self._stored, self._augment.size, self._augment.jitter > 0, False,
+            batch_size=self.batch, num_threads=threads, device_id=None, prefetch_queue_depth=prefetch,
+        )  # fmt: skip
         pipeline.build()
         return pipeline
 
@@ -43,12 +41,13 @@ def both(dataset: Dataset, augment: Augment, kind: type[Loader], **options) -> t
 
 
 AUGMENTS = {
+    "mixed": Augment(24, "resized", scale=(0.3, 1.0), flip=True),
     "jpeg": Augment(24, "resized", scale=(0.3, 1.0), flip=True),
     "raw": Augment(32, "pad", flip=True),
 }
 
 
-@pytest.mark.parametrize("kind", ["jpeg", "raw"])
+@pytest.mark.parametrize("kind", ["jpeg", "raw", "mixed"])
 def test_graph_gives_the_cpu_graphs_images(kind: str, request: pytest.FixtureRequest) -> None:
     ours, theirs = both(request.getfixturevalue(f"{kind}_dataset"), AUGMENTS[kind], OnCpu)
     difference = (ours - theirs).abs()
@@ -65,7 +64,7 @@ def test_jitter_is_the_same_up_to_clamping(jpeg_dataset: Dataset) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("kind", ["jpeg", "raw"])
+@pytest.mark.parametrize("kind", ["jpeg", "raw", "mixed"])
 def test_gpu_gives_the_cpu_graphs_images(kind: str, request: pytest.FixtureRequest) -> None:
     ours, theirs = both(request.getfixturevalue(f"{kind}_dataset"), AUGMENTS[kind], Loader, device="cuda")
     assert (ours - theirs).abs().mean() < 1.0

@@ -16,6 +16,7 @@ from fastlt.errors import UserError
 from fastlt.pipeline.loader import InOrder, Loader
 from fastlt.plan import Augment, draw_plan
 from fastlt.sampler import Sampler
+from fastlt.shards.format import RAW
 from fastlt.shards.reader import Dataset
 
 RESIZED = Augment(24, "resized", scale=(0.3, 1.0), flip=True, jitter=0.4)
@@ -36,10 +37,10 @@ def load(dataset: Dataset, augment: Augment, batch: int = 16, threads: int = 1, 
     return images, labels, np.concatenate([b.ids for b in batches])
 
 
-@pytest.mark.parametrize("kind", ["jpeg", "raw"])
+@pytest.mark.parametrize("kind", ["jpeg", "raw", "mixed"])
 def test_batches_do_not_depend_on_threads_batch_size_or_start(kind: str, request: pytest.FixtureRequest) -> None:
     dataset = request.getfixturevalue(f"{kind}_dataset")
-    augment = RESIZED if kind == "jpeg" else PAD
+    augment = PAD if kind == "raw" else RESIZED
     images, labels, ids = load(dataset, augment, batch=32)
     assert len(images) == len(dataset.split("train"))
     np.testing.assert_array_equal(ids, sampler(dataset).order(2))
@@ -95,6 +96,18 @@ def test_pad_crop_is_the_window_of_the_padded_image(raw_dataset: Dataset) -> Non
 def test_pad_crop_of_encoded_images_is_that_of_raw_ones(raw_dataset: Dataset, tmp_path) -> None:
     png = Dataset(convert(Pictures(pixels=True), conversion("png"), tmp_path / "data", workers=1))
     assert torch.equal(load(png, PAD)[0], load(raw_dataset, PAD)[0])
+
+
+def test_raw_samples_of_a_mixed_split_give_the_same_images(jpeg_dataset: Dataset, mixed_dataset: Dataset) -> None:
+    encoding = mixed_dataset.split("train").encoding
+    assert 0 < (encoding == RAW).mean() < 0.5
+    decoded, mixed = load(jpeg_dataset, RESIZED), load(mixed_dataset, RESIZED)
+    np.testing.assert_array_equal(decoded[2], mixed[2])
+    raw = torch.from_numpy(encoding[mixed[2]] == RAW)
+    assert torch.equal(decoded[0][~raw], mixed[0][~raw])
+    std = torch.tensor(jpeg_dataset.about["std"])[:, None, None] * 255
+    # A decoder that sees only the crop interpolates chroma at its edges otherwise.
+    assert ((decoded[0][raw] - mixed[0][raw]).abs() * std).mean() < 1.0
 
 
 def test_evaluation_covers_every_sample_once(jpeg_dataset: Dataset) -> None:

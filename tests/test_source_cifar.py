@@ -13,8 +13,9 @@ import pytest
 
 from fastlt.errors import UserError
 from fastlt.sources.base import Source
-from fastlt.sources.cifar import Cifar, long_tail_counts, long_tail_rows
+from fastlt.sources.cifar import Cifar
 from fastlt.sources.cifar_pickle import read_cifar_pickle
+from fastlt.sources.long_tail import long_tail_counts, long_tail_rows
 
 SHARED = Path(os.environ.get("FASTLT_SHARED") or Path(__file__).parents[2] / "shared")
 REAL = SHARED / "data" / "cifar-100-python.tar.xz"

@@ -145,12 +145,12 @@ def test_gaps_and_unknown_classes(root: Path) -> None:
 def test_missing_and_empty_lists(root: Path) -> None:
     train = write(root, train="a.jpg 0")["train"]
     missing = root.parent / "nowhere.txt"
-    assert f"{missing}: cannot read this list (No such file or directory)" in refusal(root, {"train": missing})
-    assert "cannot read this list" in refusal(root, {"train": root})
+    assert f"{missing}: cannot read this file (No such file or directory)" in refusal(root, {"train": missing})
+    assert "cannot read this file" in refusal(root, {"train": root})
     assert "this list is empty" in refusal(root, {"train": train, **write(root, val=" \n\n")})
     assert "this list is empty" in refusal(root, {"train": train, **write(root, val=gzip.compress(b""))})
     damaged = write(root, val=gzip.compress(b"a.jpg 0\n" * 1000)[:-9])
-    assert "cannot read this list (" in refusal(root, {"train": train, **damaged})
+    assert "cannot read this file (" in refusal(root, {"train": train, **damaged})
     assert "no train list: give train=LIST" in refusal(root, {"val": train})
     assert "unknown split 'dev': give train=LIST" in refusal(root, {"train": train, "dev": train})
 
@@ -195,7 +195,7 @@ def test_class_names_from_a_file(root: Path) -> None:
 
 
 def test_equal_hashes_are_no_duplicates(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastlt.sources.image_list.hash", lambda key: len(key), raising=False)
+    monkeypatch.setattr("fastlt.sources.listed.hash", lambda key: len(key), raising=False)
     touch(root, "dd.jpg")
     source = ImageList(root, write(root, train="a.jpg 0\nb.jpg 0\ndd.jpg 0\nc.jpg 0"))
     assert source.splits["train"].keys == ["a.jpg", "b.jpg", "dd.jpg", "c.jpg"]

@@ -11,51 +11,68 @@ the plan changes nothing here.
 from collections.abc import Callable
 from typing import Any
 
-from nvidia.dali import Pipeline, fn, math, types
+from nvidia.dali import Pipeline, fn, math, pipeline_def, types
 
-from fastlt.pipeline.graph_cpu import external_inputs
+from fastlt.pipeline.columns import inputs
+from fastlt.pipeline.graph_cpu import DECODED, PLACED
 
 # Grey value of RGB (ITU-R 601-2), as Pillow and torchvision weigh it.
 GREY = (0.299, 0.587, 0.114)
-PLACED = {"axes": [0, 1], "normalized_anchor": False, "normalized_shape": False}
+OUTSIDE = {"out_of_bounds_policy": "pad", "fill_values": 0}  # what sticks out of the image is black
 
 
 def build(
-    source: Callable[[], Any], raw: bool, size: int, batch: int, threads: int, prefetch: int, device: int, jitter: bool
+    source: Callable[[], Any],
+    stored: str,
+    size: int,
+    batch: int,
+    threads: int,
+    prefetch: int,
+    device: int,
+    jitter: bool,
 ) -> Pipeline:
     """A pipeline of batches float16 [n, size, size, 3] on GPU `device`. Other arguments as graph_cpu.build.
 
     jitter: whether the plan's colour factors are applied.
     """
-    pipeline = Pipeline(batch_size=batch, num_threads=threads, device_id=device, prefetch_queue_depth=prefetch)
-    with pipeline:
-        pipeline.set_outputs(images(external_inputs(source, raw), raw, size, jitter, "mixed", lambda node: node.gpu()))
+    pipeline = graph(
+        source, stored, size, jitter, True,
+        batch_size=batch, num_threads=threads, device_id=device, prefetch_queue_depth=prefetch,
+    )  # fmt: skip
     pipeline.build()
     return pipeline
 
 
-def images(inputs: Any, raw: bool, size: int, jitter: bool, decoder: str, place: Callable[[Any], Any]) -> Any:
-    """The graph itself. decoder: device of the image decoder. place: moves a node to where the images are.
-
-    Tests run the same operators with decoder="cpu" and images left on the CPU.
-    """
-    if raw:
-        image, box, parameters = inputs
-        image = fn.reshape(image, layout="HWC")
+@pipeline_def(enable_conditionals=True)
+def graph(source: Callable[[], Any], stored: str, size: int, jitter: bool, gpu: bool) -> Any:
+    """The graph itself. gpu=False leaves every operator on the CPU: tests run it there."""
+    decoder = "mixed" if gpu else "cpu"
+    if stored == "raw":
+        pixels, box, parameters = inputs(source, stored)
+        window = _to_gpu(_window(pixels, box), gpu)  # only the crop travels to the device
+    elif stored == "encoded":
+        data, anchor, shape, box, parameters = inputs(source, stored)
+        window = _window(fn.decoders.image_slice(data, anchor, shape, device=decoder, **DECODED), box)
     else:
-        data, anchor, shape, box, parameters = inputs
-        image = fn.decoders.image_slice(
-            data, anchor, shape, device=decoder, output_type=types.RGB, adjust_orientation=False, **PLACED
-        )
-    # Of raw pixels only the crop travels to the device; what sticks out of the image is black.
-    window = fn.slice(image, box[0:2], box[2:4], out_of_bounds_policy="pad", fill_values=0, **PLACED)
-    window = place(window) if raw else window
+        data, pixels, is_raw, anchor, shape, box, parameters = inputs(source, stored)
+        if is_raw:
+            window = _to_gpu(_window(pixels, box), gpu)
+        else:
+            window = _window(fn.decoders.image_slice(data, anchor, shape, device=decoder, **DECODED), box)
     image = fn.resize(window, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.FLOAT)
     if jitter:
-        image = _jitter(image, [place(parameters[i]) for i in range(3)])
+        image = _jitter(image, [_to_gpu(parameters[i], gpu) for i in range(3)])
     image = fn.flip(image, horizontal=box[4])
-    mean, inverse = (place(fn.reshape(parameters[a : a + 3], shape=[1, 1, 3])) for a in (4, 7))
+    mean, inverse = (_to_gpu(fn.reshape(parameters[a : a + 3], shape=[1, 1, 3]), gpu) for a in (4, 7))
     return fn.cast((image - mean) * inverse, dtype=types.FLOAT16)
+
+
+def _to_gpu(node: Any, gpu: bool) -> Any:
+    return node.gpu() if gpu else node
+
+
+def _window(image: Any, box: Any) -> Any:
+    return fn.slice(image, box[0:2], box[2:4], **OUTSIDE, **PLACED)
 
 
 def _jitter(image: Any, factors: list[Any]) -> Any:

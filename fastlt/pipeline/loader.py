@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fastlt.errors import UserError
+from fastlt.pipeline.columns import columns, stored_as
 from fastlt.plan import Augment, draw_plan
 from fastlt.shards.format import RAW
 from fastlt.shards.reader import Dataset
@@ -85,9 +86,8 @@ class Loader:
             raise UserError(
                 f"batch={batch} is larger than the {split} split ({self.positions} images{share}): choose a smaller one"
             )
-        raw = self._index.encoding == RAW
-        self._raw = bool(raw[0])
-        assert raw.all() or not raw.any(), "raw and encoded samples do not mix in one split yet"
+        self._raw = self._index.encoding == RAW
+        self._stored = stored_as(self._index.encoding)
         mean, std = (np.array(dataset.about[key], np.float32) * 255 for key in ("mean", "std"))
         self._normalize = np.concatenate([mean, 1 / std]).astype(np.float32)
         self._columns: Iterator[tuple] = iter(())
@@ -101,11 +101,11 @@ class Loader:
         if self.device.type == "cpu":
             from fastlt.pipeline import graph_cpu
 
-            return graph_cpu.build(self._next_columns, self._raw, size, self.batch, threads, prefetch)
+            return graph_cpu.build(self._next_columns, self._stored, size, self.batch, threads, prefetch)
         from fastlt.pipeline import graph_gpu
 
         device, jitter = self.device.index or 0, self._augment.jitter > 0
-        return graph_gpu.build(self._next_columns, self._raw, size, self.batch, threads, prefetch, device, jitter)
+        return graph_gpu.build(self._next_columns, self._stored, size, self.batch, threads, prefetch, device, jitter)
 
     @property
     def positions(self) -> int:
@@ -152,11 +152,8 @@ class Loader:
         return columns
 
     def _plan(self, epoch: int, start: int) -> Iterator[tuple]:
-        from fastlt.pipeline.graph_cpu import columns
-
         order = self._order.order(epoch)
         ahead = max(1, PLAN_AHEAD // self.batch) * self.batch
-        view = self._dataset.pixels if self._raw else self._dataset.data
         for first in range(start * self.batch, self.images, ahead):
             places = np.arange(first, min(first + ahead, self.images), dtype=np.int64) * self.world + self.rank
             ids = order[places]
@@ -166,8 +163,12 @@ class Loader:
                 part = slice(begin, begin + self.batch)
                 batch = plan[part]
                 self._ids.append(batch.ids)
-                images = [view(self._split, int(sample)) for sample in batch.ids]
-                yield columns(batch, images, height[part], width[part], self._raw, self._normalize)
+                images = [self._stored_image(sample) for sample in batch.ids.tolist()]
+                yield columns(batch, images, height[part], width[part], self._stored, self._normalize)
+
+    def _stored_image(self, sample: int) -> np.ndarray:
+        view = self._dataset.pixels if self._raw[sample] else self._dataset.data
+        return view(self._split, sample)
 
     def close(self) -> None:
         """Frees the pipeline's threads and memory; the loader cannot be used after it."""

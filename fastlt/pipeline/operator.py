@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numba import carray, cfunc, types
+from nvidia.dali.pipeline import do_not_convert
 from nvidia.dali.plugin.numba import NumbaFunction
 from nvidia.dali.types import DALIDataType
 
@@ -71,6 +72,7 @@ class _CropResize(NumbaFunction):
         return setup_fn.address
 
 
+@do_not_convert
 def crop_resize(image: Any, box: Any, parameters: Any, size: int) -> Any:
     """DALI graph node: float32 [3, size, size] samples.
 

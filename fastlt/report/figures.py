@@ -6,24 +6,21 @@ the style is set for the length of a call only.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from fastlt.groups import GROUPS, class_groups
+from fastlt.groups import GROUPS
+from fastlt.palette import GROUP_COLOURS, WIDTH, draw_class_counts, log_ticks, mark_groups, steps, styled
 from fastlt.report.table import DAGGER, chosen_on, chosen_on_test, label, marked, number, split_name
 from fastlt.sampler import class_probabilities
 
-# Colours that stay apart for every kind of colour vision: Okabe and Ito's for classifiers, Tol's high contrast for
-# groups (its yellow darkened, to be readable as a line on white).
+# Okabe and Ito's: colours that stay apart for every kind of colour vision.
 CLASSIFIER_COLOURS = {
     "joint": "#4d4d4d",
     "ncm_l2": "#56b4e9",
@@ -33,76 +30,22 @@ CLASSIFIER_COLOURS = {
     "lws": "#cc79a7",
 }
 OTHER_COLOURS = ("#d55e00", "#332288", "#999933", "#882255", "#44aa99")
-GROUP_COLOURS = {"many": "#004488", "medium": "#c28a00", "few": "#bb5566", "all": "#000000"}
 LAW_COLOURS = {"instance": "#332288", "class": "#d1495b", "sqrt": "#117733"}
 LINES = {"joint": "-", "crt": "--", "tau_norm": "-.", "lws": (0, (1, 1))}  # readable without colour, too
 PROGRESS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST_POINTS = 200  # classes drawn one by one; with more, a line per class would be a grey band
-CLASSES = "classes, from most to fewest training images"
-
-WIDTH = 6.4  # inches; with 12 pt letters a figure stays readable at the width of a phone
-STYLE = {
-    "figure.facecolor": "white",
-    "font.size": 12,
-    "axes.titlesize": 12,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
-    "legend.frameon": False,
-    "legend.fontsize": 11,
-    "lines.linewidth": 2.0,
-    "text.parse_math": False,  # a class or data set may be named with dollar signs
-    "svg.hashsalt": "fastlt",  # the ids inside an SVG are random without it
-    "svg.fonttype": "path",
-}
 
 
-def _styled(draw: Callable[..., Any]) -> Callable[..., Any]:
-    """Run `draw` in the report's style over matplotlib's defaults: a user's matplotlibrc must not change a byte."""
-
-    @functools.wraps(draw)
-    def wrapper(*args: Any) -> Any:
-        with matplotlib.style.context(["default", STYLE]):
-            return draw(*args)
-
-    return wrapper
-
-
-@_styled
+@styled
 def class_counts(results: dict[str, Any]) -> Figure:
     """Training images of every class, sorted, on a log axis, in the colours of the groups."""
     counts = _sorted_counts(results)
     figure, axes = _figure(3.6)
-    edges, heights = _steps(counts)
-    groups = class_groups(heights)
-    for place, group in enumerate(GROUPS):
-        inside = groups == place
-        if inside.any():
-            first, last = np.flatnonzero(inside)[[0, -1]]
-            axes.stairs(
-                np.maximum(heights[first : last + 1], 0.5),
-                edges[first : last + 2],
-                baseline=1e-3,
-                fill=True,
-                color=GROUP_COLOURS[group],
-                alpha=0.85,
-            )
-    _mark_groups(axes, counts)
-    _log_counts(axes, counts)
-    middle = len(counts) / 2
-    for rank, text_at in ((0, "left"), (len(counts) - 1, "right")):
-        at, aside = (rank, 3) if rank < middle else (rank + 1, -2)
-        place = (at, max(counts[rank], 0.5))
-        axes.annotate(f"{counts[rank]:,}", place, (aside, 3), textcoords="offset points", ha=text_at)
-    axes.set_ylabel("training images of the class")
+    draw_class_counts(axes, counts)
     return figure
 
 
-@_styled
+@styled
 def accuracy_by_group(results: dict[str, Any]) -> Figure | None:
     """One panel each for many, medium, few and all; in it one bar each classifier, with its value."""
     rows = results["classifiers"]
@@ -142,7 +85,7 @@ def accuracy_by_group(results: dict[str, Any]) -> Figure | None:
     return figure
 
 
-@_styled
+@styled
 def weight_norms(results: dict[str, Any]) -> Figure | None:
     """Norm of every class's weights, each classifier's divided by its mean (Figure 2, left, of the paper)."""
     rows = {name: row["weight_norms"] for name, row in results["classifiers"].items() if "weight_norms" in row}
@@ -158,7 +101,7 @@ def weight_norms(results: dict[str, Any]) -> Figure | None:
         ends = np.minimum(starts + block, len(values))
         means = np.add.reduceat(values / (values.mean() or 1.0), starts) / (ends - starts)
         axes.plot((starts + ends) / 2, means, color=colours[name], linestyle=LINES.get(name, "-"), label=label(name))
-    _mark_groups(axes, counts)
+    mark_groups(axes, counts)
     axes.grid(axis="y")
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.set_ylabel("‖w‖ of the class / mean ‖w‖\nof the classifier")
@@ -166,7 +109,7 @@ def weight_norms(results: dict[str, Any]) -> Figure | None:
     return figure
 
 
-@_styled
+@styled
 def accuracy_over_tau(results: dict[str, Any]) -> Figure | None:
     """Accuracy on test of the groups over tau, with the tau that was chosen (Figure 2, right, of the paper)."""
     row = results["classifiers"].get("tau_norm", {})
@@ -207,7 +150,7 @@ def accuracy_over_tau(results: dict[str, Any]) -> Figure | None:
     return figure
 
 
-@_styled
+@styled
 def sampling_weights(results: dict[str, Any]) -> Figure:
     """How often each class is drawn under the paper's four sampling laws (Figure 3 of the paper)."""
     counts = _sorted_counts(results)
@@ -215,23 +158,23 @@ def sampling_weights(results: dict[str, Any]) -> Figure:
     fixed, moving = figure.subplots(2, 1, sharex=True, sharey=True)
     own = results["sampler"]
     for law, colour in LAW_COLOURS.items():
-        edges, values = _steps(100 * class_probabilities(counts, law))
+        edges, values = steps(100 * class_probabilities(counts, law))
         style = {"instance": "-", "class": "--", "sqrt": "-."}[law]
         text = f"{law} (this run)" if law == own else law
         fixed.step(edges, [*values, values[-1]], where="post", color=colour, linestyle=style, label=text)
     start, end = (np.array(to_rgb(LAW_COLOURS[law])) for law in ("instance", "class"))
     for progress in PROGRESS:
-        edges, values = _steps(100 * class_probabilities(counts, "progressive", progress))
+        edges, values = steps(100 * class_probabilities(counts, "progressive", progress))
         colour = tuple(start + progress * (end - start))
         moving.step(edges, [*values, values[-1]], where="post", color=colour, label=f"{progress:g}")
-    _mark_groups(fixed, counts)
-    _mark_groups(moving, counts, names=False)
+    mark_groups(fixed, counts)
+    mark_groups(moving, counts, names=False)
     for axes in (fixed, moving):
         axes.set_yscale("log")
         axes.set_ylabel("draws of the class, %")
     low, high = fixed.get_ylim()
-    _log_ticks(fixed, high / low)
-    _log_ticks(moving, high / low)
+    log_ticks(fixed, high / low)
+    log_ticks(moving, high / low)
     above = {"loc": "lower left", "alignment": "left", "borderaxespad": 0, "handlelength": 1.6, "columnspacing": 1.2}
     fixed.legend(ncols=3, bbox_to_anchor=(0, 1.12), **above)
     title = "progressive (this run), at t/T =" if own == "progressive" else "progressive, at t/T ="
@@ -249,7 +192,7 @@ DRAWINGS: dict[str, Callable[[dict[str, Any]], Figure | None]] = {
 }
 
 
-@_styled
+@styled
 def save_figures(results: dict[str, Any], folder: Path) -> list[str]:
     """Draw all figures the results allow into `folder` as PNG and SVG, and return their names in order.
 
@@ -295,53 +238,6 @@ def _order(results: dict[str, Any]) -> np.ndarray:
 
 def _sorted_counts(results: dict[str, Any]) -> np.ndarray:
     return np.asarray(results["class_counts"]["train"])[_order(results)]
-
-
-def _steps(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted values as steps: edges of the runs of equal ones [k + 1] and their values [k].
-
-    The same picture as one step for each class, but 8142 classes would make an SVG of megabytes.
-    """
-    starts = np.flatnonzero(np.diff(values, prepend=np.nan) != 0)
-    return np.append(starts, len(values)), values[starts]
-
-
-def _mark_groups(axes: Axes, counts: np.ndarray, names: bool = True) -> None:
-    """Tint the regions of many, medium and few along a class axis and name them above it."""
-    total = len(counts)
-    groups = class_groups(counts)
-    for place, group in enumerate(GROUPS):
-        inside = np.flatnonzero(groups == place)
-        if not len(inside):
-            continue
-        left, right = inside[0], inside[-1] + 1
-        axes.axvspan(left, right, color=GROUP_COLOURS[group], alpha=0.09, linewidth=0, zorder=0)
-        # Names keep to their third where a region is too narrow to hold its own; the colour tells whose they are.
-        middle = (left + right) / 2 / total
-        ends = {"many": (0.0, "left"), "medium": (min(max(middle, 0.4), 0.6), "center"), "few": (1.0, "right")}
-        at, side = ends[group]
-        if names:
-            text = f"{group} ({len(inside):,})"
-            axes.text(at, 1.03, text, transform=axes.transAxes, color=GROUP_COLOURS[group], ha=side, fontweight="bold")
-    axes.set_xlim(0, total)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.set_xlabel(CLASSES)
-
-
-def _log_counts(axes: Axes, counts: np.ndarray) -> None:
-    """A log axis for counts, with whole decades below and plain numbers."""
-    low, high = max(counts.min(), 1), max(counts.max(), 1)
-    axes.set_yscale("log")
-    axes.set_ylim(10.0 ** np.floor(np.log10(low)) * 0.8, high * 2.2)
-    _log_ticks(axes, high / low)
-
-
-def _log_ticks(axes: Axes, ratio: float) -> None:
-    """Plain numbers on a log axis; where its ends have a small ratio, 2 and 5 beside the powers of ten."""
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if ratio > 100 else (1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.grid(axis="y")
 
 
 def _curve(curve: dict[str, list[Any]], key: str) -> tuple[list[Any], np.ndarray]:

@@ -46,14 +46,15 @@ class Dataset:
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
-        self.about = _read_description(self.root)
+        self.about = read_description(self.root)
         self.digest: str = self.about["digest"]
         self.name: str = self.about["name"]
         self.class_names: list[str] = self.about["class_names"]
         self.shards = [self.root / shard["name"] for shard in self.about["shards"]]
         for path, shard in zip(self.shards, self.about["shards"], strict=True):
-            _check_size(path, shard["size"])
-        self.splits = _read_index(self.root / layout.INDEX_FILE, self.digest, list(self.about["splits"]))
+            if problem := shard_problem(path, shard["size"]):
+                raise UserError(f"shard {path} {problem}; convert the data set again")
+        self.splits = read_index(self.root / layout.INDEX_FILE, self.digest, list(self.about["splits"]))
 
     @property
     def classes(self) -> int:
@@ -85,11 +86,11 @@ class Dataset:
 
     def key(self, split: str, sample: int) -> str:
         """The name the source gave a sample."""
-        with h5py.File(self.root / layout.INDEX_FILE, "r") as file:
-            return file[split]["key"][sample].decode()  # type: ignore[index, union-attr]
+        return read_keys(self.root / layout.INDEX_FILE, {split: [sample]})[split, sample]
 
 
-def _read_description(root: Path) -> dict[str, Any]:
+def read_description(root: Path) -> dict[str, Any]:
+    """dataset.json of a converted folder. Raises UserError if there is none or it is not what the writer makes."""
     path = root / layout.DATASET_FILE
     if not root.is_dir():
         raise UserError(
@@ -102,28 +103,48 @@ def _read_description(root: Path) -> dict[str, Any]:
     try:
         about = json.loads(path.read_text())
         schema = about["schema"]
-        missing = [
-            key for key in ("digest", "name", "class_names", "splits", "shards", "mean", "std") if key not in about
-        ]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): convert the data set again") from None
     if schema != layout.SCHEMA:
         raise UserError(f"{path} has schema {schema}, this version reads {layout.SCHEMA}: convert the data set again")
-    if missing:
-        raise UserError(f"{path} is damaged (no {', '.join(missing)}): convert the data set again")
+    if damage := _damage(about):
+        raise UserError(f"{path} is damaged ({damage}): convert the data set again")
     return about
 
 
-def _check_size(path: Path, size: int) -> None:
+_FIELDS = {"digest": str, "name": str, "class_names": list, "splits": dict, "shards": list, "mean": list, "std": list}
+_SPLIT_FIELDS = {"samples": int, "counts": list, "encodings": dict}
+_SHARD_FIELDS = {"name": str, "size": int, "sha256": str}
+
+
+def _damage(about: dict[str, Any]) -> str:
+    """The fields of dataset.json that are missing or of another kind than the writer's; empty if there are none."""
+
+    def lacking(fields: dict[str, type], where: Any, name: str = "") -> list[str]:
+        return [name + f for f, kind in fields.items() if not isinstance(where, dict) or type(where.get(f)) is not kind]
+
+    wrong = lacking(_FIELDS, about)
+    if not wrong:
+        for split, summary in about["splits"].items():
+            wrong += lacking(_SPLIT_FIELDS, summary, f"splits.{split}.")
+        for place, shard in enumerate(about["shards"]):
+            wrong += lacking(_SHARD_FIELDS, shard, f"shards.{place}.")
+    return f"no {', '.join(wrong[:10])}" if wrong else ""
+
+
+def shard_problem(path: Path, size: int) -> str:
+    """What is wrong with a shard that should have `size` bytes, as far as its size tells; empty if nothing is."""
     if not path.is_file():
-        raise UserError(f"shard {path} is missing: convert the data set again")
+        return "is missing"
     found = path.stat().st_size
-    if found != size:
-        kind = "truncated" if found < size else "not the shard that was written"
-        raise UserError(f"shard {path} is {kind}: {found} bytes, dataset.json says {size}; convert the data set again")
+    if found == size:
+        return ""
+    kind = "truncated" if found < size else "not the shard that was written"
+    return f"is {kind}: {found} bytes, dataset.json says {size}"
 
 
-def _read_index(path: Path, digest: str, splits: list[str]) -> dict[str, SplitIndex]:
+def read_index(path: Path, digest: str, splits: list[str]) -> dict[str, SplitIndex]:
+    """The index of the dataset with this digest. Raises UserError if it is missing, damaged or of another dataset."""
     try:
         with h5py.File(path, "r") as file:
             owner = file.attrs.get("dataset")
@@ -132,9 +153,28 @@ def _read_index(path: Path, digest: str, splits: list[str]) -> dict[str, SplitIn
                     f"{path} is the index of another dataset ({str(owner)[:12]}, dataset.json says {digest[:12]}): "
                     "put its own index back or convert again"
                 )
-            names = [*layout.COLUMNS, "class_start", "class_members"]
-            return {split: SplitIndex(**{name: file[split][name][:] for name in names}) for split in splits}  # type: ignore
+            return {split: _read_split(file[split]) for split in splits}
     except FileNotFoundError:
         raise UserError(f"index {path} is missing: convert the data set again") from None
-    except (OSError, KeyError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # h5py raises nearly anything on damaged files
         raise UserError(f"index {path} is damaged ({error}): convert the data set again") from None
+
+
+def _read_split(group: Any) -> SplitIndex:
+    split = SplitIndex(**{name: group[name][:] for name in [*layout.COLUMNS, "class_start", "class_members"]})
+    shapes = {getattr(split, name).shape for name in [*layout.COLUMNS, "class_members"]} | {group["key"].shape}
+    if len(shapes) != 1 or len(split.label.shape) != 1:
+        raise ValueError(f"the columns of {group.name} have different lengths")
+    if any(getattr(split, name).dtype.kind not in "iu" for name in [*layout.COLUMNS, "class_start", "class_members"]):
+        raise ValueError(f"the columns of {group.name} are not all of whole numbers")
+    return split
+
+
+def read_keys(path: Path, wanted: dict[str, list[int]]) -> dict[tuple[str, int], str]:
+    """The names the source gave some samples, by split and sample. wanted: samples of each split."""
+    with h5py.File(path, "r") as file:
+        column = {split: file[split]["key"] for split in wanted}  # type: ignore[index]
+        # A name that is no UTF-8 is read as the operating system's names are.
+        return {(s, i): column[s][i].decode("utf-8", "surrogateescape") for s in wanted for i in wanted[s]}  # type: ignore

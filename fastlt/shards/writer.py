@@ -1,10 +1,11 @@
 """Writes shards, one split after the other, so that a killed conversion goes on behind its last complete shard."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +15,49 @@ import numpy as np
 from fastlt.shards import format as layout
 from fastlt.shards.format import Encoded
 
-_JOURNAL = ".rows.npz"
-
 
 class SplitWriter:
     """Shards of one split in a folder that is not the finished dataset yet.
 
-    Every complete shard has a journal beside it (its rows of the index, how far in the source it reached, its hash),
-    written last: a shard without one does not count and is written again. `position` is the place in the source at
-    which to go on.
+    Every complete shard has a page in the folder `journal` (its rows of the index, how far in the source it reached,
+    its hash), written last: a shard without one does not count and is written again. `position` is the place in the
+    source at which to go on.
     """
 
-    def __init__(self, folder: Path, split: str, shard_bytes: int):
-        self.folder, self.split, self.shard_bytes = folder, split, shard_bytes
+    def __init__(self, folder: Path, journal: Path, split: str, shard_bytes: int):
+        self.folder, self.journal, self.split, self.shard_bytes = folder, journal, split, shard_bytes
+        self.bytes = 0  # written by this object
         self._done: list[dict[str, np.ndarray]] = []
-        while (journal := self._journal(len(self._done))).exists():
-            with np.load(journal) as rows:
+        while (page := self._page(len(self._done))).exists():
+            with np.load(page) as rows:
                 self._done.append(dict(rows))
+        self._resume()
+
+    def _resume(self) -> None:
         self.position = int(self._done[-1]["position"]) if self._done else 0
         self.quarantined: list[list[str]] = [pair for rows in self._done for pair in rows["quarantined"].tolist()]
         self._samples = sum(len(rows["label"]) for rows in self._done)
         self._start_shard()
 
-    def _journal(self, number: int) -> Path:
-        return self.folder / (layout.shard_name(self.split, number) + _JOURNAL)
+    @property
+    def shards(self) -> int:
+        """Complete shards."""
+        return len(self._done)
+
+    def forget(self, mended: Callable[[int], bool]) -> None:
+        """Drops complete shards from the first one on that left out a sample which is `mended` (by its place)."""
+        for number, rows in enumerate(self._done):
+            if any(mended(int(place)) for place in rows["bad_places"]):
+                for later in range(number, len(self._done)):
+                    name = layout.shard_name(self.split, later)
+                    for path in (self._page(later), self.folder / name, self.folder / layout.index_name(name)):
+                        path.unlink(missing_ok=True)
+                del self._done[number:]
+                self._resume()
+                return
+
+    def _page(self, number: int) -> Path:
+        return self.journal / (layout.shard_name(self.split, number) + ".npz")
 
     def _start_shard(self) -> None:
         self._rows: list[tuple[Any, ...]] = []
@@ -45,12 +65,13 @@ class SplitWriter:
         self._colours: list[str] = []
         self._lines: list[str] = []
         self._bad: list[tuple[str, str]] = []
+        self._bad_places: list[int] = []
         self._size = 0
         self._hash = hashlib.sha256()
         self._file = None
 
-    def add(self, key: str, label: int, image: Encoded) -> None:
-        """The next sample of the source."""
+    def add(self, key: str, label: int, image: Encoded, crc32: int) -> None:
+        """The next sample of the source; crc32: of its bytes."""
         data, cls_header, line = layout.sample_members(self._samples, image.encoding, image.data, label)
         if self._rows and self._size + len(data) + len(layout.TAR_END) > self.shard_bytes:
             self._finish_shard()
@@ -59,8 +80,7 @@ class SplitWriter:
             self._file = (self.folder / name).open("wb")
         offset = self._size + layout.BLOCK
         self._lines.append(line.format(offset, self._size + cls_header + layout.BLOCK))
-        crc = zlib.crc32(image.data)
-        self._rows.append((offset, len(image.data), label, image.height, image.width, image.encoding, crc))
+        self._rows.append((offset, len(image.data), label, image.height, image.width, image.encoding, crc32))
         self._keys.append(key)
         self._colours.append(image.colour)
         self._put(data)
@@ -70,6 +90,7 @@ class SplitWriter:
     def quarantine(self, key: str, reason: str) -> None:
         """The next sample of the source is left out."""
         self._bad.append((key, reason))
+        self._bad_places.append(self.position)
         self.quarantined.append([key, reason])
         self.position += 1
 
@@ -78,6 +99,7 @@ class SplitWriter:
         self._file.write(data)
         self._hash.update(data)
         self._size += len(data)
+        self.bytes += len(data)
 
     def _finish_shard(self) -> None:
         assert self._file is not None
@@ -94,13 +116,17 @@ class SplitWriter:
         rows["key"] = np.array([key.encode() for key in self._keys])
         rows["colour"] = np.array(self._colours)
         rows["quarantined"] = np.array(self._bad, dtype=np.str_).reshape(-1, 2)
+        rows["bad_places"] = np.array(self._bad_places, np.int64)
         rows["position"] = np.array(self.position)
         rows["size"] = np.array(self._size)
         rows["sha256"] = np.array(self._hash.hexdigest())
-        journal = self._journal(len(self._done))
-        temporary = journal.with_name(journal.name.removesuffix(".npz") + ".tmp.npz")
-        np.savez(temporary, allow_pickle=False, **rows)
-        temporary.replace(journal)
+        page = self._page(len(self._done))
+        temporary = page.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **rows)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(page)
         self._done.append(rows)
         self._start_shard()
 
@@ -111,23 +137,26 @@ class SplitWriter:
         return self._done
 
     def close(self) -> None:
-        """Lets go of a shard that will not be completed now."""
+        """Lets go of a shard that will not be completed now, and of the space it took."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # on a full disk even closing fails, and the first error is told already
+                self._file.close()
+            (self.folder / layout.shard_name(self.split, len(self._done))).unlink(missing_ok=True)
 
 
-def write_dataset(folder: Path, splits: dict[str, list[dict[str, np.ndarray]]], about: dict[str, Any]) -> str:
-    """Writes index.h5 and dataset.json for shards that are complete, and removes the journals.
+def write_dataset(folder: Path, writers: dict[str, SplitWriter], about: dict[str, Any]) -> str:
+    """Writes index.h5 and dataset.json for shards that are complete.
 
-    splits: what SplitWriter.finish gave, per split. about: the fields of dataset.json that are known from outside
-    (name, class_names, options, ...). Returns the digest.
+    writers: finished, per split. about: the fields of dataset.json that are known from outside (name, class_names,
+    options, ...). Returns the digest.
     """
     classes = len(about["class_names"])
     shards: list[dict[str, Any]] = []
     columns: dict[str, dict[str, np.ndarray]] = {}
     colours: dict[str, int] = {}
     summary = {}
-    for split, parts in splits.items():
+    for split, writer in writers.items():
+        parts = writer.finish()
         column = {name: np.concatenate([p[name] for p in parts]) for name in layout.COLUMNS if name != "shard"}
         column["key"] = np.concatenate([p["key"] for p in parts])
         numbers = [np.full(len(p["label"]), len(shards) + i, np.int32) for i, p in enumerate(parts)]
@@ -148,8 +177,8 @@ def write_dataset(folder: Path, splits: dict[str, list[dict[str, np.ndarray]]], 
             "encodings": {name: count for name, count in named.items() if count},
         }
     bad = {
-        split: [{"key": key, "reason": reason} for p in parts for key, reason in p["quarantined"].tolist()]
-        for split, parts in splits.items()
+        split: [{"key": key, "reason": reason} for key, reason in writer.quarantined]
+        for split, writer in writers.items()
     }
     described = {
         "schema": layout.SCHEMA,
@@ -159,13 +188,12 @@ def write_dataset(folder: Path, splits: dict[str, list[dict[str, np.ndarray]]], 
         "quarantined": {split: rows for split, rows in bad.items() if rows},
         "shards": shards,
     }
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    digest = layout.dataset_digest(described)
     _write_index(folder / layout.INDEX_FILE, columns, classes, digest)
-    index_hash = hashlib.sha256((folder / layout.INDEX_FILE).read_bytes()).hexdigest()
+    with (folder / layout.INDEX_FILE).open("rb") as file:
+        index_hash = hashlib.file_digest(file, "sha256").hexdigest()
     described = {**described, "digest": digest, "index_sha256": index_hash}
     (folder / layout.DATASET_FILE).write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")
-    for journal in folder.glob(f"*{_JOURNAL}"):
-        journal.unlink()
     return digest
 
 
@@ -182,11 +210,11 @@ def _write_index(path: Path, splits: dict[str, dict[str, np.ndarray]], classes: 
             group.create_dataset("class_members", data=np.argsort(columns["label"], kind="stable").astype(np.int64))
 
 
-def publish(partial: Path, out: Path) -> None:
+def publish(finished: Path, out: Path) -> None:
     """Puts the finished folder in its place; what was there before goes only when the new one stands."""
     old = out.with_name(out.name + ".old")
     if out.exists():
+        shutil.rmtree(old, ignore_errors=True)  # of an earlier attempt that was killed here
         out.rename(old)
-    partial.rename(out)
-    if old.exists():
-        shutil.rmtree(old)
+    finished.rename(out)
+    shutil.rmtree(old, ignore_errors=True)

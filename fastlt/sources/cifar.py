@@ -13,6 +13,7 @@ import numpy as np
 from fastlt.errors import UserError
 from fastlt.sources.base import Listing
 from fastlt.sources.cifar_pickle import read_cifar_pickle
+from fastlt.sources.long_tail import long_tail_rows
 
 _SIDE = 32
 _ROW_BYTES = 3 * _SIDE * _SIDE
@@ -45,29 +46,6 @@ _LAYOUTS = {
     ),
     100: _Layout("cifar-100-python", ("train",), "test", "meta", "fine_labels", "fine_label_names"),
 }
-
-
-def long_tail_counts(classes: int, largest: int, imbalance: float) -> np.ndarray:
-    """int64 [classes]: n_j = int(largest * mu^(j / (classes - 1))) with mu = 1 / imbalance (Cui et al., Cao et al.)."""
-    mu = 1 / imbalance
-    # Python floats, one class at a time: the published counts come from exactly these roundings.
-    return np.array([int(largest * mu ** (j / (classes - 1))) for j in range(classes)], np.int64)
-
-
-def long_tail_rows(labels: np.ndarray, classes: int, imbalance: float, seed: int) -> np.ndarray:
-    """Rows of a balanced set, labels int64 [N], that make up its long-tailed version: int64, class after class.
-
-    Within a class the choice is uniform without replacement and keyed by (seed, class); rows ascend. For one seed the
-    choices are nested: what a higher imbalance keeps, every lower one keeps too.
-    """
-    by_class = np.argsort(labels, kind="stable").reshape(classes, -1)
-    counts = long_tail_counts(classes, by_class.shape[1], imbalance)
-    chosen = []
-    for j, (rows, count) in enumerate(zip(by_class, counts, strict=True)):
-        # Raw bits, not Generator.choice: NumPy promises the bit stream for ever, the methods on top of it may change.
-        draws = np.random.PCG64(np.random.SeedSequence((seed, j))).random_raw(len(rows))
-        chosen.append(np.sort(rows[np.argsort(draws, kind="stable")[:count]]))
-    return np.concatenate(chosen)
 
 
 @dataclass(frozen=True)

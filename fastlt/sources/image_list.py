@@ -1,10 +1,6 @@
 """Image files named by text lists, one `relative/path label` per line, as the long-tail papers publish their splits."""
 
-import gzip
-import io
 import itertools
-import posixpath
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +10,9 @@ import numpy as np
 
 from fastlt.errors import UserError
 from fastlt.sources.base import SPLITS, Listing
+from fastlt.sources.listed import BadPath, check_first_files, check_root, is_plain, normalized, opened, repeated, shown
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _LARGEST_LABEL = 2**31 - 1  # the index of a dataset holds int32
-_FIRST_FILES = 5
 _FORM = "expected `relative/path label`"
 
 
@@ -51,8 +46,7 @@ class ImageList:
 
     def __post_init__(self) -> None:
         root = Path(self.root)
-        if not root.is_dir():
-            raise UserError(f"root={root}: no such folder; give the folder that the paths in the lists are relative to")
+        check_root(root)
         unknown = sorted(set(self.lists) - set(SPLITS))
         if unknown or "train" not in self.lists:
             problem = f"unknown split {unknown[0]!r}" if unknown else "no train list"
@@ -61,7 +55,7 @@ class ImageList:
         splits = {split: _read_list(path) for split, path in lists.items()}
         classes = _check_labels(splits, lists)
         for split, listing in splits.items():
-            _check_first_files(root, lists[split], listing)
+            check_first_files(root, lists[split], listing)
         if self.classes is None:
             class_names = _folder_names(splits["train"], classes) or [str(k) for k in range(classes)]
         else:
@@ -90,24 +84,13 @@ class _Line(NamedTuple):
     text: bytes
 
     def error(self, path: Path, problem: str) -> UserError:
-        shown = self.text.decode(errors="backslashreplace").strip()
-        shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
-        return UserError(f"{path} line {self.number}: {shown!r}: {problem}")
+        text = self.text.decode(errors="backslashreplace").strip()
+        return UserError(f"{path} line {self.number}: {shown(text)}: {problem}")
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a list, plain or gzip, which is known by its first bytes."""
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == _GZIP_MAGIC
-            file.seek(0)
-            # The buffer splits lines in C, GzipFile alone does not.
-            lines = iter(io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 18) if packed else file)  # pyright: ignore[reportArgumentType]
-            yield next(lines, b"").removeprefix(b"\xef\xbb\xbf")  # the mark some editors put in front of UTF-8
-            yield from lines
-    except (OSError, EOFError, zlib.error) as error:
-        problem = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: cannot read this list ({problem}); {_FORM} per line, plain or gzip") from None
+    with opened(path, f"{_FORM} per line") as file:
+        yield from file
 
 
 def _read_list(path: Path) -> Listing:
@@ -128,9 +111,11 @@ def _read_list(path: Path) -> Listing:
             name = fields[0].decode()
         except UnicodeDecodeError:
             raise _Line(number, text).error(path, "not UTF-8; save the list as UTF-8") from None
-        # Leading blanks, absolute paths, dots, doubled slashes and NUL are rare: only they are looked at closely.
-        if name[0] in "/. \t" or "/." in name or "//" in name or "\0" in name:
-            name = _normalized(_Line(number, text), name.strip(" \t"), path)
+        if name[0] in " \t" or not is_plain(name):
+            try:
+                name = normalized(name.strip(" \t"))
+            except BadPath as problem:
+                raise _Line(number, text).error(path, str(problem)) from None
         keys.append(name)
         labels.append(known[label])
     if not keys:
@@ -152,17 +137,6 @@ def _label(line: _Line, label: bytes, path: Path) -> int:
     return number
 
 
-def _normalized(line: _Line, name: str, path: Path) -> str:
-    if "\0" in name:
-        raise line.error(path, f"the path holds a NUL byte; {_FORM}")
-    if name.startswith("/"):
-        raise line.error(path, "absolute path; allowed are paths relative to the root, so strip the root from the list")
-    normal = posixpath.normpath(name)
-    if normal in (".", "..") or normal.startswith("../"):
-        raise line.error(path, "this path leaves the root; allowed are paths to files below it")
-    return normal
-
-
 def _nth(path: Path, index: int) -> _Line:
     """The line of sample `index`: read again, so that the good case stores no line numbers."""
     filled = (_Line(number, text) for number, text in enumerate(_lines(path), 1) if text.strip())
@@ -170,17 +144,9 @@ def _nth(path: Path, index: int) -> _Line:
 
 
 def _check_unique(keys: list[str], path: Path) -> None:
-    """Compares hashes first: a set of the keys would take several times the memory."""
-    hashes = np.fromiter(map(hash, keys), np.int64, len(keys))
-    order = np.argsort(hashes, kind="stable")
-    same = np.flatnonzero(np.diff(hashes[order]) == 0)
-    if not len(same):
-        return
-    first: dict[str, int] = {}
-    for index in np.unique(order[np.concatenate([same, same + 1])]).tolist():
-        if first.setdefault(keys[index], index) != index:
-            earlier = _nth(path, first[keys[index]]).number
-            raise _nth(path, index).error(path, f"already listed in line {earlier}; list every image once per split")
+    if found := repeated(keys):
+        earlier, later = (_nth(path, place) for place in found)
+        raise later.error(path, f"already listed in line {earlier.number}; list every image once per split")
 
 
 def _check_labels(splits: dict[str, Listing], lists: dict[str, Path]) -> int:
@@ -205,20 +171,6 @@ def _check_labels(splits: dict[str, Listing], lists: dict[str, Path]) -> int:
                 f"of {lists['train']}",
             )
     return classes
-
-
-def _check_first_files(root: Path, path: Path, listing: Listing) -> None:
-    """A wrong root fails at once. One image that is missing is no reason: the conversion reports those."""
-    for key in listing.keys[:_FIRST_FILES]:
-        try:
-            (root / key).stat()
-            return
-        except OSError:
-            pass
-    raise UserError(
-        f"root={root}: none of the first images in {path} is there, tried {root / listing.keys[0]}; "
-        "give the folder that the paths in the list are relative to"
-    )
 
 
 def _read_class_names(path: Path, classes: int) -> list[str]:
