@@ -1,12 +1,13 @@
 # make demo   environment, embedded data set, training, all classifiers, report
 # make test   environment, lint, types, all tests
 # make lint   ruff and pyright
+# make bench-peers   other libraries, in an environment of their own, for benchmarks beside them
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: demo test lint env clean
+.PHONY: demo test lint env bench-peers clean
 
 demo: env
 	$(BIN)/python -m fastlt.train
@@ -26,6 +27,12 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
+
+# FFCV, for side-by-side benchmarks. Debian: libopencv-dev libturbojpeg0-dev pkg-config, g++
+bench-peers:
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet 'setuptools<81' wheel numpy torch 'pillow<12'
+	.venv-peers/bin/python -m pip install --quiet --no-build-isolation ffcv==1.0.2
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

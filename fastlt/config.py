@@ -112,11 +112,24 @@ class ConvertConfig:
     overwrite: bool = False
 
 
+@dataclass
+class BenchConfig:
+    images: str | None = None  # folder of photographs, for convert
+    copies: int = 4  # how often they are listed: a short run measures the start
+    peers: bool = False  # other libraries too, on the same files in the same run; needs `make bench-peers`
+    samples: int = 10_000_000  # of the simulated index
+    threads: int = 2
+    rounds: int = 3  # that count, after one that does not
+    scratch: str | None = None  # folder for what is written; default: the system's
+    rows: str | None = None  # JSONL file that rows are added to
+
+
 def register() -> None:
     """Makes the schemas known to Hydra under the names that conf/ refers to."""
     store: Any = ConfigStore.instance()
     store.store("train_schema", TrainConfig)
     store.store("convert_schema", ConvertConfig)
+    store.store("bench_schema", BenchConfig)
     store.store("dataset_schema", DatasetConfig, group="dataset")
     store.store("sampler_schema", SamplerConfig, group="sampler")
     store.store("backbone_schema", BackboneConfig, group="backbone")

@@ -75,9 +75,9 @@ def test_images_are_those_of_torchvision_on_pillow(jpeg_dataset: Dataset) -> Non
         difference = (images[i] * std + mean) * 255 - transforms.pil_to_tensor(picture)  # type: ignore[arg-type]
         differences.append(difference.abs())
     everything = torch.stack(differences)
-    # What is left is chroma at the edges of a crop: a decoder that sees only the crop interpolates it otherwise.
-    assert everything.mean() < 1.0
-    assert everything.max() < 60
+    # Equal but where Pillow resamples columns first: one level there, which colour jitter may enlarge.
+    assert (everything > 0.01).float().mean() < 0.01
+    assert everything.max() < 5
 
 
 def test_pad_crop_is_the_window_of_the_padded_image(raw_dataset: Dataset) -> None:
@@ -106,8 +106,7 @@ def test_raw_samples_of_a_mixed_split_give_the_same_images(jpeg_dataset: Dataset
     raw = torch.from_numpy(encoding[mixed[2]] == RAW)
     assert torch.equal(decoded[0][~raw], mixed[0][~raw])
     std = torch.tensor(jpeg_dataset.about["std"])[:, None, None] * 255
-    # A decoder that sees only the crop interpolates chroma at its edges otherwise.
-    assert ((decoded[0][raw] - mixed[0][raw]).abs() * std).mean() < 1.0
+    assert ((decoded[0][raw] - mixed[0][raw]).abs() * std).max() < 1.5  # the decoders of crop and whole may round apart
 
 
 def test_evaluation_covers_every_sample_once(jpeg_dataset: Dataset) -> None:

@@ -110,6 +110,24 @@ def test_held_out_images_choose_tau_and_are_not_trained_on(place: Path) -> None:
     assert results["choose_on"] == results["classifiers"]["tau_norm"]["choices"]["chosen_on"] == "held_out"
 
 
+def test_empty_groups_are_null(tmp_path: Path) -> None:
+    convert(Pictures(counts=(60, 30), pixels=True), conversion(), tmp_path / "data", workers=1)
+    done = train("data=data", "run=run", *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = read(tmp_path / "run")["classifiers"]["tau_norm"]
+    assert result["many"] is result["few"] is None
+    assert set(result["curves"]["test"]["few"]) == {None}
+    assert result["medium"] == pytest.approx(result["all"])
+
+
+def test_hydra_sweeps(tmp_path: Path) -> None:
+    convert(Pictures(counts=(60, 30), pixels=True), conversion(), tmp_path / "data", workers=1)
+    done = train("-m", "data=data", *SMALL, "classifiers=[joint]", "seed=0,1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    runs = sorted(path.name for path in (tmp_path / "runs").iterdir() if path.is_dir())
+    assert [name.split("_")[3] for name in runs] == ["seed0", "seed1"]
+
+
 def test_a_choice_made_on_test_is_marked(place: Path, first: dict[str, Any]) -> None:
     done = train("data=data", "run=first", "choose_on=test", *SMALL, cwd=place)
     assert "no fair test" in done.stderr

@@ -64,4 +64,4 @@ class Fitted:
     scores: Callable[[torch.Tensor], torch.Tensor]
     choices: dict[str, Any] = field(default_factory=dict)
     weight: torch.Tensor | None = None
-    curves: Callable[[Features], dict[str, list[float]]] | None = None
+    curves: Callable[[Features], dict[str, list[float | None]]] | None = None

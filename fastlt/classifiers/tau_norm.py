@@ -43,10 +43,10 @@ def fit(task: Task) -> Fitted:
 
 
 def _finite(end: float) -> float | None:
-    """JSON knows no infinity: an open end is null."""
+    """JSON knows neither infinity nor NaN: an open end of an interval and the accuracy of an empty group are null."""
     return float(end) if np.isfinite(end) else None
 
 
-def _drawn(curve: AccuracyCurve) -> dict[str, list[float]]:
-    values = curve.at(DRAWN)
-    return {"tau": DRAWN.tolist(), **{name: np.asarray(column).tolist() for name, column in values.items()}}
+def _drawn(curve: AccuracyCurve) -> dict[str, list[float | None]]:
+    columns = {name: [_finite(value) for value in column] for name, column in curve.at(DRAWN).items()}
+    return {"tau": DRAWN.tolist(), **columns}

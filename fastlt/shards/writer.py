@@ -189,7 +189,7 @@ def write_dataset(folder: Path, writers: dict[str, SplitWriter], about: dict[str
         "shards": shards,
     }
     digest = layout.dataset_digest(described)
-    _write_index(folder / layout.INDEX_FILE, columns, classes, digest)
+    write_index(folder / layout.INDEX_FILE, columns, classes, digest)
     with (folder / layout.INDEX_FILE).open("rb") as file:
         index_hash = hashlib.file_digest(file, "sha256").hexdigest()
     described = {**described, "digest": digest, "index_sha256": index_hash}
@@ -197,7 +197,8 @@ def write_dataset(folder: Path, writers: dict[str, SplitWriter], about: dict[str
     return digest
 
 
-def _write_index(path: Path, splits: dict[str, dict[str, np.ndarray]], classes: int, digest: str) -> None:
+def write_index(path: Path, splits: dict[str, dict[str, np.ndarray]], classes: int, digest: str) -> None:
+    """Writes index.h5. splits: per split the columns of format.COLUMNS and `key` (bytes); digest: the dataset's."""
     with h5py.File(path, "w", libver="v110") as file:
         file.attrs["schema"] = layout.SCHEMA
         file.attrs["dataset"] = digest

@@ -1,0 +1,52 @@
+"""python -m fastlt.bench convert|index [key=value ...]: a table on stderr, one JSON object as last line of stdout."""
+
+import datetime
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fastlt import device as machine
+from fastlt.bench.convert import bench_convert
+from fastlt.bench.index import bench_index
+from fastlt.bench.rows import append, markdown
+from fastlt.cli import guard, hydra_command
+from fastlt.config import BenchConfig
+from fastlt.errors import UserError
+from fastlt.log import say
+
+BENCHES = {"convert": bench_convert, "index": bench_index}
+
+
+@hydra_command("bench", BenchConfig)
+def measure(cfg: Any) -> None:
+    """Runs the benchmark that the command line names first."""
+    device = machine.pick_device("cpu")
+    threads = machine.set_threads(cfg.threads)
+    rows = BENCHES[_name](cfg)
+    about = {"bench": _name, "device": machine.describe(device, threads), "versions": machine.versions()}
+    if cfg.rows:
+        date = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+        append(rows, {**about, "date": date}, Path(cfg.rows))
+    say(markdown(rows))
+    sys.stdout.write(json.dumps({**about, "rows": [asdict(row) for row in rows]}) + "\n")
+
+
+def _first_argument() -> str:
+    name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    if name not in BENCHES:
+        raise UserError(f"benchmark {name!r} is unknown: allowed are {', '.join(BENCHES)}")
+    return name
+
+
+_name = ""
+
+if __name__ == "__main__":
+
+    def _main() -> None:
+        global _name
+        _name = _first_argument()
+        measure()
+
+    guard(_main)

@@ -1,0 +1,57 @@
+"""Rows: what a benchmark measured, one a case."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastlt.log import say
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case over the rounds of a run: median, 20th and 80th percentile."""
+
+    case: str
+    median: float
+    p20: float
+    p80: float
+    unit: str
+
+
+def measure(cases: dict[str, Callable[[], float]], rounds: int, unit: str) -> list[Row]:
+    """Runs every case once per round, in turn, after a round that does not count.
+
+    Interleaved, because the machine's speed drifts: a neighbour's load then falls on all cases alike.
+    """
+    values: dict[str, list[float]] = {name: [] for name in cases}
+    for number in range(rounds + 1):
+        for name, case in cases.items():
+            value = case()
+            say(f"{'warm-up' if number == 0 else f'round {number} of {rounds}'}: {name} {value:,.4g} {unit}")
+            if number:
+                values[name].append(value)
+    return [row(name, series, unit) for name, series in values.items()]
+
+
+def row(case: str, values: list[float], unit: str) -> Row:
+    """The row of a case's values."""
+    p20, median, p80 = np.percentile(values, [20, 50, 80]).tolist()
+    return Row(case, median, p20, p80, unit)
+
+
+def markdown(rows: list[Row]) -> str:
+    """A table of rows."""
+    lines = ["| case | median | p20 | p80 | unit |", "|---|---:|---:|---:|---|"]
+    lines += [f"| {r.case} | {r.median:,.4g} | {r.p20:,.4g} | {r.p80:,.4g} | {r.unit} |" for r in rows]
+    return "\n".join(lines)
+
+
+def append(rows: list[Row], about: dict, path: Path) -> None:
+    """Adds rows to a JSONL file, each with what the run was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        for entry in rows:
+            file.write(json.dumps({**asdict(entry), **about}) + "\n")
