@@ -11,13 +11,23 @@ import numpy as np
 
 from fastlt.errors import UserError
 from fastlt.sources.base import SPLITS, Listing
-from fastlt.sources.listed import BadPath, check_first_files, check_root, is_plain, normalized, opened, repeated, shown
+from fastlt.sources.listed import (
+    BadPath,
+    FilesBelowRoot,
+    check_first_files,
+    check_root,
+    is_plain,
+    normalized,
+    opened,
+    repeated,
+    shown,
+)
 
 _FORM = "expected a CSV file with the header `path,label` or `path,label,split`"
 
 
 @dataclass(frozen=True)
-class CsvTable:
+class CsvTable(FilesBelowRoot):
     """Image files below `root`, listed in CSV tables (UTF-8 with or without its mark, plain or gzip).
 
     root: folder that the paths are relative to.
@@ -74,14 +84,6 @@ class CsvTable:
             ("splits", splits),
         ):
             object.__setattr__(self, attribute, value)
-
-    def load(self, split: str, index: int) -> bytes:
-        """The file's bytes; OSError if it is missing or unreadable."""
-        return self.where(split, index).read_bytes()
-
-    def where(self, split: str, index: int) -> Path:
-        """The image file."""
-        return self.root / self.splits[split].keys[index]
 
 
 class _Columns(NamedTuple):

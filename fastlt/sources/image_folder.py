@@ -8,13 +8,14 @@ import numpy as np
 
 from fastlt.errors import UserError
 from fastlt.sources.base import SPLITS, Listing
+from fastlt.sources.listed import FilesBelowRoot
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
 _LAYOUT = "expected ROOT/train/<class>/<images> and, beside train, val/ and test/ of the same form"
 
 
 @dataclass(frozen=True)
-class ImageFolder:
+class ImageFolder(FilesBelowRoot):
     """Images in `root/train/<class>/`, `root/val/<class>/` and `root/test/<class>/`; val and test are optional.
 
     name: the data set's name; the root folder's unless given.
@@ -54,14 +55,6 @@ class ImageFolder:
             ("splits", splits),
         ):
             object.__setattr__(self, attribute, value)
-
-    def load(self, split: str, index: int) -> bytes:
-        """The file's bytes; OSError if it is unreadable."""
-        return self.where(split, index).read_bytes()
-
-    def where(self, split: str, index: int) -> Path:
-        """The image file."""
-        return self.root / self.splits[split].keys[index]
 
 
 def _no_train(root: Path) -> UserError:

@@ -10,14 +10,24 @@ import numpy as np
 
 from fastlt.errors import UserError
 from fastlt.sources.base import SPLITS, Listing
-from fastlt.sources.listed import BadPath, check_first_files, check_root, is_plain, normalized, opened, repeated, shown
+from fastlt.sources.listed import (
+    BadPath,
+    FilesBelowRoot,
+    check_first_files,
+    check_root,
+    is_plain,
+    normalized,
+    opened,
+    repeated,
+    shown,
+)
 
 _LARGEST_LABEL = 2**31 - 1  # the index of a dataset holds int32
 _FORM = "expected `relative/path label`"
 
 
 @dataclass(frozen=True)
-class ImageList:
+class ImageList(FilesBelowRoot):
     """Image files below `root`, listed in one text file per split.
 
     root: folder that the paths in the lists are relative to.
@@ -69,14 +79,6 @@ class ImageList:
             ("splits", splits),
         ):
             object.__setattr__(self, attribute, value)
-
-    def load(self, split: str, index: int) -> bytes:
-        """The file's bytes; OSError if it is missing or unreadable."""
-        return self.where(split, index).read_bytes()
-
-    def where(self, split: str, index: int) -> Path:
-        """The image file."""
-        return self.root / self.splits[split].keys[index]
 
 
 class _Line(NamedTuple):

@@ -10,13 +10,23 @@ import numpy as np
 
 from fastlt.errors import UserError
 from fastlt.sources.base import SPLITS, Listing
-from fastlt.sources.listed import BadPath, check_first_files, check_root, is_plain, normalized, opened, repeated, shown
+from fastlt.sources.listed import (
+    BadPath,
+    FilesBelowRoot,
+    check_first_files,
+    check_root,
+    is_plain,
+    normalized,
+    opened,
+    repeated,
+    shown,
+)
 
 _FORM = "expected an official annotation file (JSON with images, annotations and categories)"
 
 
 @dataclass(frozen=True)
-class INaturalist:
+class INaturalist(FilesBelowRoot):
     """Image files below `root`, named by annotation files in the layout of iNaturalist 2018 (that of COCO).
 
     root: folder that the paths (`file_name`) are relative to; the official ones begin with train_val2018/.
@@ -64,14 +74,6 @@ class INaturalist:
             ("splits", splits),
         ):
             object.__setattr__(self, attribute, value)
-
-    def load(self, split: str, index: int) -> bytes:
-        """The file's bytes; OSError if it is missing or unreadable."""
-        return self.where(split, index).read_bytes()
-
-    def where(self, split: str, index: int) -> Path:
-        """The image file."""
-        return self.root / self.splits[split].keys[index]
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -45,6 +45,21 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
+class FilesBelowRoot:
+    """Loading of a source whose keys are paths below a folder."""
+
+    root: Path
+    splits: dict[str, Listing]
+
+    def load(self, split: str, index: int) -> bytes:
+        """The file's bytes; OSError if it is missing or unreadable."""
+        return self.where(split, index).read_bytes()
+
+    def where(self, split: str, index: int) -> Path:
+        """The image file."""
+        return self.root / self.splits[split].keys[index]
+
+
 class BadPath(Exception):
     """A path that cannot name an image below the root; the text says why and what is allowed."""
 
