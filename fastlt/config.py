@@ -115,7 +115,7 @@ class ConvertConfig:
 @dataclass
 class BenchConfig:
     images: str | None = None  # folder of photographs, for convert
-    copies: int = 4  # how often they are listed: a short run measures the start
+    copies: int = 10  # how often they are listed: a short run measures the start
     peers: bool = False  # other libraries too, on the same files in the same run; needs `make bench-peers`
     samples: int = 10_000_000  # of the simulated index
     threads: int = 2

@@ -332,3 +332,18 @@ def crop_resize(
     inv_std = (1 / stds).astype(np.float32)
     target = (int(sizes[0]), int(sizes[1]))
     return cpu(image, boxes.astype(np.int32), target, int(flip), factors, means.astype(np.float32), inv_std)
+
+
+_NO_JITTER = np.array([1, 1, 1, 0], np.float32)
+_NO_MEAN, _NO_STD = np.zeros(3, np.float32), np.ones(3, np.float32)
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The pixels of `crop_resize` of the whole image, not normalized: uint8 [T_h, T_w, 3].
+
+    image: uint8 [h, w, 3], contiguous. size: (T_h, T_w), pixels >= 1.
+    """
+    pixels = np.empty((*size, 3), np.uint8)
+    box = np.array([0, 0, *image.shape[:2]], np.int32)
+    crop_resize_into(pixels.transpose(2, 0, 1), image, box, 0, _NO_JITTER, _NO_MEAN, _NO_STD)
+    return pixels

@@ -112,6 +112,9 @@ def test_long_tails(images: Path) -> None:
     folder = ("dataset=image_folder", "root=root", "overwrite=true")
     dataset, _ = converted(*folder, "long_tail=pareto", "imbalance=4", "minimum=2", "head=first", cwd=images)
     assert dataset.split("train").counts.tolist() == [4, 2]
+    source = json.loads((images / "out" / "dataset.json").read_text())["source"]
+    law = {"law": "pareto", "imbalance": 4, "seed": 0, "minimum": 2, "alpha": 6, "head": "first"}
+    assert source == {"kind": "LongTail", **law, "source": {"kind": "ImageFolder"}, "sha256": source["sha256"]}
 
 
 def test_an_image_in_two_splits_is_named(images: Path) -> None:

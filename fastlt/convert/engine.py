@@ -18,7 +18,7 @@ from fastlt.log import Progress, say
 from fastlt.shards.encode import Encoding
 from fastlt.shards.format import DATASET_FILE
 from fastlt.shards.writer import SplitWriter, write_dataset
-from fastlt.sources.base import SPLITS, Source
+from fastlt.sources.base import SPLITS, Source, described
 
 SHARD_UNIT = 1_000_000  # bytes of a megabyte of shard_mb
 SHOWN = 20  # bad images listed by name before the rest is only counted
@@ -79,7 +79,7 @@ def convert(source: Source, options: Conversion, out: Path, workers: int = 0, ov
             "shard_mb": options.shard_mb,
             "raw_fraction": options.raw_fraction,
         },
-        "source": {"kind": type(source).__name__, "sha256": _source_digest(source)},
+        "source": {**described(source), "sha256": _source_digest(source)},
     }
     folder = WorkFolder(out, about)
     if not folder.root.exists():

@@ -37,6 +37,7 @@ _COLOURS = {
     "RGBA": "alpha",
     "F": "float",
 }
+_REDUCING_GAP = 2  # as in Pillow's thumbnails: from there on, what a reduced decoding changes cannot be seen
 _PNG_PIECE = 1 << 16  # bytes inflated at once: of the pixels only the number is wanted
 # Names of chunks, one after the other; capitals by the rules of PNG: [a-z] first is a chunk that decoders may skip.
 _PNG_CHUNKS = re.compile(rb"IHDR([a-z][A-Za-z][A-Z][A-Za-z])*(IDAT)+([a-z][A-Za-z][A-Z][A-Za-z])*IEND")
@@ -93,7 +94,8 @@ def encode(found: bytes | np.ndarray, encoding: Encoding) -> Encoded:
     found: an image file's bytes, or uint8 [H, W, 3] pixels. Raises BadImage with the reason if it does not decode.
     """
     if isinstance(found, np.ndarray):
-        return _encode_pixels(Image.fromarray(found), "raw" if encoding.kind == "keep" else encoding.kind, encoding, "")
+        image = _resized(Image.fromarray(found), _stored_size(found.shape[1::-1], encoding))
+        return _encode_pixels(image, "raw" if encoding.kind == "keep" else encoding.kind, encoding.quality, "")
     if not found:
         raise BadImage("the file is empty")
     with warnings.catch_warnings():
@@ -130,8 +132,13 @@ def _encode_file(found: bytes, image: Image.Image, encoding: Encoding) -> Encode
         image.load()
         code = layout.PNG if image.format == "PNG" else layout.JPEG
         return Encoded(found, code, height, width, colour)
-    upright = _rgb(image) if turn is None else _rgb(image).transpose(turn)
-    return _encode_pixels(upright, "png" if encoding.kind == "keep" else encoding.kind, encoding, colour)
+    size = _stored_size(image.size, encoding)
+    if size != image.size:  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, as long as it stays twice too large
+        image.draft(None, (_REDUCING_GAP * size[0], _REDUCING_GAP * size[1]))
+    pixels = _resized(_rgb(image), size)
+    if turn is not None:
+        pixels = pixels.transpose(turn)
+    return _encode_pixels(pixels, "png" if encoding.kind == "keep" else encoding.kind, encoding.quality, colour)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -139,7 +146,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         values = np.asarray(image).clip(0, 65535).astype(np.uint16) // 257
         return Image.fromarray(values.astype(np.uint8)).convert("RGB")
-    pixels = image.convert("RGB")
+    image.load()
+    pixels = image if image.mode == "RGB" else image.convert("RGB")
     pixels.info = {}  # else Pillow writes colour profiles, comments and transparency into what is stored
     return pixels
 
@@ -268,18 +276,30 @@ def _reason(error: Exception) -> str:
 # --- pixels ---
 
 
-def _encode_pixels(image: Image.Image, kind: str, encoding: Encoding, colour: str) -> Encoded:
-    short = min(image.size)
-    if 0 < encoding.max_short_side < short:
-        scale = encoding.max_short_side / short
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        image = image.resize(size, Image.Resampling.BILINEAR)
+def _stored_size(size: tuple[int, int], encoding: Encoding) -> tuple[int, int]:
+    """Width and height that an image of this width and height is stored with."""
+    scale = encoding.max_short_side / min(size)
+    if not 0 < scale < 1:
+        return size
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Bilinear with antialiasing, by the kernel that training resizes with: ten times as fast as Pillow's."""
+    if size == image.size:
+        return image
+    from fastlt.kernels.crop_resize import resize  # brings in Numba, which few conversions need
+
+    return Image.fromarray(resize(np.asarray(image), (size[1], size[0])))
+
+
+def _encode_pixels(image: Image.Image, kind: str, quality: int, colour: str) -> Encoded:
     width, height = image.size
     if kind == "raw":
         return Encoded(layout.raw_member(np.asarray(image)), layout.RAW, height, width, colour)
     buffer = io.BytesIO()
     if kind == "jpeg":
-        image.save(buffer, "JPEG", quality=encoding.quality)
+        image.save(buffer, "JPEG", quality=quality)
     else:
         image.save(buffer, "PNG")
     return Encoded(buffer.getvalue(), layout.JPEG if kind == "jpeg" else layout.PNG, height, width, colour)

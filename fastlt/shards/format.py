@@ -93,15 +93,14 @@ def member(name: str, data: bytes) -> bytes:
     return member_header(name, len(data)) + data + bytes(-len(data) % BLOCK)
 
 
-def sample_members(number: int, encoding: int, data: bytes, label: int) -> tuple[bytes, int, str]:
-    """The two members of a sample.
+def sample_frame(number: int, encoding: int, length: int, label: int) -> tuple[bytes, bytes, str]:
+    """What stands before and behind the `length` bytes of a sample's image, and its line of DALI's index.
 
-    Returns (bytes, offset of the image's data in them, line of DALI's index with offsets relative to these bytes as
-    format fields {0} and {1}).
+    The line has the offsets of image and label as format fields {0} and {1}.
     """
-    first = member(member_name(number, EXTENSIONS[encoding]), data)
-    second = member(member_name(number, "cls"), str(label).encode())
-    return first + second, len(first), index_line(number, encoding, len(data), label)
+    before = member_header(member_name(number, EXTENSIONS[encoding]), length)
+    label_member = member(member_name(number, "cls"), str(label).encode())
+    return before, bytes(-length % BLOCK) + label_member, index_line(number, encoding, length, label)
 
 
 def label_offset(offset: Any, length: Any) -> Any:

@@ -6,14 +6,17 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 
 from fastlt.shards import format as layout
 from fastlt.shards.format import Encoded
+
+BUFFER = 1 << 20  # bytes handed to the system at once
 
 
 class SplitWriter:
@@ -27,6 +30,8 @@ class SplitWriter:
     def __init__(self, folder: Path, journal: Path, split: str, shard_bytes: int):
         self.folder, self.journal, self.split, self.shard_bytes = folder, journal, split, shard_bytes
         self.bytes = 0  # written by this object
+        self._background = ThreadPoolExecutor(1)
+        self._flushing: Future[None] | None = None
         self._done: list[dict[str, np.ndarray]] = []
         while (page := self._page(len(self._done))).exists():
             with np.load(page) as rows:
@@ -72,18 +77,20 @@ class SplitWriter:
 
     def add(self, key: str, label: int, image: Encoded, crc32: int) -> None:
         """The next sample of the source; crc32: of its bytes."""
-        data, cls_header, line = layout.sample_members(self._samples, image.encoding, image.data, label)
-        if self._rows and self._size + len(data) + len(layout.TAR_END) > self.shard_bytes:
+        length = len(image.data)
+        before, behind, line = layout.sample_frame(self._samples, image.encoding, length, label)
+        if self._rows and self._size + len(before) + length + len(behind) + len(layout.TAR_END) > self.shard_bytes:
             self._finish_shard()
         if self._file is None:
             name = layout.shard_name(self.split, len(self._done))
-            self._file = (self.folder / name).open("wb")
-        offset = self._size + layout.BLOCK
-        self._lines.append(line.format(offset, self._size + cls_header + layout.BLOCK))
-        self._rows.append((offset, len(image.data), label, image.height, image.width, image.encoding, crc32))
+            self._file = (self.folder / name).open("wb", buffering=BUFFER)
+        offset = self._size + len(before)
+        self._lines.append(line.format(offset, layout.label_offset(offset, length)))
+        self._rows.append((offset, length, label, image.height, image.width, image.encoding, crc32))
         self._keys.append(key)
         self._colours.append(image.colour)
-        self._put(data)
+        for data in (before, image.data, behind):
+            self._put(data)
         self._samples += 1
         self.position += 1
 
@@ -104,9 +111,6 @@ class SplitWriter:
     def _finish_shard(self) -> None:
         assert self._file is not None
         self._put(layout.TAR_END)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
         name = layout.shard_name(self.split, len(self._done))
         index = layout.index_header(len(self._rows)) + "".join(self._lines)
         (self.folder / layout.index_name(name)).write_text(index)
@@ -120,28 +124,45 @@ class SplitWriter:
         rows["position"] = np.array(self.position)
         rows["size"] = np.array(self._size)
         rows["sha256"] = np.array(self._hash.hexdigest())
-        page = self._page(len(self._done))
-        temporary = page.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **rows)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(page)
+        self._wait()  # one shard at a time goes to the disk, while the next is written to memory
+        self._flushing = self._background.submit(_flush, self._file, self._page(len(self._done)), rows)
         self._done.append(rows)
         self._start_shard()
+
+    def _wait(self) -> None:
+        """Until the shard before is complete; raises what kept it from that."""
+        if self._flushing is not None:
+            self._flushing.result()
 
     def finish(self) -> list[dict[str, np.ndarray]]:
         """Completes the last shard; the rows of all shards."""
         if self._rows:
             self._finish_shard()
+        self._wait()
         return self._done
 
     def close(self) -> None:
-        """Lets go of a shard that will not be completed now, and of the space it took."""
+        """Lets go of shards that will not be completed now, and of the space they took."""
+        self._background.shutdown()
         if self._file is not None:
             with contextlib.suppress(OSError):  # on a full disk even closing fails, and the first error is told already
                 self._file.close()
-            (self.folder / layout.shard_name(self.split, len(self._done))).unlink(missing_ok=True)
+        for number in range(len(self._done) + 1):
+            if not self._page(number).exists():
+                (self.folder / layout.shard_name(self.split, number)).unlink(missing_ok=True)
+
+
+def _flush(file: BinaryIO, page: Path, rows: dict[str, np.ndarray]) -> None:
+    """Brings a shard to the disk, then its page of the journal."""
+    with file:
+        file.flush()
+        os.fsync(file.fileno())
+    temporary = page.with_suffix(".tmp")
+    with temporary.open("wb") as journal:
+        np.savez(journal, allow_pickle=False, **rows)
+        journal.flush()
+        os.fsync(journal.fileno())
+    temporary.replace(page)
 
 
 def write_dataset(folder: Path, writers: dict[str, SplitWriter], about: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """What a source of labelled images has to offer to the conversion."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -43,3 +43,18 @@ class Source(Protocol):
     def where(self, split: str, index: int) -> str | Path:
         """Where a person finds this sample, for messages."""
         ...
+
+
+def described(source: Source) -> dict[str, Any]:
+    """What made a source's listing, as dataset.json records it: its kind and its settings, without paths.
+
+    A source made from another one has that one's description as the field's value.
+    """
+    about: dict[str, Any] = {"kind": type(source).__name__}
+    for field in fields(source) if is_dataclass(source) else ():
+        value = getattr(source, field.name) if field.init and field.name != "name" else None
+        if isinstance(value, str | int | float):
+            about[field.name] = value
+        elif hasattr(value, "splits"):
+            about[field.name] = described(value)  # type: ignore[arg-type]
+    return about
