@@ -33,6 +33,7 @@ from fastlt.kernels.lanes import (
     store_pixels,
     store_planes,
 )
+from fastlt.kernels.store_row import store_row
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -196,24 +197,15 @@ def _jitter(rows, plane, width, jitter):
 
 
 @njit(cache=True, nogil=True)
-def _normalize(out, i, row, plane, mean, inv_std):
-    for c in range(3):
-        offset, factor = mean[c], inv_std[c]
-        source, target = row[c * plane : c * plane + out.shape[2]], out[c, i]
-        for x in range(len(target)):
-            target[x] = (np.float32(source[x]) - offset) * factor
-
-
-@njit(cache=True, nogil=True)
 def crop_resize_into(out, image, box, flip, jitter, mean, inv_std):
     """The njit core: one image, the calling thread, nothing checked. For use inside other compiled functions and DALI.
 
-    out: float32 [3, T_h, T_w], overwritten. image: uint8 [h, w, 3] whose last two axes are contiguous (stride 3 and 1;
-    rows may be any distance apart); only bytes inside of the window are read. box: int32 [>=4] = y, x, crop_h, crop_w
-    in pixels of `image`, crop_h and crop_w >= 1; (0, 0, h, w) if `image` is the crop already. The window may stick out
-    on any side: outside is black. flip: mirrored left to right if not 0. jitter: float32 [4] = factors of brightness,
-    contrast, saturation (>= 0; 1 is off) and the order, 0..5, an index into ORDERS. mean, inv_std: float32 [3] in
-    pixel values 0..255.
+    out: [3, T_h, T_w], overwritten, strides free: float32, uint16 (the bits of float16) or uint8 (not normalized).
+    image: uint8 [h, w, 3] whose last two axes are contiguous (stride 3 and 1; rows may be any distance apart); only
+    bytes inside of the window are read. box: int32 [>=4] = y, x, crop_h, crop_w in pixels of `image`, crop_h and crop_w
+    >= 1; (0, 0, h, w) if `image` is the crop already. The window may stick out on any side: outside is black. flip:
+    mirrored left to right if not 0. jitter: float32 [4] = factors of brightness, contrast, saturation (>= 0; 1 is off)
+    and the order, 0..5, an index into ORDERS. mean, inv_std: float32 [3] in pixel values 0..255.
     """
     y, x, crop_h, crop_w = int(box[0]), int(box[1]), int(box[2]), int(box[3])
     height, width = out.shape[1], out.shape[2]
@@ -235,7 +227,7 @@ def crop_resize_into(out, image, box, flip, jitter, mean, inv_std):
             else:
                 _split(red, green, blue, source)
             if not jitters:
-                _normalize(out, i, row, plane, mean, inv_std)
+                store_row(out, i, row, plane, mean, inv_std)
     else:
         weights_x, first_x, count_x = _weights(crop_w, width)
         weights_y, first_y, count_y = _weights(crop_h, height)
@@ -260,11 +252,11 @@ def crop_resize_into(out, image, box, flip, jitter, mean, inv_std):
             row = rows[i if jitters else 0]
             _resize_column(row, ring, slots - 1, plane, weights_y[i], first_y[i], count_y[i])
             if not jitters:
-                _normalize(out, i, row, plane, mean, inv_std)
+                store_row(out, i, row, plane, mean, inv_std)
     if jitters:
         _jitter(rows, plane, width, jitter)
         for i in range(height):
-            _normalize(out, i, rows[i], plane, mean, inv_std)
+            store_row(out, i, rows[i], plane, mean, inv_std)
 
 
 def cpu(images, boxes, size, flips, jitters, mean, inv_std) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastlt.pipeline import graph_gpu
-from fastlt.pipeline.loader import Loader
+from fastlt.pipeline.loader import DTYPES, InOrder, Loader
 from fastlt.plan import Augment
 from fastlt.sampler import Sampler
 from fastlt.shards.reader import Dataset
@@ -18,14 +18,12 @@ class OnCpu(Loader):
 
     def _build(self, threads: int, prefetch: int) -> Any:
         pipeline = graph_gpu.graph(
-            self._next_columns, self._stored, self._augment.size, self._augment.jitter > 0, False,
+            self._next_columns, self._stored, self._augment.size, DTYPES[self.dtype], self.channels_last,
+            self._augment.jitter > 0, False,
             batch_size=self.batch, num_threads=threads, device_id=None, prefetch_queue_depth=prefetch,
         )  # fmt: skip
         pipeline.build()
         return pipeline
-
-    def _images(self, outputs) -> torch.Tensor:
-        return torch.from_dlpack(outputs[0].as_tensor()).permute(0, 3, 1, 2)
 
 
 def both(dataset: Dataset, augment: Augment, kind: type[Loader], **options) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,6 +51,22 @@ def test_graph_gives_the_cpu_graphs_images(kind: str, request: pytest.FixtureReq
     difference = (ours - theirs).abs()
     assert difference.mean() < 0.6  # the CPU graph rounds to uint8 after each pass of the resize, this one does not
     assert difference.max() < 4
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.uint8])
+def test_formats_are_the_cpu_graphs(dtype: torch.dtype, channels_last: bool, jpeg_dataset: Dataset) -> None:
+    order = InOrder(np.arange(12))
+    for loader in (Loader, OnCpu):
+        options: dict[str, Any] = {"dtype": dtype, "channels_last": channels_last}
+        with loader(jpeg_dataset, "test", order, Augment(24), 12, **options) as opened:
+            images = next(opened.epoch()).images
+            assert images.shape == (12, 3, 24, 24) and images.dtype == dtype
+            assert images.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        if loader is Loader:
+            expected = images.float()
+    pixels = 1 if dtype == torch.uint8 else 255 * min(jpeg_dataset.about["std"])
+    assert ((images.float() - expected).abs() * pixels).mean() < 0.6
 
 
 def test_jitter_is_the_same_up_to_clamping(jpeg_dataset: Dataset) -> None:

@@ -3,6 +3,7 @@
 import io
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,6 +79,22 @@ def test_images_are_those_of_torchvision_on_pillow(jpeg_dataset: Dataset) -> Non
     # Equal but where Pillow resamples columns first: one level there, which colour jitter may enlarge.
     assert (everything > 0.01).float().mean() < 0.01
     assert everything.max() < 5
+
+
+def test_formats_hold_the_same_images(jpeg_dataset: Dataset) -> None:
+    def images(**options: Any) -> torch.Tensor:
+        return load(jpeg_dataset, RESIZED, **options)[0]
+
+    normalized, pixels = images(), images(dtype=torch.uint8)
+    mean, std = (torch.tensor(jpeg_dataset.about[key])[:, None, None] * 255 for key in ("mean", "std"))
+    torch.testing.assert_close(normalized, (pixels - mean) / std, atol=1e-5, rtol=1e-5)
+    for dtype in (torch.float32, torch.float16, torch.uint8):
+        expected = pixels if dtype == torch.uint8 else normalized.to(dtype)
+        for channels_last in (False, True):
+            found = images(dtype=dtype, channels_last=channels_last)
+            assert found.dtype == dtype and torch.equal(found, expected)
+    with pytest.raises(UserError, match=r"dtype=torch.float64: allowed are torch.float32, torch.float16, torch.uint8"):
+        images(dtype=torch.float64)
 
 
 def test_pad_crop_is_the_window_of_the_padded_image(raw_dataset: Dataset) -> None:

@@ -16,21 +16,32 @@ PLACED = {"axes": [0, 1], "normalized_anchor": False, "normalized_shape": False}
 DECODED = {"output_type": types.RGB, "adjust_orientation": False, **PLACED}
 
 
-def build(source: Callable[[], Any], stored: str, size: int, batch: int, threads: int, prefetch: int) -> Pipeline:
-    """A pipeline of batches float32 [n, 3, size, size].
+def build(
+    source: Callable[[], Any],
+    stored: str,
+    size: int,
+    dtype: str,
+    channels_last: bool,
+    batch: int,
+    threads: int,
+    prefetch: int,
+) -> Pipeline:
+    """A pipeline of batches [n, 3, size, size], or [n, size, size, 3] if channels_last.
 
     source: gives the columns of the next batch (columns.py), StopIteration at the end of an epoch. stored: encoded, raw
-    or mixed. batch: the largest n. prefetch: batches worked on ahead of the consumer.
+    or mixed. dtype: float32, float16 or uint8 (not normalized). batch: the largest n. prefetch: batches worked on ahead
+    of the consumer.
     """
     pipeline = _graph(
-        source, stored, size, batch_size=batch, num_threads=threads, device_id=None, prefetch_queue_depth=prefetch
-    )
+        source, stored, size, dtype, channels_last,
+        batch_size=batch, num_threads=threads, device_id=None, prefetch_queue_depth=prefetch,
+    )  # fmt: skip
     pipeline.build()
     return pipeline
 
 
 @pipeline_def(enable_conditionals=True)
-def _graph(source: Callable[[], Any], stored: str, size: int) -> Any:
+def _graph(source: Callable[[], Any], stored: str, size: int, dtype: str, channels_last: bool) -> Any:
     if stored == "raw":
         image, box, parameters = inputs(source, stored)
     elif stored == "encoded":
@@ -42,4 +53,4 @@ def _graph(source: Callable[[], Any], stored: str, size: int) -> Any:
             image = pixels
         else:
             image = fn.decoders.image_slice(data, anchor, shape, **DECODED)
-    return crop_resize(image, box, parameters, size)
+    return crop_resize(image, box, parameters, size, dtype, channels_last)

@@ -1,8 +1,7 @@
 """The DALI graph on the GPU: mixed decode of the crop, resize, colour jitter, normalize; same plan, same columns.
 
-Differences from the CPU graph, by design: images come as float16 in channels-last memory, and colour jitter is one
-affine map. Brightness, contrast and saturation commute except where an intermediate value is clamped, so the order in
-the plan changes nothing here.
+Difference from the CPU graph, by design: colour jitter is one affine map. Brightness, contrast and saturation commute
+except where an intermediate value is clamped, so the order in the plan changes nothing here.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
@@ -18,6 +17,7 @@ from fastlt.pipeline.graph_cpu import DECODED, PLACED
 
 # Grey value of RGB (ITU-R 601-2), as Pillow and torchvision weigh it.
 GREY = (0.299, 0.587, 0.114)
+OUTPUTS = {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT8}
 OUTSIDE = {"out_of_bounds_policy": "pad", "fill_values": 0}  # what sticks out of the image is black
 
 
@@ -25,18 +25,20 @@ def build(
     source: Callable[[], Any],
     stored: str,
     size: int,
+    dtype: str,
+    channels_last: bool,
     batch: int,
     threads: int,
     prefetch: int,
     device: int,
     jitter: bool,
 ) -> Pipeline:
-    """A pipeline of batches float16 [n, size, size, 3] on GPU `device`. Other arguments as graph_cpu.build.
+    """A pipeline of batches on GPU `device`. jitter: whether the plan's colour factors are applied.
 
-    jitter: whether the plan's colour factors are applied.
+    Other arguments as graph_cpu.build.
     """
     pipeline = graph(
-        source, stored, size, jitter, True,
+        source, stored, size, dtype, channels_last, jitter, True,
         batch_size=batch, num_threads=threads, device_id=device, prefetch_queue_depth=prefetch,
     )  # fmt: skip
     pipeline.build()
@@ -44,7 +46,9 @@ def build(
 
 
 @pipeline_def(enable_conditionals=True)
-def graph(source: Callable[[], Any], stored: str, size: int, jitter: bool, gpu: bool) -> Any:
+def graph(
+    source: Callable[[], Any], stored: str, size: int, dtype: str, channels_last: bool, jitter: bool, gpu: bool
+) -> Any:
     """The graph itself. gpu=False leaves every operator on the CPU: tests run it there."""
     decoder = "mixed" if gpu else "cpu"
     if stored == "raw":
@@ -64,7 +68,8 @@ def graph(source: Callable[[], Any], stored: str, size: int, jitter: bool, gpu: 
         image = _jitter(image, [_to_gpu(parameters[i], gpu) for i in range(3)])
     image = fn.flip(image, horizontal=box[4])
     mean, inverse = (_to_gpu(fn.reshape(parameters[a : a + 3], shape=[1, 1, 3]), gpu) for a in (4, 7))
-    return fn.cast((image - mean) * inverse, dtype=types.FLOAT16)
+    image = fn.cast((image - mean) * inverse, dtype=OUTPUTS[dtype])
+    return image if channels_last else fn.transpose(image, perm=[2, 0, 1])
 
 
 def _to_gpu(node: Any, gpu: bool) -> Any:

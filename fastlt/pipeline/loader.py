@@ -14,6 +14,7 @@ from fastlt.plan import Augment, draw_plan
 from fastlt.shards.format import RAW
 from fastlt.shards.reader import Dataset
 
+DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.uint8: "uint8"}
 PLAN_AHEAD = 4096  # positions planned at once: large enough that the call costs nothing, small enough to stay in cache
 
 
@@ -41,7 +42,7 @@ class InOrder:
 
 
 class Batch(NamedTuple):
-    """images: float [n, 3, size, size] on the loader's device, normalized. labels: int64 [n] there. ids: int64 [n]."""
+    """images: [n, 3, size, size] on the loader's device. labels: int64 [n] there. ids: int64 [n], the samples."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -57,6 +58,8 @@ class Loader:
 
     dataset, split: what to read. order: a Sampler or InOrder. augment: crops and colours. batch: images of a batch on
     this rank. device: cpu, or a CUDA device for the GPU graph. threads: of DALI. prefetch: batches worked on ahead.
+    dtype: of images: float32 and float16 are normalized, uint8 are pixels; default float32, on a GPU float16.
+    channels_last: their memory format; default on a GPU.
     Raises UserError if a full batch is asked for and the split is smaller.
     """
 
@@ -74,8 +77,15 @@ class Loader:
         drop_last: bool = False,
         rank: int = 0,
         world: int = 1,
+        dtype: torch.dtype | None = None,
+        channels_last: bool | None = None,
     ):
         self.device = torch.device(device)
+        gpu = self.device.type != "cpu"
+        self.dtype = dtype or (torch.float16 if gpu else torch.float32)
+        self.channels_last = gpu if channels_last is None else channels_last
+        if self.dtype not in DTYPES:
+            raise UserError(f"dtype={self.dtype}: allowed are {', '.join(str(known) for known in DTYPES)}")
         self.batch, self.drop_last, self.rank, self.world = batch, drop_last, rank, world
         self._dataset, self._split, self._index = dataset, split, dataset.split(split)
         self._order, self._augment, self._seed = order, augment, seed
@@ -88,8 +98,10 @@ class Loader:
             )
         self._raw = self._index.encoding == RAW
         self._stored = stored_as(self._index.encoding)
-        mean, std = (np.array(dataset.about[key], np.float32) * 255 for key in ("mean", "std"))
-        self._normalize = np.concatenate([mean, 1 / std]).astype(np.float32)
+        pixels = self.dtype == torch.uint8
+        mean, std = (0, 1) if pixels else (np.array(dataset.about[key], np.float32) * 255 for key in ("mean", "std"))
+        self._normalize = np.empty(6, np.float32)
+        self._normalize[:3], self._normalize[3:] = mean, 1 / std
         self._columns: Iterator[tuple] = iter(())
         self._ids: deque[np.ndarray] = deque()
         # DALI reads the columns of scheduled batches in place, so as many are kept as can be under way.
@@ -97,15 +109,15 @@ class Loader:
         self._pipeline = self._build(threads, prefetch)
 
     def _build(self, threads: int, prefetch: int) -> Any:
-        size = self._augment.size
+        output = self._augment.size, DTYPES[self.dtype], self.channels_last
+        common = self._next_columns, self._stored, *output, self.batch, threads, prefetch
         if self.device.type == "cpu":
             from fastlt.pipeline import graph_cpu
 
-            return graph_cpu.build(self._next_columns, self._stored, size, self.batch, threads, prefetch)
+            return graph_cpu.build(*common)
         from fastlt.pipeline import graph_gpu
 
-        device, jitter = self.device.index or 0, self._augment.jitter > 0
-        return graph_gpu.build(self._next_columns, self._stored, size, self.batch, threads, prefetch, device, jitter)
+        return graph_gpu.build(*common, self.device.index or 0, self._augment.jitter > 0)
 
     @property
     def positions(self) -> int:
@@ -135,7 +147,7 @@ class Loader:
 
     def _images(self, outputs: Any) -> torch.Tensor:
         images = torch.from_dlpack(outputs[0].as_tensor())
-        return images if self.device.type == "cpu" else images.permute(0, 3, 1, 2)
+        return images.permute(0, 3, 1, 2) if self.channels_last else images
 
     def _abandon(self) -> None:
         """Ends an epoch that was broken off, and makes the pipeline ready for the next."""

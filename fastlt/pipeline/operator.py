@@ -12,13 +12,21 @@ from typing import Any
 
 import numpy as np
 from numba import carray, cfunc, types
+from nvidia.dali import fn
 from nvidia.dali.pipeline import do_not_convert
 from nvidia.dali.plugin.numba import NumbaFunction
 from nvidia.dali.types import DALIDataType
 
 from fastlt.kernels.crop_resize import crop_resize_into
+from fastlt.kernels.store_row import store_row
 
 PARAMETERS = 10  # per sample: brightness, contrast, saturation, order, mean RGB, inverse std RGB
+# Types of the output: what the kernel writes, what DALI calls that. Its Numba operator refuses float16, not its bits.
+OUTPUTS = {
+    "float32": (np.float32, DALIDataType.FLOAT),
+    "float16": (np.uint16, DALIDataType.UINT16),
+    "uint8": (np.uint8, DALIDataType.UINT8),
+}
 
 _ADDRESSES = types.CPointer(types.voidptr)  # of every sample's data
 _SHAPES = types.CPointer(types.CPointer(types.int64))
@@ -28,36 +36,39 @@ _SETUP = types.void(_SHAPES, _NDIMS, types.int32, _SHAPES, _NDIMS, types.int32, 
 
 
 @functools.cache
-def _run() -> Any:
+def _run(dtype: str, channels_last: bool) -> Any:
     """The function that DALI calls per sample."""
+    memory = OUTPUTS[dtype][0]
     # Numba keeps the compiled function until this file changes, and would not see a change of the kernel it calls. A
     # value from outside is part of what it compares.
-    kernel = zlib.crc32(Path(inspect.getfile(crop_resize_into.py_func)).read_bytes())
+    kernel = sum(zlib.crc32(Path(inspect.getfile(part)).read_bytes()) for part in (crop_resize_into.py_func, store_row))
 
     @cfunc(_RUN, cache=True)
     def run(outputs, output_shapes, _output_ndims, _output_count, inputs, input_shapes, _input_ndims, _input_count):
         _ = kernel
         out_shape, shape = output_shapes[0], input_shapes[0]
-        out = carray(outputs[0], (out_shape[0], out_shape[1], out_shape[2]), dtype=np.float32)
+        out = carray(outputs[0], (out_shape[0], out_shape[1], out_shape[2]), dtype=memory)
         image = carray(inputs[0], (shape[0], shape[1], shape[2]), dtype=np.uint8)
         box = carray(inputs[1], (5,), dtype=np.int32)
         parameters = carray(inputs[2], (PARAMETERS,), dtype=np.float32)
-        crop_resize_into(out, image, box[:4], box[4], parameters[:4], parameters[4:7], parameters[7:10])
+        planes = out.transpose(2, 0, 1) if channels_last else out
+        crop_resize_into(planes, image, box[:4], box[4], parameters[:4], parameters[4:7], parameters[7:10])
 
     return run
 
 
 @functools.cache
-def _setup(size: int) -> Any:
-    """The function that tells DALI the output's shape; the size is a constant in it, each size has its own."""
+def _setup(size: int, channels_last: bool) -> Any:
+    """The function that tells DALI the output's shape, which is a constant in it."""
+    first, last = (size, 3) if channels_last else (3, size)
 
     @cfunc(_SETUP, cache=True)
     def setup(output_shapes, _output_ndims, _output_count, _input_shapes, _input_ndims, _input_count, samples):
         for sample in range(samples):
             shape = output_shapes[sample]
-            shape[0] = 3
+            shape[0] = first
             shape[1] = size
-            shape[2] = size
+            shape[2] = last
 
     return setup
 
@@ -65,27 +76,28 @@ def _setup(size: int) -> Any:
 class _CropResize(NumbaFunction):
     """DALI's Numba operator with the functions above in place of those it would build."""
 
-    def _get_run_fn_cpu(self, *_: Any) -> int:
-        return _run().address  # type: ignore[return-value]
+    def _get_run_fn_cpu(self, run_fn: Any, *_: Any) -> int:
+        return run_fn.address
 
     def _get_setup_fn_cpu(self, setup_fn: Any) -> int:
         return setup_fn.address
 
 
 @do_not_convert
-def crop_resize(image: Any, box: Any, parameters: Any, size: int) -> Any:
-    """DALI graph node: float32 [3, size, size] samples.
+def crop_resize(image: Any, box: Any, parameters: Any, size: int, dtype: str, channels_last: bool) -> Any:
+    """DALI graph node: samples [3, size, size], or [size, size, 3] if channels_last.
 
     image: uint8 HWC. box: int32 [5], y, x, height, width of the crop window in `image` and flip. parameters: float32
-    [PARAMETERS].
+    [PARAMETERS]. dtype: float32, float16 or uint8; as uint8, pixels are not normalized.
     """
     operator = _CropResize(
-        run_fn=None,
-        setup_fn=_setup(size),
-        out_types=[DALIDataType.FLOAT],
+        run_fn=_run(dtype, channels_last),
+        setup_fn=_setup(size, channels_last),
+        out_types=[OUTPUTS[dtype][1]],
         in_types=[DALIDataType.UINT8, DALIDataType.INT32, DALIDataType.FLOAT],
         outs_ndim=[3],
         ins_ndim=[3, 1, 1],
         batch_processing=False,
     )
-    return operator(image, box, parameters)
+    output = operator(image, box, parameters)
+    return fn.reinterpret(output, dtype=DALIDataType.FLOAT16) if dtype == "float16" else output  # pyright: ignore
