@@ -67,6 +67,7 @@ class TrainConfig:
     choose_on: str = "auto"  # val, held_out, train or test; auto: the first of these that there is, never test
     device: str = "auto"  # cpu, cuda, cuda:N
     threads: int = 0  # 0: one per core
+    max_damaged: int = 10  # training images damaged after the conversion that others of their class may stand in for
     precision: str = "auto"  # fp32 or bf16; auto: bf16 on a GPU
     overwrite: bool = False  # train anew even where the run folder holds another representation
 

@@ -44,6 +44,7 @@ class Options:
     choose_on: str
     precision: str
     overwrite: bool
+    max_damaged: int = 10
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.classifiers if name not in CLASSIFIERS]
@@ -53,6 +54,8 @@ class Options:
             raise UserError(f"choose_on={self.choose_on} is unknown: allowed are {', '.join(CHOOSE_ON)}")
         if self.seed < 0:
             raise UserError(f"seed={self.seed}: it must be 0 or more")
+        if self.max_damaged < 0:
+            raise UserError(f"max_damaged={self.max_damaged}: it must be 0 or more")
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"precision={self.precision} is unknown: allowed are auto, fp32, bf16")
 
@@ -173,12 +176,15 @@ class _Loaders:
         return self._loader("train", order, self._train, self.options.protocol["batch"], drop_last=True)
 
     def evaluation(self, split: str, ids: np.ndarray) -> Loader:
-        """Every one of these samples once."""
-        return self._loader(split, InOrder(ids), self._evaluation, min(self.options.protocol["batch"], 256))
+        """Every one of these samples once. Damaged ones of train are replaced; in val and test there must be none."""
+        order = InOrder(ids, self.dataset.split(split).label[ids] if split == "train" else None)
+        return self._loader(split, order, self._evaluation, min(self.options.protocol["batch"], 256))
 
     def _loader(self, split: str, order: Order, augment: Augment, batch: int, drop_last: bool = False) -> Loader:
-        seed = self.options.seed
-        return Loader(self.dataset, split, order, augment, batch, seed, self.device, self.threads, drop_last=drop_last)
+        options = {"drop_last": drop_last, "max_damaged": self.options.max_damaged}
+        return Loader(
+            self.dataset, split, order, augment, batch, self.options.seed, self.device, self.threads, **options
+        )
 
 
 def _representation(

@@ -1,6 +1,7 @@
 """Samplers: (seed, epoch) -> the order of sample ids (paper section 4.1)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -79,6 +80,17 @@ class Sampler:
     def counts(self) -> np.ndarray:
         """Images per class, int64 [C]."""
         return np.diff(self.class_start)
+
+    def others(self, sample: int) -> np.ndarray:
+        """The other samples of a sample's class, int64, from the one behind it on, in a circle."""
+        place = int(np.flatnonzero(self.members == sample)[0])
+        number = int(np.searchsorted(self.class_start, place, "right")) - 1
+        start, end = self.class_start[number : number + 2]
+        return np.concatenate([self.members[place + 1 : end], self.members[start:place]])
+
+    def described(self) -> dict[str, Any]:
+        """What tells this order from others on the same samples."""
+        return {"law": self.law, "seed": self.seed, "epochs": self.epochs, "drawing": self.drawing}
 
     def probabilities(self, epoch: int) -> np.ndarray:
         """Class probabilities of an epoch, float64 [C]."""

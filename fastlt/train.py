@@ -69,6 +69,7 @@ def _options(cfg: Any, device: torch.device) -> Options:
         choose_on=cfg.choose_on,
         precision=precision,
         overwrite=cfg.overwrite,
+        max_damaged=cfg.max_damaged,
     )
 
 

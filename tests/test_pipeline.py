@@ -29,11 +29,11 @@ def sampler(dataset: Dataset, law: str = "class") -> Sampler:
     return Sampler(index.class_members, index.class_start, law, seed=1, epochs=4)
 
 
-def load(dataset: Dataset, augment: Augment, batch: int = 16, threads: int = 1, start: int = 0, **options):
+def load(dataset: Dataset, augment: Augment, batch: int = 16, threads: int = 1, position: int = 0, **options):
     """(images, labels, ids) of an epoch."""
     order = sampler(dataset)
     with Loader(dataset, "train", order, augment, batch, seed=1, threads=threads, **options) as loader:
-        batches = list(loader.epoch(2, start))
+        batches = list(loader.epoch(2, position))
     images, labels = (torch.cat([b[i] for b in batches]) for i in (0, 1))  # type: ignore[misc]
     return images, labels, np.concatenate([b.ids for b in batches])
 
@@ -50,7 +50,7 @@ def test_batches_do_not_depend_on_threads_batch_size_or_start(kind: str, request
         again = load(dataset, augment, **options)
         assert torch.equal(images, again[0])
         assert torch.equal(labels, again[1])
-    resumed = load(dataset, augment, batch=16, start=2)
+    resumed = load(dataset, augment, batch=16, position=32)
     assert torch.equal(images[32:], resumed[0])
 
 

@@ -11,6 +11,7 @@ from conftest import Pictures, conversion
 
 from fastlt.config import CLASSIFIERS
 from fastlt.convert import convert
+from fastlt.shards.reader import Dataset
 from fastlt.train import main
 
 SMALL = ("protocol=cifar_lt_200", "protocol.batch=16", "epochs=2", "threads=1")
@@ -180,3 +181,26 @@ def test_a_checkpoint_that_is_none_is_refused(place: Path) -> None:
     (place / "broken" / "checkpoint.pt").write_bytes(b"junk")
     message = refused(train("data=data", "run=broken", *SMALL, cwd=place))
     assert "broken/checkpoint.pt is not a checkpoint of fastlt" in message
+
+
+def test_damaged_images_end_a_training_only_beyond_the_budget(tmp_path: Path) -> None:
+    convert(Pictures(counts=(30, 10, 5)), conversion("png"), tmp_path / "data", workers=1)
+    index = Dataset(tmp_path / "data").split("train")
+    with (tmp_path / "data" / "train-000000.tar").open("r+b") as shard:
+        for sample in (4, 31):
+            shard.seek(index.offset[sample])
+            shard.write(bytes(100))
+    arguments = ("data=data", "image_size=16", "classifiers=[joint]", *SMALL)
+    done = train(*arguments, "run=spared", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = done.stderr.splitlines()
+    for sample in (4, 31):
+        assert any(
+            line == f"damaged image: train-000000.tar, offset {index.offset[sample]}, key train/größe {sample}.jpg"
+            for line in said
+        )
+    assert any(line.startswith("positions of this epoch given to other images of the class: 2, for ") for line in said)
+    strict = train(*arguments, "max_damaged=1", "run=strict", cwd=tmp_path)
+    assert strict.returncode == 2
+    told = "error: 2 images of the train split are damaged, max_damaged=1 allows fewer: train-000000.tar, offset "
+    assert strict.stderr.splitlines()[-1].startswith(told)

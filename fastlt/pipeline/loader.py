@@ -1,5 +1,6 @@
 """The loader: executes the plan of an epoch and yields its batches."""
 
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ import torch
 
 from fastlt.errors import UserError
 from fastlt.pipeline.columns import columns, stored_as
-from fastlt.plan import Augment, draw_plan
+from fastlt.pipeline.damage import Damage
+from fastlt.plan import Augment, Plan, draw_plan
 from fastlt.shards.format import RAW
 from fastlt.shards.reader import Dataset
 
@@ -27,18 +29,40 @@ class Order(Protocol):
         """Sample ids of the epoch, int64."""
         ...
 
+    def others(self, sample: int) -> np.ndarray:
+        """The samples that may stand in for a damaged one, int64."""
+        ...
+
+    def described(self) -> dict[str, Any]:
+        """What tells this order from others, as plain values."""
+        ...
+
 
 @dataclass(frozen=True)
 class InOrder:
-    """Every sample of `ids` once, in that order, in every epoch: for evaluation."""
+    """Every sample of `ids` once, in that order, in every epoch: for evaluation.
+
+    labels: [n], classes of `ids` if a damaged sample may be replaced by another of its class; without, it may not.
+    """
 
     ids: np.ndarray
+    labels: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def order(self, epoch: int) -> np.ndarray:
         return self.ids
+
+    def others(self, sample: int) -> np.ndarray:
+        if self.labels is None:
+            return np.empty(0, np.int64)
+        place = int(np.flatnonzero(self.ids == sample)[0])
+        mates = np.flatnonzero(self.labels == self.labels[place])
+        return self.ids[np.concatenate([mates[mates > place], mates[mates < place]])]
+
+    def described(self) -> dict[str, Any]:
+        return {"order": "as given", "samples": len(self.ids), "crc32": zlib.crc32(self.ids.tobytes())}
 
 
 class Batch(NamedTuple):
@@ -59,7 +83,8 @@ class Loader:
     dataset, split: what to read. order: a Sampler or InOrder. augment: crops and colours. batch: images of a batch on
     this rank. device: cpu, or a CUDA device for the GPU graph. threads: of DALI. prefetch: batches worked on ahead.
     dtype: of images: float32 and float16 are normalized, uint8 are pixels; default float32, on a GPU float16.
-    channels_last: their memory format; default on a GPU.
+    channels_last: their memory format; default on a GPU. max_damaged: how many samples may turn out to be
+    damaged; other images of their class stand in for them (damage.py), and `damaged` says where they lie.
     Raises UserError if a full batch is asked for and the split is smaller.
     """
 
@@ -79,6 +104,7 @@ class Loader:
         world: int = 1,
         dtype: torch.dtype | None = None,
         channels_last: bool | None = None,
+        max_damaged: int = 10,
     ):
         self.device = torch.device(device)
         gpu = self.device.type != "cpu"
@@ -102,6 +128,8 @@ class Loader:
         mean, std = (0, 1) if pixels else (np.array(dataset.about[key], np.float32) * 255 for key in ("mean", "std"))
         self._normalize = np.empty(6, np.float32)
         self._normalize[:3], self._normalize[3:] = mean, 1 / std
+        self._damage = Damage(dataset, split, order.others, max_damaged, threads)
+        self._state = 0, 0
         self._columns: Iterator[tuple] = iter(())
         self._ids: deque[np.ndarray] = deque()
         # DALI reads the columns of scheduled batches in place, so as many are kept as can be under way.
@@ -120,34 +148,77 @@ class Loader:
         return graph_gpu.build(*common, self.device.index or 0, self._augment.jitter > 0)
 
     @property
+    def damaged(self) -> list[str]:
+        """Where the damaged samples lie that were met so far: shard, offset, key."""
+        return list(self._damage.found.values())
+
+    @property
     def positions(self) -> int:
         """Positions of an epoch on this rank."""
         return len(self._order) // self.world if self.world > 1 else len(self._order)
 
     def __len__(self) -> int:
         """Batches of an epoch on this rank."""
-        return self.positions // self.batch if self.drop_last else -(-self.positions // self.batch)
+        return -(-self.images // self.batch)
 
     @property
     def images(self) -> int:
         """Images of an epoch on this rank."""
-        return min(len(self) * self.batch, self.positions)
+        return self._images_from(0)
 
-    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from batch number `start` on."""
+    def _images_from(self, done: int) -> int:
+        """Images that are left of an epoch on this rank behind the first `done`."""
+        left = self.positions - done
+        return left // self.batch * self.batch if self.drop_last else left
+
+    def epoch(self, epoch: int = 0, position: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from a position on.
+
+        position: how many positions of the epoch are done, by all ranks together. Raises UserError if it is no multiple
+        of the number of ranks.
+        """
+        if position % self.world or not 0 <= position <= len(self._order):
+            raise UserError(
+                f"position={position}: it must be a multiple of {self.world} (the number of ranks), from 0 to "
+                f"{len(self._order)}"
+            )
         self._abandon()
-        self._columns = self._plan(epoch, start)
+        self._state = epoch, position
+        done = position // self.world
+        end = done + self._images_from(done)
+        self._columns = self._plan(epoch, done)
         self._pipeline.schedule_run()
-        while not self._pipeline.empty():
-            images = self._images(self._pipeline.outputs())
+        while done < end:
+            images = torch.from_dlpack(self._pipeline.outputs()[0].as_tensor())
+            images = images.permute(0, 3, 1, 2) if self.channels_last else images
             self._pipeline.schedule_run()
             ids = self._ids.popleft()
             labels = torch.from_numpy(self._index.label[ids].astype(np.int64))
+            done += len(ids)
+            self._state = epoch, done * self.world
             yield Batch(images, labels.to(self.device, non_blocking=True), ids)
+        self._damage.report()
 
-    def _images(self, outputs: Any) -> torch.Tensor:
-        images = torch.from_dlpack(outputs[0].as_tensor())
-        return images.permute(0, 3, 1, 2) if self.channels_last else images
+    def state(self) -> dict[str, Any]:
+        """Where the loader stands behind the last batch it gave, as plain values: `resume` goes on from there."""
+        epoch, position = self._state
+        return {**self._described(), "epoch": epoch, "position": position}
+
+    def resume(self, state: dict[str, Any]) -> Iterator[Batch]:
+        """The remaining batches of the epoch in which a loader gave this `state`; batch size and threads are free.
+
+        Raises UserError if it was one of another dataset, split, order or seed.
+        """
+        for name, value in self._described().items():
+            if state.get(name) != value:
+                raise UserError(
+                    f"state has {name}={state.get(name)}, this loader {value}: make the loader as the first one was"
+                )
+        return self.epoch(state["epoch"], state["position"])
+
+    def _described(self) -> dict[str, Any]:
+        digest = self._dataset.about["digest"]
+        return {"dataset": digest, "split": self._split, "order": self._order.described(), "seed": self._seed}
 
     def _abandon(self) -> None:
         """Ends an epoch that was broken off, and makes the pipeline ready for the next."""
@@ -163,20 +234,27 @@ class Loader:
         self._alive.append(columns)
         return columns
 
-    def _plan(self, epoch: int, start: int) -> Iterator[tuple]:
+    def _plan(self, epoch: int, done: int) -> Iterator[tuple]:
         order = self._order.order(epoch)
         ahead = max(1, PLAN_AHEAD // self.batch) * self.batch
-        for first in range(start * self.batch, self.images, ahead):
-            places = np.arange(first, min(first + ahead, self.images), dtype=np.int64) * self.world + self.rank
-            ids = order[places]
-            height, width = self._index.height[ids], self._index.width[ids]
-            plan = draw_plan(ids, places, height, width, self._augment, self._seed, epoch)
+        end = done + self._images_from(done)
+        for first in range(done, end, ahead):
+            places = np.arange(first, min(first + ahead, end), dtype=np.int64) * self.world + self.rank
+            plan = self._draw(order[places], places, epoch)
             for begin in range(0, len(places), self.batch):
                 part = slice(begin, begin + self.batch)
                 batch = plan[part]
-                self._ids.append(batch.ids)
-                images = [self._stored_image(sample) for sample in batch.ids.tolist()]
-                yield columns(batch, images, height[part], width[part], self._stored, self._normalize)
+                ids = self._damage.replaced(batch.ids)
+                if ids is not batch.ids:
+                    batch = self._draw(ids, places[part], epoch)
+                self._ids.append(ids)
+                images = [self._stored_image(sample) for sample in ids.tolist()]
+                height, width = self._index.height[ids], self._index.width[ids]
+                yield columns(batch, images, height, width, self._stored, self._normalize)
+
+    def _draw(self, ids: np.ndarray, places: np.ndarray, epoch: int) -> Plan:
+        height, width = self._index.height[ids], self._index.width[ids]
+        return draw_plan(ids, places, height, width, self._augment, self._seed, epoch)
 
     def _stored_image(self, sample: int) -> np.ndarray:
         view = self._dataset.pixels if self._raw[sample] else self._dataset.data
@@ -186,6 +264,7 @@ class Loader:
         """Frees the pipeline's threads and memory; the loader cannot be used after it."""
         self._abandon()
         self._alive.clear()
+        self._damage.close()
         del self._pipeline
 
     def __enter__(self) -> "Loader":
