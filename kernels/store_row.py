@@ -49,11 +49,15 @@ def _store_row(out, i, row, plane, mean, inv_std):
     elif out.dtype == types.uint16:
 
         def store(out, i, row, plane, mean, inv_std):
+            # Through a row of its own: a target whose elements lie apart would keep the conversion from being vectors.
+            bits = np.empty(out.shape[2], np.uint16)
             for c in range(3):
                 offset, factor = mean[c], inv_std[c]
                 source, target = row[c * plane : c * plane + out.shape[2]], out[c, i]
-                for x in range(len(target)):
-                    target[x] = half_bits((np.float32(source[x]) - offset) * factor)
+                for x in range(len(bits)):
+                    bits[x] = half_bits((np.float32(source[x]) - offset) * factor)
+                for x in range(len(bits)):
+                    target[x] = bits[x]
 
     else:
 

@@ -106,6 +106,24 @@ def test_a_hundred_broken_off_epochs_leave_nothing(jpeg_dataset: Dataset) -> Non
     assert after[2] - memory < 20e6  # one leaked batch an epoch would be more
 
 
+def test_one_epoch_at_a_time(jpeg_dataset: Dataset) -> None:
+    with loader(jpeg_dataset) as opened:
+        first = opened.epoch(0)
+        next(first)
+        second = joined(opened.epoch(1))
+        with pytest.raises(UserError, match=r"^epoch 0 is over, as this loader began another one or was closed: "):
+            next(first)
+        unfinished = opened.epoch(2)
+        next(unfinished)
+    with loader(jpeg_dataset) as other:
+        np.testing.assert_array_equal(second[2], joined(other.epoch(1))[2])
+    with pytest.raises(UserError, match=r"^epoch 2 is over"):
+        next(unfinished)
+    with pytest.raises(UserError, match=r"^this loader is closed"):
+        next(opened.epoch(0))
+    opened.close()  # once more does no harm
+
+
 # --- damage ---
 
 

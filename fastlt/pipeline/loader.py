@@ -134,7 +134,8 @@ class Loader:
         self._ids: deque[np.ndarray] = deque()
         # DALI reads the columns of scheduled batches in place, so as many are kept as can be under way.
         self._alive: deque[tuple] = deque(maxlen=prefetch + 2)
-        self._pipeline = self._build(threads, prefetch)
+        self._epochs = 0  # that were begun
+        self._pipeline: Any = self._build(threads, prefetch)
 
     def _build(self, threads: int, prefetch: int) -> Any:
         output = self._augment.size, DTYPES[self.dtype], self.channels_last
@@ -174,15 +175,20 @@ class Loader:
     def epoch(self, epoch: int = 0, position: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from a position on.
 
-        position: how many positions of the epoch are done, by all ranks together. Raises UserError if it is no multiple
-        of the number of ranks.
+        position: how many positions of the epoch are done, by all ranks together. A loader gives one epoch at a time:
+        the next one ends it. Raises UserError if the position is no multiple of the number of ranks, if the loader is
+        closed, and if an epoch that was ended is asked for more.
         """
         if position % self.world or not 0 <= position <= len(self._order):
             raise UserError(
                 f"position={position}: it must be a multiple of {self.world} (the number of ranks), from 0 to "
                 f"{len(self._order)}"
             )
+        if self._pipeline is None:
+            raise UserError("this loader is closed: make another one")
         self._abandon()
+        self._epochs += 1
+        number = self._epochs
         self._state = epoch, position
         done = position // self.world
         end = done + self._images_from(done)
@@ -197,6 +203,11 @@ class Loader:
             done += len(ids)
             self._state = epoch, done * self.world
             yield Batch(images, labels.to(self.device, non_blocking=True), ids)
+            if self._epochs != number:
+                raise UserError(
+                    f"epoch {epoch} is over, as this loader began another one or was closed: make a second loader for "
+                    "two epochs at once"
+                )
         self._damage.report()
 
     def state(self) -> dict[str, Any]:
@@ -262,10 +273,12 @@ class Loader:
 
     def close(self) -> None:
         """Frees the pipeline's threads and memory; the loader cannot be used after it."""
-        self._abandon()
-        self._alive.clear()
-        self._damage.close()
-        del self._pipeline
+        if self._pipeline is not None:
+            self._epochs += 1
+            self._abandon()
+            self._pipeline = None  # first its threads end, then what they read goes
+            self._alive.clear()
+            self._damage.close()
 
     def __enter__(self) -> "Loader":
         return self
