@@ -28,11 +28,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
-# FFCV, for side-by-side benchmarks. Debian: libopencv-dev libturbojpeg0-dev pkg-config, g++
+# Other loaders, for side-by-side benchmarks. Debian: libopencv-dev libturbojpeg0-dev pkg-config g++ for FFCV,
+# libavdevice59 libavfilter8 for SPDL
 bench-peers:
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet 'setuptools<81' wheel numpy torch 'pillow<12'
+	.venv-peers/bin/python -m pip install --quiet 'setuptools<81' wheel numpy torch torchvision 'pillow<12'
 	.venv-peers/bin/python -m pip install --quiet --no-build-isolation ffcv==1.0.2
+	.venv-peers/bin/python -m pip install --quiet webdataset spdl-core spdl-io
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -115,14 +115,18 @@ class ConvertConfig:
 
 @dataclass
 class BenchConfig:
-    images: str | None = None  # folder of photographs, for convert
+    images: str | None = None  # folder of photographs, for convert and loader; for loader also a converted dataset
     copies: int = 10  # how often they are listed: a short run measures the start
     peers: bool = False  # other libraries too, on the same files in the same run; needs `make bench-peers`
+    files: int = 500  # of loader: at most so many of the images are taken, spread evenly
+    cases: list[str] = field(default_factory=list)  # of loader, to run only these
     samples: int = 10_000_000  # of the simulated index
+    batch: int = 64  # images, of loader
     threads: int = 2
     rounds: int = 3  # that count, after one that does not
     scratch: str | None = None  # folder for what is written; default: the system's
     rows: str | None = None  # JSONL file that rows are added to
+    plot: str | None = None  # picture that is drawn from the rows file
 
 
 def register() -> None:

@@ -17,10 +17,10 @@ from fastlt.evaluate import evaluate
 from fastlt.features import FeatureStore
 from fastlt.groups import class_groups, group_sizes
 from fastlt.log import say
-from fastlt.pipeline.loader import InOrder, Loader, Order
+from fastlt.pipeline.loader import Loader
 from fastlt.plan import Augment
 from fastlt.representation import Representation, Schedule, Settings, hold_out, train_representation
-from fastlt.sampler import Sampler
+from fastlt.sampler import InOrder, Order, Sampler
 from fastlt.shards.reader import Dataset
 
 SCHEMA = 1

@@ -1,7 +1,8 @@
 """Samplers: (seed, epoch) -> the order of sample ids (paper section 4.1)."""
 
+import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,6 +46,24 @@ def quotas(probabilities: np.ndarray, length: int, seed: int, epoch: int) -> np.
     # length * p_j that is whole but for the last bits of a float must not be rounded at random.
     edges = np.where(np.abs(edges - whole) < 1e-6, whole, edges)
     return np.diff(np.floor(edges + offset)).astype(np.int64)
+
+
+class Order(Protocol):
+    """What the loader asks of a sampler."""
+
+    def __len__(self) -> int: ...
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Sample ids of the epoch, int64."""
+        ...
+
+    def others(self, sample: int) -> np.ndarray:
+        """The samples that may stand in for a damaged one, int64."""
+        ...
+
+    def described(self) -> dict[str, Any]:
+        """What tells this order from others, as plain values."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -113,3 +132,30 @@ class Sampler:
         for earlier in range(epoch):
             drawn += self.quota(earlier)
         return sample_order(self.members, self.class_start, self.quota(epoch), drawn, self.seed, epoch)
+
+
+@dataclass(frozen=True)
+class InOrder:
+    """Every sample of `ids` once, in that order, in every epoch: for evaluation.
+
+    labels: [n], classes of `ids` if a damaged sample may be replaced by another of its class; without, it may not.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def order(self, epoch: int) -> np.ndarray:
+        return self.ids
+
+    def others(self, sample: int) -> np.ndarray:
+        if self.labels is None:
+            return np.empty(0, np.int64)
+        place = int(np.flatnonzero(self.ids == sample)[0])
+        mates = np.flatnonzero(self.labels == self.labels[place])
+        return self.ids[np.concatenate([mates[mates > place], mates[mates < place]])]
+
+    def described(self) -> dict[str, Any]:
+        return {"order": "as given", "samples": len(self.ids), "crc32": zlib.crc32(self.ids.tobytes())}

@@ -15,9 +15,9 @@ from PIL import Image
 from torchvision.transforms import functional as transforms
 
 from fastlt.convert import Conversion, convert
-from fastlt.pipeline.loader import InOrder, Loader
+from fastlt.pipeline.loader import Loader
 from fastlt.plan import Augment, draw_plan
-from fastlt.sampler import Sampler
+from fastlt.sampler import InOrder, Sampler
 from fastlt.shards.reader import Dataset
 from fastlt.sources.base import Listing
 

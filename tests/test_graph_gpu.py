@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from fastlt.pipeline import graph_gpu
-from fastlt.pipeline.loader import DTYPES, InOrder, Loader
+from fastlt.pipeline.loader import DTYPES, Loader
 from fastlt.plan import Augment
-from fastlt.sampler import Sampler
+from fastlt.sampler import InOrder, Sampler
 from fastlt.shards.reader import Dataset
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from fastlt.errors import UserError
-from fastlt.pipeline.loader import InOrder, Loader
+from fastlt.pipeline.loader import Loader
 from fastlt.plan import Augment
-from fastlt.sampler import Sampler
+from fastlt.sampler import InOrder, Sampler
 from fastlt.shards.reader import Dataset
 
 AUGMENT = Augment(24, "resized", scale=(0.3, 1.0), flip=True, jitter=0.4)

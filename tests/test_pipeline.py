@@ -14,9 +14,9 @@ from torchvision.transforms import functional as transforms
 
 from fastlt.convert import convert
 from fastlt.errors import UserError
-from fastlt.pipeline.loader import InOrder, Loader
+from fastlt.pipeline.loader import Loader
 from fastlt.plan import Augment, draw_plan
-from fastlt.sampler import Sampler
+from fastlt.sampler import InOrder, Sampler
 from fastlt.shards.format import RAW
 from fastlt.shards.reader import Dataset
 

@@ -1,4 +1,4 @@
-"""python -m fastlt.bench convert|index [key=value ...]: a table on stderr, one JSON object as last line of stdout."""
+"""python -m fastlt.bench convert|index|loader [key=value ...]: a table on stderr, JSON as last line of stdout."""
 
 import datetime
 import json
@@ -10,26 +10,35 @@ from typing import Any
 from fastlt import device as machine
 from fastlt.bench.convert import bench_convert
 from fastlt.bench.index import bench_index
-from fastlt.bench.rows import append, markdown
+from fastlt.bench.loader import bench_loader
+from fastlt.bench.loader_stages import bottleneck
+from fastlt.bench.plot import plot
+from fastlt.bench.rows import append, last_run, markdown
 from fastlt.cli import guard, hydra_command
 from fastlt.config import BenchConfig
 from fastlt.errors import UserError
 from fastlt.log import say
 
-BENCHES = {"convert": bench_convert, "index": bench_index}
+BENCHES = {"convert": bench_convert, "index": bench_index, "loader": bench_loader}
 
 
 @hydra_command("bench", BenchConfig)
 def measure(cfg: Any) -> None:
     """Runs the benchmark that the command line names first."""
+    if cfg.plot and not cfg.rows:
+        raise UserError(f"plot={cfg.plot} is drawn from rows: add rows=FILE.jsonl")
     device = machine.pick_device("cpu")
     threads = machine.set_threads(cfg.threads)
     rows = BENCHES[_name](cfg)
     about = {"bench": _name, "device": machine.describe(device, threads), "versions": machine.versions()}
     if cfg.rows:
-        date = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+        date = datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds")
         append(rows, {**about, "date": date}, Path(cfg.rows))
+        if cfg.plot:
+            plot(last_run(Path(cfg.rows)), Path(cfg.plot))
     say(markdown(rows))
+    if line := bottleneck(rows):
+        say(line)
     sys.stdout.write(json.dumps({**about, "rows": [asdict(row) for row in rows]}) + "\n")
 
 

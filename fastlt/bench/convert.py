@@ -1,49 +1,19 @@
 """python -m fastlt.bench convert images=FOLDER [peers=true]: images per second of conversion, by encoding."""
 
-import json
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from fastlt.bench.images import Files, find_images
+from fastlt.bench.peers import PEERS, PeerError, write_ffcv
 from fastlt.bench.rows import Row, measure
 from fastlt.convert import Conversion, convert
 from fastlt.errors import UserError
 from fastlt.shards.encode import Encoding
-from fastlt.sources.base import Listing
-
-FFCV_LIMIT = 300  # seconds; a worker that dies leaves FFCV's writer waiting
-PEERS = Path(".venv-peers/bin/python")  # made by `make bench-peers`
-EXTENSIONS = (".jpg", ".jpeg", ".png")
-
-
-@dataclass(frozen=True)
-class Files:
-    """The files of a folder, `copies` times over, as one class."""
-
-    paths: list[Path]
-    name: str = "files"
-
-    @property
-    def class_names(self) -> list[str]:
-        return ["all"]
-
-    @property
-    def splits(self) -> dict[str, Listing]:
-        return {"train": Listing([str(i) for i in range(len(self.paths))], np.zeros(len(self.paths), np.int64))}
-
-    def load(self, split: str, index: int) -> bytes:
-        return self.paths[index].read_bytes()
-
-    def where(self, split: str, index: int) -> Path:
-        return self.paths[index]
 
 
 def bench_convert(cfg: Any) -> list[Row]:
@@ -51,13 +21,9 @@ def bench_convert(cfg: Any) -> list[Row]:
 
     Cases: fastlt_keep, fastlt_jpeg (quality 90, size as found), fastlt_jpeg_256 (short side 256), fastlt_raw; with
     peers, FFCV's DatasetWriter on the same files with the same number of processes: ffcv_jpg (quality 90, size as
-    found); and copy, the files read and written into one file, which is flushed to the disk.
+    found), ffcv_raw; and copy, the files read and written into one file, which is flushed to the disk.
     """
-    folder = Path(cfg.images or "")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS) if cfg.images else []
-    if not paths:
-        raise UserError(f"images={cfg.images}: no .jpg, .jpeg or .png file there; give a folder of photographs")
-    source = Files(paths * cfg.copies)
+    source = Files(find_images(cfg.images) * cfg.copies)
     if cfg.peers and not PEERS.exists():
         raise UserError(f"peers=true needs {PEERS}: make bench-peers")
     with tempfile.TemporaryDirectory(dir=cfg.scratch) as scratch:
@@ -83,25 +49,12 @@ def bench_convert(cfg: Any) -> list[Row]:
 
         def ffcv(mode: str) -> Callable[[], float]:
             def case() -> float:
-                request = {
-                    "paths": [str(p) for p in source.paths],
-                    "out": str(out),
-                    "mode": mode,
-                    "workers": cfg.threads,
-                }
-                script = Path(__file__).with_name("peer_ffcv_writer.py")
-                done = subprocess.run(
-                    [PEERS, script],
-                    input=json.dumps(request),
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                    timeout=FFCV_LIMIT,
-                )
-                if done.returncode:
-                    raise UserError(f"FFCV failed in {PEERS}: {done.stderr.strip().splitlines()[-1]}")
+                try:
+                    seconds = write_ffcv(source.paths, out, mode, cfg.threads)
+                except PeerError as error:
+                    raise UserError(f"FFCV failed in {PEERS}: {error}") from None
                 out.unlink()
-                return len(source.paths) / float(done.stdout.splitlines()[-1])
+                return len(source.paths) / seconds
 
             return case
 
@@ -113,7 +66,7 @@ def bench_convert(cfg: Any) -> list[Row]:
             "copy": copy,
         }
         if cfg.peers:
-            cases["ffcv_jpg"] = ffcv("jpg")
+            cases |= {"ffcv_jpg": ffcv("jpg"), "ffcv_raw": ffcv("raw")}
         return measure(cases, cfg.rounds, "images/s")
 
 

@@ -9,6 +9,7 @@ What takes the place of a damaged sample is the first undamaged one behind it in
 alone: not of batch size, threads, ranks, or where an epoch was resumed.
 """
 
+import itertools
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -67,14 +68,14 @@ class Damage:
             assert self._pool is not None
             # The first touch of the mapped bytes reads them from the disk, several at once.
             parts = [fresh[i :: self._threads] for i in range(self._threads)]
-            for damaged in self._pool.map(self._damaged, parts):
-                for sample in damaged:
-                    self._count(sample)
+            for sample in sorted(itertools.chain.from_iterable(self._pool.map(self._damaged, parts))):
+                self._count(sample)
             self._sound[[sample for sample in fresh if sample not in self.found]] = True
 
     def _damaged(self, samples: list[int]) -> list[int]:
         crc32 = self._index.crc32
-        return [sample for sample in samples if zlib.crc32(self._dataset.data(self._split, sample)) != crc32[sample]]
+        data, split = self._dataset.data, self._split
+        return [sample for sample in samples if zlib.crc32(data(split, sample)) != crc32[sample]]  # pyright: ignore
 
     def _stand_in(self, sample: int) -> int:
         for other in self._others(sample):

@@ -1,10 +1,8 @@
 """The loader: executes the plan of an epoch and yields its batches."""
 
-import zlib
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,56 +11,12 @@ from fastlt.errors import UserError
 from fastlt.pipeline.columns import columns, stored_as
 from fastlt.pipeline.damage import Damage
 from fastlt.plan import Augment, Plan, draw_plan
+from fastlt.sampler import Order
 from fastlt.shards.format import RAW
 from fastlt.shards.reader import Dataset
 
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.uint8: "uint8"}
 PLAN_AHEAD = 4096  # positions planned at once: large enough that the call costs nothing, small enough to stay in cache
-
-
-class Order(Protocol):
-    """What the loader asks of a sampler."""
-
-    def __len__(self) -> int: ...
-
-    def order(self, epoch: int) -> np.ndarray:
-        """Sample ids of the epoch, int64."""
-        ...
-
-    def others(self, sample: int) -> np.ndarray:
-        """The samples that may stand in for a damaged one, int64."""
-        ...
-
-    def described(self) -> dict[str, Any]:
-        """What tells this order from others, as plain values."""
-        ...
-
-
-@dataclass(frozen=True)
-class InOrder:
-    """Every sample of `ids` once, in that order, in every epoch: for evaluation.
-
-    labels: [n], classes of `ids` if a damaged sample may be replaced by another of its class; without, it may not.
-    """
-
-    ids: np.ndarray
-    labels: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def order(self, epoch: int) -> np.ndarray:
-        return self.ids
-
-    def others(self, sample: int) -> np.ndarray:
-        if self.labels is None:
-            return np.empty(0, np.int64)
-        place = int(np.flatnonzero(self.ids == sample)[0])
-        mates = np.flatnonzero(self.labels == self.labels[place])
-        return self.ids[np.concatenate([mates[mates > place], mates[mates < place]])]
-
-    def described(self) -> dict[str, Any]:
-        return {"order": "as given", "samples": len(self.ids), "crc32": zlib.crc32(self.ids.tobytes())}
 
 
 class Batch(NamedTuple):

@@ -1,0 +1,57 @@
+"""DALI with its own operators on the CPU: the graph of NVIDIA's examples, random crop in the decoder."""
+
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
+# (DALI makes most of its names when it is imported)
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from nvidia.dali import fn, pipeline_def, types
+from peer_protocol import serve
+
+PREFETCH = 2
+
+
+@pipeline_def
+def _graph(paths: list[str], size: int, mean: list[float], std: list[float]) -> Any:
+    data, _ = fn.readers.file(files=paths, random_shuffle=True)
+    image = fn.decoders.image_random_crop(
+        data, output_type=types.RGB, random_aspect_ratio=[3 / 4, 4 / 3], random_area=[0.08, 1.0]
+    )
+    image = fn.resize(image, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True)
+    return fn.crop_mirror_normalize(
+        image,
+        dtype=types.FLOAT,
+        output_layout="CHW",
+        mean=[value * 255 for value in mean],
+        std=[value * 255 for value in std],
+        mirror=fn.random.coin_flip(),
+    )
+
+
+def build(request: dict[str, Any]) -> Callable[[], Iterator[torch.Tensor]]:
+    """Batches are made ahead as in DALI's own loop, but none beyond an epoch: that work would fall on another case."""
+    pipeline = _graph(
+        request["paths"], request["size"], request["mean"], request["std"],
+        batch_size=request["batch"], num_threads=request["threads"], device_id=None, prefetch_queue_depth=PREFETCH,
+    )  # fmt: skip
+    pipeline.schedule_run()  # the first call schedules a full queue, every later one a batch: out of the way now
+    while not pipeline.empty():
+        pipeline.outputs()
+    batches = len(request["paths"]) // request["batch"]
+
+    def epoch() -> Iterator[torch.Tensor]:
+        for _ in range(min(PREFETCH, batches)):
+            pipeline.schedule_run()
+        for number in range(batches):
+            batch = torch.from_dlpack(pipeline.outputs()[0].as_tensor())
+            if number + PREFETCH < batches:
+                pipeline.schedule_run()
+            yield batch
+
+    return epoch
+
+
+if __name__ == "__main__":
+    serve(build)

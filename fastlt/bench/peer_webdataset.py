@@ -1,0 +1,31 @@
+"""The webdataset package on our shards, in a torch DataLoader, with torchvision's transforms."""
+
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import webdataset as wds
+from peer_protocol import serve
+from peer_transforms import augmentation
+
+SHUFFLE = 1000  # samples kept to draw from, encoded
+
+
+def build(request: dict[str, Any]) -> Callable[[], Iterator[torch.Tensor]]:
+    """Whole shards are dealt out to `threads` worker processes, which live for all epochs."""
+    shards = request["shards"]
+    load = augmentation(request)
+    samples = wds.WebDataset(shards, shardshuffle=len(shards)).shuffle(SHUFFLE).to_tuple("jpg;png").map_tuple(load)
+    loader = wds.WebLoader(
+        samples.batched(request["batch"], partial=False),
+        batch_size=None,
+        num_workers=request["threads"],
+        persistent_workers=True,
+    )
+    return lambda: (batch[0] for batch in loader)
+
+
+if __name__ == "__main__":
+    serve(build)
