@@ -220,10 +220,11 @@ def test_normalization():
 @settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_cpu_is_the_reference(data):
-    """Weights of 22 bits against float64 may round a tie the other way: one level, in the few pixels that are ties.
+    """Weights of 22 bits against float64 may round a tie the other way: one level in each pass, in the few pixels that
+    are ties, so two levels where the ties of both passes meet.
 
-    On average in one pixel of a thousand, in one of six where the sizes make ties common. Jitter multiplies that level
-    by up to 2 per op: 8, and once more for the pixel's own grey.
+    On average in one pixel of a thousand, in one of six where the sizes make ties common. Jitter multiplies a level by
+    up to 2 per op: 8, and once more for the pixel's own grey.
     """
     side = st.integers(1, 40)
     image = picture(data.draw(side), data.draw(side), data.draw(st.integers(0, 1000)))
@@ -233,12 +234,13 @@ def test_cpu_is_the_reference(data):
     ours = crop_resize(image, box, size, flip, **PLAIN)
     theirs = reference(image, box, size, flip, **PLAIN)
     difference = np.abs(ours - theirs)
-    assert difference.max() <= 1 and difference.sum() <= max(4, 0.25 * difference.size)
+    assert difference.max() <= 2 and difference.sum() <= max(4, 0.25 * difference.size)
+    assert (difference > 1).sum() <= max(4, 0.01 * difference.size)
     factor = st.floats(0, 2, width=32)
     jitter = (data.draw(factor), data.draw(factor), data.draw(factor), data.draw(st.integers(0, 5)))
     ours = crop_resize(image, box, size, flip, jitter, **PLAIN)
     theirs = reference(image, box, size, flip, jitter, **PLAIN)
-    assert np.abs(ours - theirs).max() <= 16
+    assert np.abs(ours - theirs).max() <= 16 * max(1, difference.max())
 
 
 @pytest.mark.parametrize(
