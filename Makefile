@@ -1,5 +1,5 @@
 # make demo   environment, embedded data set, training, all classifiers, report
-# make test   environment, lint, types, all tests
+# make test   environment, lint, types, all tests; those of the CUDA kernels in a simulator
 # make lint   ruff and pyright
 # make bench-peers   other libraries, in an environment of their own, for benchmarks beside them
 PYTHON ?= python3
@@ -14,6 +14,7 @@ demo: env
 
 test: env lint
 	$(BIN)/python -m pytest
+	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest --quiet tests/kernels -k cuda
 
 lint: env
 	$(BIN)/ruff check .

@@ -3,6 +3,8 @@
 Crop law of `resized_crop`: torchvision's RandomResizedCrop. Area uniform in `scale` of the image's, aspect ratio
 log-uniform in `ratio`, ten tries, else the largest centred box whose ratio is allowed. `pad_crop`: a window of the
 output's size, anywhere in the image padded by `pad` pixels on every side.
+
+There is no CUDA form: the files are fed and cropped by the decoder, and both want the plan in the host's memory.
 """
 
 import math
@@ -10,11 +12,63 @@ import math
 import numpy as np
 from numba import njit, prange, uint64
 
+from fastlt.kernels import philox as generator
 from fastlt.kernels.philox import philox, unit
 
 TRIES = 10
 # Purposes of the random numbers of one position; 0..9 are the tries of the crop.
 _FLIP, _COLOUR = 10, 11
+
+
+def reference_resized_crop(height, width, positions, scale, ratio, seed, epoch):
+    """`draw_resized_crops` spelled out, a position at a time."""
+    box = [_reference_crop(*one, scale, ratio, seed, epoch) for one in zip(height, width, positions, strict=True)]
+    return np.array(box, np.int32).reshape(-1, 4)
+
+
+def _reference_crop(height, width, position, scale, ratio, seed, epoch):
+    height, width = int(height), int(width)
+    for attempt in range(TRIES):
+        u = [_reference_unit(word) for word in _reference_words(seed, epoch, position, attempt)]
+        area = height * width * (scale[0] + u[0] * (scale[1] - scale[0]))
+        aspect = math.exp(math.log(ratio[0]) + u[1] * (math.log(ratio[1]) - math.log(ratio[0])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(u[2] * (height - h + 1)), int(u[3] * (width - w + 1)), h, w
+    h = min(height, max(1, round(width / ratio[0])))
+    w = min(width, max(1, round(height * ratio[1])))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def reference_pad_crop(height, width, positions, size, pad, seed, epoch):
+    """`draw_pad_crops` spelled out."""
+    box = []
+    for h, w, position in zip(height, width, positions, strict=True):
+        u = [_reference_unit(word) for word in _reference_words(seed, epoch, position, 0)]
+        room = [int(side) + 2 * pad - size + 1 for side in (h, w)]
+        box.append([int(u[0] * room[0]) - pad, int(u[1] * room[1]) - pad, size, size])
+    return np.array(box, np.int32).reshape(-1, 4)
+
+
+def reference_flip(positions, seed, epoch):
+    """`draw_flips` spelled out."""
+    return np.array([_reference_words(seed, epoch, one, _FLIP)[0] >> 31 for one in positions], np.uint8)
+
+
+def reference_jitter(positions, strength, seed, epoch):
+    """`draw_jitter` spelled out."""
+    words = [_reference_words(seed, epoch, one, _COLOUR) for one in positions]
+    u = np.array([[_reference_unit(word) for word in four] for four in words]).reshape(-1, 4)
+    return np.column_stack([1 + strength * (2 * u[:, :3] - 1), np.floor(6 * u[:, 3])]).astype(np.float32)
+
+
+def _reference_words(seed, epoch, position, purpose):
+    position = int(position)
+    return generator.reference(seed, position, position >> 32, purpose, epoch)
+
+
+def _reference_unit(word):
+    return (word + 0.5) / 2**32
 
 
 @njit(inline="always")

@@ -16,6 +16,24 @@ _WEYL_1 = uint64(0xBB67AE85)
 ROUNDS = 10
 
 
+def reference(key: int, c0: int, c1: int, c2: int, c3: int) -> tuple[int, int, int, int]:
+    """`philox` in whole numbers of Python."""
+    key = int(key)
+    x0, x1, x2, x3 = (int(word) % 2**32 for word in (c0, c1, c2, c3))
+    for number in range(ROUNDS):
+        k0 = (key + number * 0x9E3779B9) % 2**32
+        k1 = ((key >> 32) + number * 0xBB67AE85) % 2**32
+        product_0, product_1 = 0xD2511F53 * x0, 0xCD9E8D57 * x2
+        x0, x1 = (product_1 >> 32) ^ x1 ^ k0, product_1 % 2**32
+        x2, x3 = (product_0 >> 32) ^ x3 ^ k1, product_0 % 2**32
+    return x0, x1, x2, x3
+
+
+def reference_unit53(high: int, low: int) -> float:
+    """`unit53` in whole numbers of Python."""
+    return (high << 21 | low >> 11) / 2**53
+
+
 @njit(inline="always")
 def philox(key, c0, c1, c2, c3):
     """Four random words of 32 bits (as uint64) for a key of 64 bits and a counter of four words of 32 bits."""

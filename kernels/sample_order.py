@@ -9,15 +9,73 @@ quota      class j gets quota[j] positions. Its images come in successive random
 iid        at every position, independently: a class by its probability, then one of its images.
 reference  the authors' class-balanced sampler: classes in successive random permutations, `visit` images of the class
            at each visit, the images again by walks that never end.
+
+There is no CUDA form: a permutation by swaps is one chain, and what is fed by its order lies on the host.
 """
+
+from itertools import islice
 
 import numpy as np
 from numba import njit, prange, uint64
 
+from fastlt.kernels import philox as generator
 from fastlt.kernels.philox import below, philox, unit53
 
 # What a random number is for: the second counter word, so that no two uses ever share a number.
 _WALK, _SHUFFLE, _IID, _CLASSES = 1, 2, 3, 4
+
+
+def reference(members, class_start, quota, drawn, seed, epoch):
+    """`quota` drawing in lists: every class's endless walk, cut out where this epoch has come to; then the shuffle."""
+    order = []
+    for j in range(len(quota)):
+        own = members[class_start[j] : class_start[j + 1]].tolist()
+        first, last = int(drawn[j]), int(drawn[j] + quota[j])
+        walk = {
+            turn: _permuted(own, seed, _WALK, j, turn) for turn in {place // len(own) for place in range(first, last)}
+        }
+        order += [walk[place // len(own)][place % len(own)] for place in range(first, last)]
+    return np.array(_permuted(order, seed, _SHUFFLE, 0, epoch), np.int64)
+
+
+def reference_iid(members, class_start, probabilities, length, seed, epoch):
+    """`iid` drawing, a position at a time."""
+    cumulative = np.cumsum(probabilities)
+    order = []
+    for position in range(length):
+        words = generator.reference(seed, position, (_IID << 28) ^ (position >> 32), 0, epoch)
+        j = min(int(np.searchsorted(cumulative, generator.reference_unit53(*words[:2]), "right")), len(cumulative) - 1)
+        own = members[class_start[j] : class_start[j + 1]]
+        order.append(own[int(generator.reference_unit53(*words[2:]) * len(own))])
+    return np.array(order, np.int64)
+
+
+def reference_visits(members, class_start, visit, length, seed, epoch):
+    """`reference` drawing as iterators that never end, run from their beginning."""
+    classes = len(class_start) - 1
+
+    def forever(values, purpose, stream):
+        turn = 0
+        while True:
+            yield from _permuted(values, seed, purpose, stream, turn)
+            turn += 1
+
+    images = [forever(members[class_start[j] : class_start[j + 1]].tolist(), _WALK, j) for j in range(classes)]
+    visits = forever(list(range(classes)), _CLASSES, 0)
+    stream = [next(images[j]) for j in islice(visits, -(-(epoch + 1) * length // visit)) for _ in range(visit)]
+    return np.array(stream[epoch * length : (epoch + 1) * length], np.int64)
+
+
+def _permuted(values, key, purpose, stream, turn):
+    """Fisher-Yates from the end; two swaps share the four words of one counter, that of the first."""
+    values = list(values)
+    for i in range(len(values) - 1, 0, -1):
+        even = (len(values) - 1 - i) % 2 == 0
+        if even:
+            words = generator.reference(key, i, (purpose << 28) ^ (i >> 32), stream, turn)
+        j = int(generator.reference_unit53(*(words[:2] if even else words[2:])) * (i + 1))
+        values[i], values[j] = values[j], values[i]
+    return values
 
 
 @njit(cache=True)

@@ -1,0 +1,135 @@
+"""CUDA kernels: how they are declared, launched, and given sizes that fit the device.
+
+A kernel works on PyTorch tensors where they lie, on PyTorch's current stream; memory comes from PyTorch as well. Under
+Numba's simulator (NUMBA_ENABLE_CUDASIM=1) the same code runs on CPU tensors, every thread a thread of Python, so that
+it is tested without a GPU. Reductions go through shared memory, for the simulator knows no warp.
+
+A kernel is declared with the signatures it is launched with. They decide nothing: Numba compiles for what it is given.
+But the tests compile each of them for several architectures, and the simulator refuses a launch that was not declared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numba import config, typeof
+from numba import cuda as _numba_cuda
+from numba.core.sigutils import normalize_signature
+
+cu: Any = _numba_cuda
+"""numba.cuda, for kernels; Any because its annotations do not know what a kernel may do with threadIdx.x."""
+
+SIMULATED = bool(config.ENABLE_CUDASIM)  # type: ignore[attr-defined]
+THREADS = 4 if SIMULATED else 128
+"""Threads of every block: few enough that a row of a few hundred numbers keeps them busy. A power of two."""
+
+device_function = cu.jit(device=True)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What sizes are taken from: multiprocessors, threads that fit one of them, bytes of L2 cache."""
+
+    multiprocessors: int
+    threads: int
+    l2_bytes: int
+
+
+def limits(device: torch.device) -> Limits:
+    """Those of a device; tiny ones for the simulator, so that small tests have several blocks and tiles."""
+    if SIMULATED:
+        return Limits(multiprocessors=1, threads=2 * THREADS, l2_bytes=1024)
+    about = torch.cuda.get_device_properties(device)
+    return Limits(about.multi_processor_count, about.max_threads_per_multi_processor, about.L2_cache_size)
+
+
+def blocks_for(work: int, device: torch.device) -> int:
+    """Blocks for `work` pieces that blocks take in strides of the grid: as many as the device holds at once."""
+    found = limits(device)
+    return min(work, found.multiprocessors * (found.threads // THREADS))
+
+
+class Kernel:
+    """A CUDA kernel, its signatures, and its launch."""
+
+    def __init__(self, function: Callable[..., None], signatures: tuple[str, ...]):
+        self.function, self.signatures = function, signatures
+        self._types = {normalize_signature(signature)[0] for signature in signatures}
+        self._compiled = cu.jit(function)
+
+    def launch(self, blocks: int, *arguments: Any) -> None:
+        """Starts `blocks` blocks of THREADS threads. Arguments are contiguous tensors of one device, and scalars."""
+        tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
+        assert all(one.is_contiguous() for one in tensors)
+        if not blocks:
+            return
+        if SIMULATED:
+            arrays = [_bits(one).numpy() if isinstance(one, torch.Tensor) else one for one in arguments]
+            types = tuple(typeof(one) for one in arrays)
+            assert types in self._types, f"{self.function.__name__}: {types} is not declared"
+            with np.errstate(all="ignore"):  # as on a GPU
+                self._compiled[blocks, THREADS](*arrays)
+            return
+        with torch.cuda.device(tensors[0].device):
+            stream = cu.external_stream(torch.cuda.current_stream().cuda_stream)
+            views = [
+                cu.as_cuda_array(_bits(one), sync=False) if isinstance(one, torch.Tensor) else one for one in arguments
+            ]
+            self._compiled[blocks, THREADS, stream](*views)
+
+
+def _bits(values: torch.Tensor) -> torch.Tensor:
+    """bfloat16 as its bits, for neither NumPy nor the array interface has it."""
+    return values.view(torch.int16) if values.dtype == torch.bfloat16 else values
+
+
+KERNELS: list[Kernel] = []
+"""Every kernel of the modules imported so far."""
+
+
+def kernel(*signatures: str) -> Callable[[Callable[..., None]], Kernel]:
+    """Declares a kernel with the signatures it is launched with, such as `float32[:, ::1], int64[::1], int64`."""
+
+    def declare(function: Callable[..., None]) -> Kernel:
+        KERNELS.append(Kernel(function, tuple(f"void({signature})" for signature in signatures)))
+        return KERNELS[-1]
+
+    return declare
+
+
+@device_function
+def block_sum(value, scratch):
+    """Sum over the threads of a block, in an order that is always the same. scratch: shared array of THREADS."""
+    thread = cu.threadIdx.x
+    scratch[thread] = value
+    cu.syncthreads()
+    step = THREADS // 2
+    while step > 0:
+        if thread < step:
+            scratch[thread] += scratch[thread + step]
+        cu.syncthreads()
+        step //= 2
+    total = scratch[0]
+    cu.syncthreads()  # before scratch is written to again
+    return total
+
+
+@device_function
+def block_max(value, scratch):
+    """Largest value of the threads of a block. scratch: shared array of THREADS."""
+    thread = cu.threadIdx.x
+    scratch[thread] = value
+    cu.syncthreads()
+    step = THREADS // 2
+    while step > 0:
+        if thread < step:
+            scratch[thread] = max(scratch[thread], scratch[thread + step])
+        cu.syncthreads()
+        step //= 2
+    largest = scratch[0]
+    cu.syncthreads()
+    return largest
