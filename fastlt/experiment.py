@@ -44,7 +44,7 @@ class Options:
     choose_on: str
     precision: str
     overwrite: bool
-    max_damaged: int = 10
+    max_damaged: int
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.classifiers if name not in CLASSIFIERS]

@@ -285,7 +285,7 @@ def _stored_size(size: tuple[int, int], encoding: Encoding) -> tuple[int, int]:
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Bilinear with antialiasing, by the kernel that training resizes with: ten times as fast as Pillow's."""
+    """Bilinear with antialiasing, by the kernel that training resizes with: Pillow's pixels in a third of its time."""
     if size == image.size:
         return image
     from fastlt.kernels.crop_resize import resize  # brings in Numba, which few conversions need
