@@ -1,0 +1,38 @@
+"""Scores of a linear classifier in tiles of rows that stay in the cache, so that what follows finds them there.
+
+The whole matrix of scores, N x C, never lies in memory: at iNaturalist's size it would be bigger than the features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from fastlt.kernels import gpu
+
+CPU_TILE_BYTES = 2**21  # of scores: about one core's L2 cache
+_LEAST_ROWS = 512  # with fewer the matrix product reads the weights too often
+
+
+def tile_rows(columns: int, device: torch.device) -> int:
+    """Rows of a float32 tile with so many columns: on a GPU half its L2 cache, on the CPU CPU_TILE_BYTES."""
+    if gpu.SIMULATED:
+        return 3
+    size = CPU_TILE_BYTES if device.type == "cpu" else gpu.limits(device).l2_bytes // 2
+    return max(_LEAST_ROWS, size // (4 * columns))
+
+
+def score_tiles(features: torch.Tensor, weight: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """(rows, features[rows] @ weight.T) one tile after the other, float32 [n, C] in one buffer that is used again.
+
+    features: float32, float16 or bfloat16 [N, D]; 16-bit floats become float32 tile by tile. weight: float32 [C, D].
+    """
+    classes = len(weight)
+    step = min(len(features), tile_rows(max(weight.shape), features.device))
+    buffer = torch.empty((step, classes), dtype=torch.float32, device=features.device)
+    for begin in range(0, len(features), step):
+        rows = slice(begin, min(begin + step, len(features)))
+        scores = buffer[: rows.stop - begin]
+        torch.mm(features[rows].float(), weight.T, out=scores)
+        yield rows, scores
