@@ -1,8 +1,10 @@
-"""Backbones: images -> pooled features. torchvision's building blocks, and the ResNet-32 of CIFAR."""
+"""Backbones: images -> pooled features. torchvision's building blocks, the ResNet-32 of CIFAR, and the user's own."""
 
+import importlib
+import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -62,39 +64,151 @@ def _torchvision(block: str, layers: list[int], **options: Any) -> nn.Module:
     return network
 
 
+_NEXT = {"groups": 32, "width_per_group": 4}  # 32x4d of Xie et al. 2017
+
 # name -> (constructor, length of the feature)
 BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet32": (partial(CifarResNet, 5), 64),
     "resnet10": (partial(_torchvision, "BasicBlock", [1, 1, 1, 1]), 512),
     "resnet18": (partial(_torchvision, "BasicBlock", [2, 2, 2, 2]), 512),
     "resnet50": (partial(_torchvision, "Bottleneck", [3, 4, 6, 3]), 2048),
-    "resnext50": (partial(_torchvision, "Bottleneck", [3, 4, 6, 3], groups=32, width_per_group=4), 2048),
+    "resnet101": (partial(_torchvision, "Bottleneck", [3, 4, 23, 3]), 2048),
+    "resnet152": (partial(_torchvision, "Bottleneck", [3, 8, 36, 3]), 2048),
+    "resnext50": (partial(_torchvision, "Bottleneck", [3, 4, 6, 3], **_NEXT), 2048),
+    "resnext101": (partial(_torchvision, "Bottleneck", [3, 4, 23, 3], **_NEXT), 2048),
+    "resnext152": (partial(_torchvision, "Bottleneck", [3, 8, 36, 3], **_NEXT), 2048),
 }
+IMAGE_SIZE = 224  # pixels; what an own backbone is tried on where nothing else is said
+
+
+def is_own(backbone: str) -> bool:
+    """Whether a backbone is named as the user's own, `package.module:factory`."""
+    return re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", backbone) is not None
+
+
+def build_backbone(name: str, image_size: int = IMAGE_SIZE) -> tuple[nn.Module, int]:
+    """A backbone with random weights, in training mode, and the length D of its features.
+
+    name: a key of BACKBONES, or `package.module:factory`: an importable callable that takes no arguments and gives a
+    module from float32 images [N, 3, H, W] to float features [N, D]. Its D is found by one forward pass of zeros
+    [2, 3, image_size, image_size] in eval mode. The module is imported and the callable called, so a name that comes
+    out of somebody's file must never reach this function unasked.
+
+    Raises UserError, in one line, where there is no such backbone or it gives no features [N, D].
+    """
+    if name in BACKBONES:
+        construct, length = BACKBONES[name]
+        return construct(), length
+    if not is_own(name):
+        raise UserError(f"backbone={name} is unknown: allowed are {', '.join(BACKBONES)}, or package.module:factory")
+    network = _call_factory(name)
+    return network, _feature_length(name, network, image_size)
+
+
+def _call_factory(name: str) -> nn.Module:
+    source, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(source)
+    except Exception as error:  # a module of the user's: whatever it raises, the line must say whose it is
+        raise UserError(
+            f"backbone={name}: importing {source} fails ({_reason(error)}): it must be installed, or lie in this "
+            "folder or one of PYTHONPATH"
+        ) from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        what = f"{source} has no {attribute}" if factory is None else f"{attribute} cannot be called"
+        raise UserError(f"backbone={name}: {what}: name a function without arguments that gives a torch module")
+    try:
+        network = factory()
+    except Exception as error:
+        raise UserError(
+            f"backbone={name}: calling {attribute}() fails ({_reason(error)}): it must work without arguments"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise UserError(f"backbone={name}: {attribute}() gives a {type(network).__name__}: it must give a torch module")
+    return network
+
+
+@torch.no_grad()
+def _feature_length(name: str, network: nn.Module, image_size: int) -> int:
+    shape = [2, 3, image_size, image_size]  # two images, so that a lost batch dimension shows
+    try:
+        features = network.eval()(torch.zeros(shape))
+    except Exception as error:
+        raise UserError(
+            f"backbone={name}: its forward pass fails on float images {shape} ({_reason(error)}): mend it, or choose "
+            "another image_size"
+        ) from error
+    network.train()
+    if not isinstance(features, Tensor):
+        found = f"a {type(features).__name__}"
+    elif features.ndim != 2 or len(features) != 2 or not features.is_floating_point():
+        found = f"{str(features.dtype).removeprefix('torch.')} {list(features.shape)}"
+    else:
+        return features.shape[1]
+    raise UserError(f"backbone={name} gives {found} for images {shape}: it must give float features [2, D]")
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 class Model(nn.Module):
-    """A backbone and its joint linear classifier."""
+    """A backbone and its joint linear classifier.
 
-    def __init__(self, backbone: str, classes: int):
+    backbone, image_size: as in `build_backbone`. frozen: children of the backbone that `freeze_before` froze.
+    """
+
+    def __init__(self, backbone: str, classes: int, image_size: int = IMAGE_SIZE):
         super().__init__()
-        if backbone not in BACKBONES:
-            raise UserError(f"backbone={backbone} is unknown: allowed are {', '.join(BACKBONES)}")
-        construct, length = BACKBONES[backbone]
-        self.backbone = construct()
+        self.frozen: tuple[str, ...] = ()
+        self.backbone_name = backbone
+        self.backbone, length = build_backbone(backbone, image_size)
         self.classifier = nn.Linear(length, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, C] of float images [N, 3, H, W]."""
         return self.classifier(self.backbone(images))
 
+    def train(self, mode: bool = True) -> Self:
+        """Training or eval mode; frozen children stay in eval mode."""
+        super().train(mode)
+        for name in self.frozen:
+            getattr(self.backbone, name).eval()
+        return self
 
-def build_model(backbone: str, classes: int, seed: int) -> Model:
+
+def build_model(backbone: str, classes: int, seed: int, image_size: int = IMAGE_SIZE) -> Model:
     """A model with seeded random weights; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Model(backbone, classes)
+        return Model(backbone, classes, image_size)
+
+
+def freeze_before(model: Model, child: str) -> None:
+    """Only the backbone's `child`, what follows it and the classifier are trained from now on (Places-LT: "layer4").
+
+    Children count in the order in which the backbone registered them, which in the networks here is that of the
+    forward pass. Parameters of those before `child` get requires_grad=False, and these children stay in eval mode
+    whatever `model.train()` says: their batch norm goes on using the statistics it was trained with. The authors' code
+    leaves its frozen layers in training mode, where the statistics drift towards those of the sampler. Parameters that
+    the backbone holds itself, in no child, stay as they are.
+
+    Raises UserError if the backbone has no such child.
+    """
+    children = dict(model.backbone.named_children())
+    if child not in children:
+        raise UserError(
+            f"train_from={child} is no part of backbone={model.backbone_name}: allowed are {', '.join(children)}"
+        )
+    before = list(children)[: list(children).index(child)]
+    for name in before:
+        children[name].requires_grad_(False)
+    model.frozen = tuple(dict.fromkeys((*model.frozen, *before)))
+    model.train(model.training)
 
 
 def parameters(model: nn.Module) -> int:
-    """Number of trained parameters."""
+    """Number of parameters, frozen ones included."""
     return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,1 @@
+"""Files of weights, ours and others': reading them without running them, pretrained backbones, import and export."""
