@@ -119,9 +119,11 @@ class BenchConfig:
     copies: int = 10  # how often they are listed: a short run measures the start
     peers: bool = False  # other libraries too, on the same files in the same run; needs `make bench-peers`
     files: int = 500  # of loader: at most so many of the images are taken, spread evenly
-    cases: list[str] = field(default_factory=list)  # of loader, to run only these
+    cases: list[str] = field(default_factory=list)  # of loader and kernels, to run only these
     samples: int = 10_000_000  # of the simulated index
     batch: int = 64  # images, of loader
+    size: str = "standard"  # of kernels: tiny, standard, imagenet_lt or inaturalist2018
+    device: str = "cpu"  # of kernels: also cuda
     threads: int = 2
     rounds: int = 3  # that count, after one that does not
     scratch: str | None = None  # folder for what is written; default: the system's

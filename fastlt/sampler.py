@@ -1,4 +1,4 @@
-"""Samplers: (seed, epoch) -> the order of sample ids (paper section 4.1)."""
+"""Samplers: (seed, epoch) -> the order of sample ids (paper section 3)."""
 
 import zlib
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ _POWER = {"instance": 1.0, "class": 0.0, "sqrt": 0.5}
 
 
 def class_probabilities(counts: np.ndarray, law: str, progress: float = 0.0) -> np.ndarray:
-    """Probability that the next image is of class j: p_j = n_j^q / sum_i n_i^q (paper equation 1).
+    """Probability that the next image is of class j: p_j = n_j^q / sum_i n_i^q.
 
     counts: [C] training images per class. law: instance (q = 1), class (q = 0), sqrt (q = 1/2) or progressive:
-    (1 - progress) p^instance + progress p^class (equation 2), progress = t/T in [0, 1]. Classes without images get 0.
+    (1 - progress) p^instance + progress p^class, progress = t/T in [0, 1]. Classes without images get 0.
     Returns float64 [C]. Raises UserError on an unknown law.
     """
     if law == "progressive":

@@ -1,54 +1,76 @@
 """Accuracy as an exact step function of tau, from the interval of tau in which each sample is classified right.
 
-Every accuracy of Kang et al. 2020, section 5.1 (all, many, medium, few) changes only at the ends of the intervals of
+Every accuracy of Kang et al. 2020 (all, many, medium, few) changes only at the ends of the intervals of
 `winning_interval`, so sorting the ends gives it on the whole real line: no grid of tau is needed to choose the best.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import pad
+
+from fastlt.kernels.arrays import Array, check_labels, dtype_name, host, take, tensor
 
 Floats = NDArray[np.float64]
 CRITERIA = ("all", "mean_class", "many", "medium", "few")
-_EQUAL = 1e-9  # accuracies, in percent, that differ by less are the same: different sums of the same fractions
+EQUAL = 1e-9
+"""Accuracies, in percent, that differ by less are the same: different sums of the same fractions."""
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For many short operations: PyTorch's threads would wait for one another longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, eq=False)
 class AccuracyCurve:
     """Step functions of tau, in percent. Piece k is the open interval from breakpoint k - 1 to breakpoint k.
 
-    breakpoints: float64 [K], rising, without repeats. all (over samples), mean_class (over classes that have samples),
-    many, medium, few (over the classes of a group that have samples, NaN if there are none): float64 [K + 1], one value
-    per piece; the first piece begins at -inf, the last ends at inf. at_breakpoints: float64 [5, K], rows in the order
-    of `CRITERIA`; there the intervals that end at a breakpoint and those that begin at it both count.
+    Tensors on the device of the intervals. breakpoints: float64 [K], rising, without repeats. all (over samples),
+    mean_class (over classes that have samples), many, medium, few (over the classes of a group that have samples, NaN
+    if there are none): float64 [K + 1], one value per piece; the first piece begins at -inf, the last ends at inf.
+    at_breakpoints: float64 [5, K], rows in the order of `CRITERIA`; there the intervals that end at a breakpoint and
+    those that begin at it both count.
     """
 
-    breakpoints: Floats
-    all: Floats
-    mean_class: Floats
-    many: Floats
-    medium: Floats
-    few: Floats
-    at_breakpoints: Floats
+    breakpoints: torch.Tensor
+    all: torch.Tensor
+    mean_class: torch.Tensor
+    many: torch.Tensor
+    medium: torch.Tensor
+    few: torch.Tensor
+    at_breakpoints: torch.Tensor
 
-    def at(self, taus: ArrayLike) -> dict[str, Floats]:
-        """Accuracies at any tau, one array per criterion in the shape of taus; inf and -inf mean the limits.
+    def at(self, taus: Any) -> dict[str, Floats]:
+        """Accuracies at any tau, one NumPy array per criterion in the shape of taus; inf and -inf mean the limits.
 
         Exactly at a breakpoint the closed intervals count, that is a tie is a win: the value there is never below
         those of the two pieces beside it. Raises ValueError for NaN.
         """
-        taus = np.asarray(taus, dtype=np.float64)
-        if np.isnan(taus).any():
+        wanted = tensor(host(take(taus), np.float64).reshape(np.shape(taus)), self.breakpoints.device)
+        if wanted.isnan().any():
             raise ValueError("taus has a NaN; allowed are numbers, inf and -inf")
-        piece = np.searchsorted(self.breakpoints, taus, side="left")
-        on_breakpoint = np.append(self.breakpoints, np.nan)[piece] == taus
-        ties = np.append(self.at_breakpoints, np.zeros((len(CRITERIA), 1)), axis=1)[:, piece]
-        return {name: np.where(on_breakpoint, ties[i], getattr(self, name)[piece]) for i, name in enumerate(CRITERIA)}
+        piece = torch.searchsorted(self.breakpoints, wanted)
+        on_breakpoint = pad(self.breakpoints, (0, 1), value=math.nan)[piece] == wanted
+        ties = pad(self.at_breakpoints, (0, 1))[:, piece]
+        between = torch.stack([getattr(self, name)[piece] for name in CRITERIA])
+        return dict(zip(CRITERIA, torch.where(on_breakpoint, ties, between).cpu().numpy(), strict=True))
 
+    @_one_thread()
     def best(self, criterion: str = "mean_class") -> tuple[float, tuple[float, float], float]:
         """The tau with the highest accuracy: (tau, (lo, hi), accuracy in percent).
 
@@ -58,39 +80,55 @@ class AccuracyCurve:
         tau is 0 where that lies at least 1 inside the finite end, else the number about 1 inside it; 0 if both are.
         Raises ValueError for an unknown criterion or a group without samples.
         """
-        if criterion not in CRITERIA:
-            raise ValueError(f"criterion is {criterion!r}; allowed are {', '.join(CRITERIA)}")
-        values = getattr(self, criterion)
-        if np.isnan(values).any():
+        values = getattr(self, CRITERIA[criterion_index(criterion)])
+        if values.isnan().any():
             raise ValueError(f"criterion {criterion!r} is undefined: no sample belongs to this group")
-        ends = np.concatenate([[-np.inf], self.breakpoints, [np.inf]])
-        reachable = np.nextafter(ends[:-1], np.inf) < ends[1:]  # between two neighbouring numbers there is no tau
-        top = (values >= values[reachable].max() - _EQUAL) & reachable
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], top, [False]]).astype(np.int8)))
+        ends = _between(-math.inf, self.breakpoints, math.inf)
+        reachable = ends[:-1].nextafter(ends[-1]) < ends[1:]  # between two neighbouring numbers there is no tau
+        top = reachable & (values >= values[reachable].max() - EQUAL)
+        edges = pad(top.byte(), (1, 1)).diff().nonzero().ravel()  # where top begins and ends, by turns
         lo, hi = ends[edges[::2]], ends[edges[1::2]]
-        from_zero = np.maximum(0.0, np.maximum(lo, -hi))
-        chosen = np.lexsort((lo, from_zero, lo - hi))[0]
-        tau = self._inside(float(lo[chosen]), float(hi[chosen]))
-        return tau, (float(lo[chosen]), float(hi[chosen])), float(self.at(tau)[criterion])
+        width, from_zero = hi - lo, torch.maximum(lo, -hi).clamp_min(0)
+        widest = width == width.max()
+        nearest = widest & (from_zero == from_zero[widest].min())
+        chosen = nearest.nonzero()[0, 0]
+        interval = float(lo[chosen]), float(hi[chosen])
+        tau = self._inside(*interval)
+        return tau, interval, float(self.at(tau)[criterion])
 
     def _inside(self, lo: float, hi: float) -> float:
         """A tau well inside an interval, short to write, and on no breakpoint."""
-        if math.isinf(lo) or math.isinf(hi):
-            end = next((end for end in (lo, hi) if not math.isinf(end)), 0.0)
-            step = max(1.0, 1e-6 * abs(end))  # far from 0 a step of 1 would be lost in rounding
-            wanted, reach = min(max(0.0, lo + step), hi - step), step / 2
-        else:
-            wanted, reach = lo + (hi / 2 - lo / 2), hi / 4 - lo / 4
+        wanted, reach = middle(lo, hi)
         for decimals in range(17):
             tau = round(wanted, decimals) + 0.0
-            if abs(tau - wanted) <= reach and lo < tau < hi and not np.isin(tau, self.breakpoints):
+            if abs(tau - wanted) <= reach and lo < tau < hi and not (self.breakpoints == tau).any():
                 return tau
         inner = self.breakpoints[(self.breakpoints > lo) & (self.breakpoints < hi)]
-        if inner.size:  # in the way of every short number: take the widest piece of the interval
-            ends = np.concatenate([[lo], inner, [hi]])
-            widest = int(np.argmax(np.diff(ends)))
+        if len(inner):  # in the way of every short number: take the widest piece of the interval
+            ends = _between(lo, inner, hi)
+            widest = int(ends.diff().argmax())
             return self._inside(float(ends[widest]), float(ends[widest + 1]))
         return wanted if lo < wanted < hi else float(np.nextafter(lo, hi))
+
+
+def middle(lo: float, hi: float) -> tuple[float, float]:
+    """The tau that stands for an interval, before it is shortened, and how far a shorter one may lie from it."""
+    if math.isinf(lo) or math.isinf(hi):
+        end = next((end for end in (lo, hi) if not math.isinf(end)), 0.0)
+        step = max(1.0, 1e-6 * abs(end))  # far from 0 a step of 1 would be lost in rounding
+        return min(max(0.0, lo + step), hi - step), step / 2
+    return lo + (hi / 2 - lo / 2), hi / 4 - lo / 4
+
+
+def criterion_index(criterion: str) -> int:
+    """Its place in CRITERIA. Raises ValueError if it is none of them."""
+    if criterion not in CRITERIA:
+        raise ValueError(f"criterion is {criterion!r}; allowed are {', '.join(CRITERIA)}")
+    return CRITERIA.index(criterion)
+
+
+def _between(first: float, values: torch.Tensor, last: float) -> torch.Tensor:
+    return torch.cat([values.new_tensor([first]), values, values.new_tensor([last])])
 
 
 def reference(lo: Floats, hi: Floats, labels: NDArray[np.int64], groups: NDArray[np.int8]) -> AccuracyCurve:
@@ -107,34 +145,60 @@ def reference(lo: Floats, hi: Floats, labels: NDArray[np.int64], groups: NDArray
         members = [sizes > 0, *((sizes > 0) & (groups == group) for group in range(3))]
         means = [per_class[m].mean() if m.any() else np.nan for m in members]
         values.append([len(right_class) / len(labels), *means])
-    percent = 100 * np.array(values).T
-    return AccuracyCurve(points, *percent[:, : len(left)], at_breakpoints=percent[:, len(left) :])
+    percent = torch.from_numpy(100 * np.array(values).T)
+    return AccuracyCurve(torch.from_numpy(points), *percent[:, : len(left)], at_breakpoints=percent[:, len(left) :])
 
 
-def cpu(lo: Floats, hi: Floats, labels: NDArray[np.int64], groups: NDArray[np.int8]) -> AccuracyCurve:
+@_one_thread()
+def cpu(lo: torch.Tensor, hi: torch.Tensor, labels: torch.Tensor, groups: Array) -> AccuracyCurve:
     """Sorts the ends and takes running sums of integers, so that equal sets of right samples give equal values.
 
-    NumPy sorts about as fast as a kernel of our own would, so there is none.
+    It is all sorting and adding up, which PyTorch does on every device, on a GPU in the same order each time, too.
+    lo, hi: float64 [N]. labels: int64 [N].
     """
-    wins = (lo <= hi) & (lo < np.inf) & (hi > -np.inf)
-    begin, end, winners = lo[wins], hi[wins], labels[wins]
-    ends = np.concatenate([begin, end])
-    points = np.unique(ends[np.isfinite(ends)]) + 0.0
-    by_begin, by_end = np.argsort(begin), np.argsort(end)
-    begun = np.searchsorted(begin[by_begin], np.append(-np.inf, points), side="right")
-    ended = np.searchsorted(end[by_end], np.append(-np.inf, points), side="right")
-    ended_before = np.searchsorted(end[by_end], points, side="left")
+    wins = ((lo <= hi) & (lo < math.inf) & (hi > -math.inf)).nonzero().ravel()
+    ends, order = _sorted(torch.cat([lo.index_select(0, wins), hi.index_select(0, wins)]) + 0.0)
+    first, stop = int((ends == -math.inf).sum()), int((ends < math.inf).sum())
+    finite = ends[first:stop]
+    last = pad(finite[1:] != finite[:-1], (0, 1), value=True)[: len(finite)].nonzero().ravel()  # end at each breakpoint
+    below = pad(last + 1, (1, 0)) + first  # how many ends lie below each piece
+    # Sums start with 0: a class of no weight stands before the sorted ends.
+    classes = pad(labels.index_select(0, wins).repeat(2).index_select(0, order), (1, 0), value=len(groups))
+    begun = pad((order < len(wins)).long(), (1, 0))
+    ended = 1 - begun
+    sizes = torch.bincount(labels, minlength=len(groups)).cpu().numpy()
+    class_weights, totals = criterion_weights(sizes, host(groups, np.int8))
     pieces, ties = [], []
-    sizes = np.bincount(labels, minlength=len(groups))
-    all_samples = np.ones(len(groups), np.int64), len(labels)
-    of_groups = [_class_weights(sizes, groups == group) for group in range(3)]
-    for weights, total in [all_samples, _class_weights(sizes, np.ones(len(groups), bool)), *of_groups]:
-        gained = np.append(0, np.cumsum(weights[winners[by_begin]]))
-        lost = np.append(0, np.cumsum(weights[winners[by_end]]))
-        scale = 100.0 if total else np.nan
-        pieces.append((gained[begun] - lost[ended]) / max(total, 1) * scale)
-        ties.append((gained[begun[1:]] - lost[ended_before]) / max(total, 1) * scale)
-    return AccuracyCurve(points, *pieces, at_breakpoints=np.array(ties))
+    for weights, total in zip(pad(tensor(class_weights, lo.device), (0, 1)), totals, strict=True):
+        weight = weights.index_select(0, classes)
+        gained = (weight * begun).cumsum(0).index_select(0, below)
+        lost = (weight * ended).cumsum(0).index_select(0, below)
+        scale = 100.0 if total else math.nan
+        pieces.append((gained - lost).double() / max(total, 1) * scale)
+        ties.append((gained[1:] - lost[:-1]).double() / max(total, 1) * scale)
+    return AccuracyCurve(finite.index_select(0, last), *pieces, at_breakpoints=torch.stack(ties))
+
+
+cuda = cpu
+
+
+def _sorted(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    if values.is_cuda:
+        return values.sort()
+    order = torch.from_numpy(np.argsort(values.numpy()))  # on a CPU NumPy sorts many times faster than PyTorch
+    return values.index_select(0, order), order
+
+
+def criterion_weights(sizes: NDArray[np.int64], groups: NDArray[np.int8]) -> tuple[NDArray[np.int64], list[int]]:
+    """By criterion: the integer weight of one sample of each class [5, C], and the sum over all samples [5].
+
+    sizes: samples of each class [C]. A criterion is the weight of the samples that are right over this sum, 0 if it is
+    undefined.
+    """
+    every = np.ones(len(groups), bool)
+    members = [every, *(groups == group for group in range(3))]
+    weights, totals = zip(*(_class_weights(sizes, one) for one in members), strict=True)
+    return np.stack([every.astype(np.int64), *weights]), [int(sizes.sum()), *totals]
 
 
 def _class_weights(sizes: NDArray[np.int64], members: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
@@ -155,29 +219,39 @@ def _class_weights(sizes: NDArray[np.int64], members: NDArray[np.bool_]) -> tupl
     return weights, unit * classes
 
 
-def accuracy_curve(lo: ArrayLike, hi: ArrayLike, labels: ArrayLike, groups: ArrayLike) -> AccuracyCurve:
+def accuracy_curve(lo: Any, hi: Any, labels: Any, groups: Any) -> AccuracyCurve:
     """Accuracy in percent as a step function of tau on the whole real line, in O(N log N).
 
-    lo, hi: float64 [N], the closed interval of tau where each sample is right; lo > hi means at no tau. labels:
-    integers [N] in 0..C-1. groups: int8 [C], 0 many, 1 medium, 2 few. Sample i counts as right at tau if
+    lo, hi: floats [N], the closed interval of tau where each sample is right; lo > hi means at no tau. labels:
+    integers [N] in 0..C-1. groups: integers [C], 0 many, 1 medium, 2 few. Sample i counts as right at tau if
     lo_i <= tau <= hi_i; the accuracy of a group is the mean over its classes with samples of the share that is right.
+    All is worked out where lo lies.
     Raises ValueError for wrong shapes, no samples, NaN, labels or groups out of range.
     """
-    lo, hi = np.asarray(lo, dtype=np.float64), np.asarray(hi, dtype=np.float64)
-    labels, groups = np.asarray(labels), np.asarray(groups)
-    if lo.ndim != 1 or lo.size == 0 or hi.shape != lo.shape or labels.shape != lo.shape:
-        raise ValueError(
-            f"lo, hi, labels have shapes {lo.shape}, {hi.shape}, {labels.shape}; allowed is one [N], N >= 1"
-        )
-    if np.isnan(lo).any() or np.isnan(hi).any():
-        wrong = np.argmax(np.isnan(lo) | np.isnan(hi))
-        raise ValueError(f"interval {wrong} is {lo[wrong]} to {hi[wrong]}; NaN is not allowed, lo > hi means at no tau")
-    if groups.ndim != 1 or groups.dtype.kind not in "iu" or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels, groups are {labels.dtype}, {groups.dtype} {groups.shape}; allowed are integers, [C]")
+    return cpu(*checked(lo, hi, labels, groups))
+
+
+def checked(
+    lo: Any, hi: Any, labels: Any, groups: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, NDArray[np.int8]]:
+    """The arguments of `accuracy_curve` as `cpu` takes them. Raises ValueError as said there."""
+    lo, hi, labels, groups = (take(one) for one in (lo, hi, labels, groups))
+    shapes = [tuple(one.shape) for one in (lo, hi, labels)]
+    if len(shapes[0]) != 1 or shapes[0] == (0,) or len(set(shapes)) > 1:
+        raise ValueError(f"lo, hi, labels have shapes {', '.join(map(str, shapes))}; allowed is one [N], N >= 1")
+    if groups.ndim != 1 or not dtype_name(groups).startswith(("int", "uint")):
+        raise ValueError(f"groups are {dtype_name(groups)} {tuple(groups.shape)}; allowed are integers [C]")
+    groups = host(groups, np.int64)
     wrong = groups[(groups < 0) | (groups > 2)]
     if wrong.size:
         raise ValueError(f"group {wrong[0]} is unknown; allowed are 0 (many), 1 (medium), 2 (few)")
-    wrong = labels[(labels < 0) | (labels >= len(groups))]
-    if wrong.size:
-        raise ValueError(f"label {wrong[0]} is out of range; allowed is 0 to {len(groups) - 1}")
-    return cpu(lo, hi, labels.astype(np.int64), groups.astype(np.int8))
+    check_labels(labels, len(lo), len(groups))
+    lo = tensor(lo, dtype=torch.float64)
+    hi, labels = tensor(hi, lo.device, torch.float64), tensor(labels, lo.device, torch.int64)
+    unclear = lo.isnan() | hi.isnan()
+    if unclear.any():
+        i = int(unclear.byte().argmax())
+        raise ValueError(
+            f"interval {i} is {float(lo[i])} to {float(hi[i])}; NaN is not allowed, lo > hi means at no tau"
+        )
+    return lo, hi, labels, groups.astype(np.int8)

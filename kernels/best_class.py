@@ -20,7 +20,6 @@ from fastlt.kernels.gpu import THREADS, cu
 
 _BLOCK_CLASSES = 128  # whose maximum is taken at once; the winning block is then searched for the class
 _WIDE = 8192  # classes of all classifiers in one product: with more the tile's buffer would outgrow the cache
-_CPU_TILES = 4  # in one: fewer products mean fewer waits of threads for each other, and L3 is good enough for one read
 _KEY_OF_INFINITY = np.uint32(0xFF000001)
 
 Epilogue = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -65,7 +64,7 @@ def best_class_tiles(
     products, classes, dim = weights.shape
     together = min(products, max(1, _WIDE // classes))
     step = tiles.tile_rows(max(together * classes, dim), weights.device)
-    step = min(len(features), step * _CPU_TILES if weights.device.type == "cpu" else step)
+    step = min(len(features), step)
     buffer = torch.empty(step * together * classes, dtype=torch.float32, device=weights.device)
     for begin in range(0, len(features), step):
         rows = slice(begin, min(begin + step, len(features)))

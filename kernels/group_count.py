@@ -107,7 +107,7 @@ def group_count(
     """Samples that each of K linear classifiers gets right, per class and per group of classes.
 
     Classifier k predicts argmax_c scales[k, c] (weights[k, c] . x) + biases[k, c], the lowest class of equal ones. With
-    one matrix of weights and many scales, such as ||w_c||^-tau for K values of tau (Kang et al. 2020, equation 4), the
+    one matrix of weights and many scales, such as ||w_c||^-tau for K values of tau (Kang et al. 2020, section 4), the
     matrix product is done once for all.
 
     features: float32, float16 or bfloat16 [N, D]. weights: float32 [K, C, D], or [1, C, D] for K scales or biases.

@@ -1,4 +1,4 @@
-"""The class with the nearest mean (Kang et al. 2020, section 4, "NCM"), by L2 distance or cosine.
+"""The class with the nearest mean (Kang et al. 2020, section 4), by L2 distance or cosine.
 
 ||z - mu_c||^2 is smallest where z.mu_c - ||mu_c||^2 / 2 is largest, and the cosine where z.mu_c / ||mu_c|| is: one
 matrix product, a scale and an offset per class. It goes in tiles, so the N x C scores never lie in memory.

@@ -1,4 +1,4 @@
-"""The order of sample ids of one epoch (paper section 4.1), a pure function of (seed, epoch).
+"""The order of sample ids of one epoch (paper section 3), a pure function of (seed, epoch).
 
 Three ways of drawing, all over the same layout: `members` holds the sample ids grouped by class, class j's between
 class_start[j] and class_start[j + 1].

@@ -1,4 +1,4 @@
-"""Scores of a linear classifier in tiles of rows that stay in the cache, so that what follows finds them there.
+"""Scores of a linear classifier in tiles of rows, so that what follows finds them in the cache, of a GPU at least.
 
 The whole matrix of scores, N x C, never lies in memory: at iNaturalist's size it would be bigger than the features.
 """
@@ -11,16 +11,17 @@ import torch
 
 from fastlt.kernels import gpu
 
-CPU_TILE_BYTES = 2**21  # of scores: about one core's L2 cache
-_LEAST_ROWS = 512  # with fewer the matrix product reads the weights too often
+_CPU_ROWS = 2048  # with fewer the matrix product reads the weights too often, and its threads wait for each other
+_GPU_ROWS = 512  # at least, on a card with a small cache
 
 
 def tile_rows(columns: int, device: torch.device) -> int:
-    """Rows of a float32 tile with so many columns: on a GPU half its L2 cache, on the CPU CPU_TILE_BYTES."""
+    """Rows of a float32 tile with so many columns: on a GPU as many as half its L2 cache holds."""
     if gpu.SIMULATED:
         return 3
-    size = CPU_TILE_BYTES if device.type == "cpu" else gpu.limits(device).l2_bytes // 2
-    return max(_LEAST_ROWS, size // (4 * columns))
+    if device.type == "cpu":
+        return _CPU_ROWS
+    return max(_GPU_ROWS, gpu.limits(device).l2_bytes // 2 // (4 * columns))
 
 
 def score_tiles(features: torch.Tensor, weight: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""For which tau is a sample classified right? Tau-normalisation (Kang et al. 2020, section 4.3) for all tau at once.
+"""For which tau is a sample classified right? Tau-normalisation (Kang et al. 2020, section 4) for all tau at once.
 
 Class y wins at tau if z_y ||w_y||^-tau >= z_c ||w_c||^-tau for every class c, z = Wx without bias. With z_y, z_c > 0
 and b = log ||w|| this is tau (b_c - b_y) >= log(z_c / z_y): a bound on tau from below where b_c > b_y, from above
@@ -8,21 +8,22 @@ tau (log p_c - log p_y) >= z_c - z_y, the same without logarithms.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+import torch
 from numpy.typing import NDArray
 
-Interval = tuple[NDArray[np.float64], NDArray[np.float64]]
+from fastlt.kernels import winning_interval_cpu, winning_interval_cuda
+from fastlt.kernels.arrays import Array, check_labels, check_rows, dtype_name, host, on_gpu, take, tensor
+from fastlt.kernels.tiles import score_tiles
 
-_BLOCK_ROWS = 16  # rows that share one set of buffers
-_BLOCK_CLASSES = 64  # classes tested at once for a possible bound
-_MARGIN = np.float32(1e-4)  # above every error of the fast logarithms, see _bounds
-_HUGE = np.float32(1e30)
-_STEEPEST = np.float32(1e38)
-_NO_RIVAL = np.float32(-1e36)
+Interval = tuple[NDArray[np.float64], NDArray[np.float64]]
+Tensors = tuple[torch.Tensor, torch.Tensor]
+Fill = Callable[..., None]
+"""Fills the intervals of some rows, such as winning_interval_cpu.intervals."""
+
 _MAX_LOG_NORM = 1000.0  # log of any positive float64 is in -746..710
 
 
@@ -59,26 +60,83 @@ def _intersect(gap: NDArray[np.float64], slope: NDArray[np.float64]) -> tuple[fl
     return (np.inf, -np.inf) if never else (lo + 0.0, hi + 0.0)
 
 
-def cpu(scores: NDArray[np.float32], log_norm: NDArray[np.float64], labels: NDArray[np.int64]) -> Interval:
+def reference_linear(features: NDArray[Any], weight: NDArray[np.float32], labels: NDArray[np.int64]) -> Interval:
+    """From features and weights, all in float64."""
+    rows = weight.astype(np.float64)
+    norm = np.linalg.norm(rows, axis=1)
+    log_norm = np.log(norm, out=np.full(len(norm), -np.inf), where=norm > 0)
+    return reference(features.astype(np.float64) @ rows.T, log_norm, labels)
+
+
+def reference_linear_additive(
+    features: NDArray[Any],
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    log_prior: NDArray[np.float64],
+    labels: NDArray[np.int64],
+) -> Interval:
+    """The same for z_c - tau log p_c."""
+    return reference_additive(features.astype(np.float64) @ weight.astype(np.float64).T + bias, log_prior, labels)
+
+
+def cpu(scores: torch.Tensor, log_norm: torch.Tensor, labels: torch.Tensor) -> Tensors:
     """One pass over the scores with float32 logarithms finds the few classes that can bound tau; float64 decides."""
-    lo, hi, finite = _intervals(scores, scores.view(np.uint32), log_norm, labels)
-    _check_rows(finite)
-    return lo, hi
+    return _over([(slice(None), scores)], log_norm, labels, winning_interval_cpu.intervals)
 
 
-def cpu_additive(scores: NDArray[np.float32], log_prior: NDArray[np.float64], labels: NDArray[np.int64]) -> Interval:
+def cpu_additive(scores: torch.Tensor, log_prior: torch.Tensor, labels: torch.Tensor) -> Tensors:
     """One pass over the scores in float64."""
-    lo, hi, finite = _intervals_additive(scores, scores.view(np.uint32), log_prior, labels)
-    _check_rows(finite)
+    return _over([(slice(None), scores)], log_prior, labels, winning_interval_cpu.intervals_additive)
+
+
+def cuda(scores: torch.Tensor, log_norm: torch.Tensor, labels: torch.Tensor) -> Tensors:
+    """As `cpu`, one block a row."""
+    return _over([(slice(None), scores)], log_norm, labels, winning_interval_cuda.intervals)
+
+
+def cuda_additive(scores: torch.Tensor, log_prior: torch.Tensor, labels: torch.Tensor) -> Tensors:
+    """As `cpu_additive`, one block a row."""
+    return _over([(slice(None), scores)], log_prior, labels, winning_interval_cuda.intervals_additive)
+
+
+def linear(features: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, fill: Fill) -> Tensors:
+    """Tile by tile, so that the scores are read where the matrix product left them: in the cache."""
+    log_norm = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float64).log()
+    return _over(score_tiles(features, weight), log_norm, labels, fill)
+
+
+def linear_additive(
+    features: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    log_prior: torch.Tensor,
+    labels: torch.Tensor,
+    fill: Fill,
+) -> Tensors:
+    """The same for z_c - tau log p_c."""
+    tiles = ((rows, scores.add_(bias)) for rows, scores in score_tiles(features, weight))
+    return _over(tiles, log_prior, labels, fill)
+
+
+def _over(
+    tiles: Iterable[tuple[slice, torch.Tensor]], per_class: torch.Tensor, labels: torch.Tensor, fill: Fill
+) -> Tensors:
+    lo, hi = (torch.empty(len(labels), dtype=torch.float64, device=labels.device) for _ in range(2))
+    finite = torch.empty(len(labels), dtype=torch.bool, device=labels.device)
+    for rows, scores in tiles:
+        fill(scores, per_class, labels[rows], lo[rows], hi[rows], finite[rows])
+    if not finite.all():  # once, for it makes the host wait for a GPU
+        wrong = int(finite.logical_not().nonzero()[0])
+        raise ValueError(f"scores row {wrong} has a NaN or infinite value; only finite values are allowed")
     return lo, hi
 
 
-def winning_interval(scores: NDArray[Any], log_norm: NDArray[Any], labels: NDArray[Any]) -> Interval:
+def winning_interval(scores: Any, log_norm: Any, labels: Any) -> tuple[Array, Array]:
     """The closed interval of tau in which argmax_c z_c exp(-tau log_norm_c) is the label.
 
-    scores: float32 [N, C], z = Wx without bias, finite. log_norm: [C], log ||w_c||, in -1000..1000 or -inf.
-    labels: integers [N] in 0..C-1. Returns lo, hi float64 [N]; a label that wins at no tau has lo = inf, hi = -inf,
-    one that wins at every tau has lo = -inf, hi = inf.
+    scores: float32 [N, C], z = Wx without bias, finite. log_norm: floats [C], log ||w_c||, in -1000..1000 or -inf.
+    labels: integers [N] in 0..C-1. Returns lo, hi float64 [N], of the kind and on the device of `scores`; a label that
+    wins at no tau has lo = inf, hi = -inf, one that wins at every tau has lo = -inf, hi = inf. So may ends beyond 1e30.
 
     Ties count as wins: they are the ends of the intervals, and whole rows where equal norms tie equal scores. A score
     of 0 stays 0 at every tau, and so does the score of a class with ||w|| = 0 (log_norm -inf), whatever `scores` says:
@@ -86,228 +144,104 @@ def winning_interval(scores: NDArray[Any], log_norm: NDArray[Any], labels: NDArr
     negative, with the inequality turned round.
     Raises ValueError for wrong shapes or dtypes, labels out of range, scores or norms that are NaN or infinite.
     """
-    scores, log_norm, labels = _checked(scores, log_norm, labels, "log_norm")
-    allowed = (np.abs(log_norm) <= _MAX_LOG_NORM) | (log_norm == -np.inf)
+    scores = _scores(scores)
+    norms = _per_class(log_norm, "log_norm", scores)
+    allowed = (np.abs(norms) <= _MAX_LOG_NORM) | (norms == -np.inf)
     if not allowed.all():
         wrong = np.argmin(allowed)
-        raise ValueError(f"log_norm[{wrong}] is {log_norm[wrong]}; allowed are -1000 to 1000 and -inf")
-    return cpu(scores, log_norm, labels)
+        raise ValueError(f"log_norm[{wrong}] is {norms[wrong]}; allowed are -1000 to 1000 and -inf")
+    return _answer(scores, norms, labels, cuda if on_gpu(scores) else cpu)
 
 
-def winning_interval_additive(scores: NDArray[Any], log_prior: NDArray[Any], labels: NDArray[Any]) -> Interval:
+def winning_interval_additive(scores: Any, log_prior: Any, labels: Any) -> tuple[Array, Array]:
     """The closed interval of tau in which argmax_c z_c - tau log_prior_c is the label (logit adjustment).
 
     As `winning_interval`, with the log of the class frequencies [C], finite, in the place of the norms; scores are
     logits and may contain a bias. A class without training images has no finite log: give it a prior of your choice.
     """
-    scores, log_prior, labels = _checked(scores, log_prior, labels, "log_prior")
-    finite = np.isfinite(log_prior)
-    if not finite.all():
-        wrong = np.argmin(finite)
-        raise ValueError(f"log_prior[{wrong}] is {log_prior[wrong]}; allowed are finite values")
-    return cpu_additive(scores, log_prior, labels)
+    scores = _scores(scores)
+    priors = _finite_prior(log_prior, scores)
+    return _answer(scores, priors, labels, cuda_additive if on_gpu(scores) else cpu_additive)
 
 
-def _checked(scores: Any, per_class: Any, labels: Any, name: str) -> tuple[Any, Any, Any]:
-    scores, per_class, labels = np.asarray(scores), np.asarray(per_class), np.asarray(labels)
-    if scores.dtype != np.float32 or scores.ndim != 2 or scores.shape[1] == 0:
-        raise ValueError(f"scores are {scores.dtype} {scores.shape}; allowed is float32 [N, C] with C at least 1")
-    if per_class.shape != scores.shape[1:] or per_class.dtype.kind != "f":
-        raise ValueError(f"{name} is {per_class.dtype} {per_class.shape}; allowed are floats {scores.shape[1:]}")
-    if labels.shape != scores.shape[:1] or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels are {labels.dtype} {labels.shape}; allowed are integers {scores.shape[:1]}")
-    wrong = labels[(labels < 0) | (labels >= scores.shape[1])]
-    if wrong.size:
-        raise ValueError(f"label {wrong[0]} is out of range; allowed is 0 to {scores.shape[1] - 1}")
-    to_array = np.ascontiguousarray
-    return to_array(scores), to_array(per_class, dtype=np.float64), to_array(labels, dtype=np.int64)
+def winning_interval_linear(features: Any, weight: Any, labels: Any) -> tuple[Array, Array]:
+    """`winning_interval` of the scores `features @ weight.T`, which never lie in memory as a whole.
 
-
-def _check_rows(finite: NDArray[np.bool_]) -> None:
-    if not finite.all():
-        raise ValueError(f"scores row {np.argmin(finite)} has a NaN or infinite value; only finite values are allowed")
-
-
-@njit(parallel=True, cache=True)
-def _intervals(scores, bits, log_norm, labels):
-    count, classes = scores.shape
-    lo, hi = np.full(count, np.inf), np.full(count, -np.inf)
-    finite = np.ones(count, np.bool_)
-    some_zero_norm = np.isinf(log_norm).any()
-    for block in prange((count + _BLOCK_ROWS - 1) // _BLOCK_ROWS):
-        upper = np.empty(classes, np.float32)
-        for i in range(block * _BLOCK_ROWS, min(count, (block + 1) * _BLOCK_ROWS)):
-            row, y = scores[i], labels[i]
-            largest, smallest = _magnitudes(bits[i])
-            if largest >= 0x7F800000:
-                finite[i] = False
-            elif row[y] == 0 or np.isinf(log_norm[y]):
-                if not _any_positive(row, log_norm):
-                    lo[i], hi[i] = -np.inf, np.inf
-            elif row[y] > 0 or not (some_zero_norm or _any_not_negative(row)):
-                if smallest < 0x007FFFFF:  # subnormal numbers: the fast logarithm does not know them
-                    lo[i], hi[i] = _every_class(row, log_norm, y)
-                else:
-                    lo[i], hi[i] = _few_classes(row, bits[i], log_norm, y, upper)
-    return lo, hi, finite
-
-
-@njit(cache=True)
-def _magnitudes(bits):
-    """Largest magnitude of a row and smallest one but 0, less 1, as the bits of float32."""
-    largest, smallest = np.uint32(0), np.uint32(0xFFFFFFFF)
-    for c in range(bits.size):
-        magnitude = np.uint32(bits[c] & np.uint32(0x7FFFFFFF))
-        largest = max(largest, magnitude)
-        smallest = min(smallest, np.uint32(magnitude - np.uint32(1)))  # 0 turns into the largest number
-    return largest, smallest
-
-
-@njit(cache=True)
-def _any_positive(row, log_norm):
-    for c in range(row.size):  # noqa: SIM110 (Numba knows no generator)
-        if row[c] > 0 and log_norm[c] > -np.inf:
-            return True
-    return False
-
-
-@njit(cache=True)
-def _any_not_negative(row):
-    for c in range(row.size):  # noqa: SIM110
-        if row[c] >= 0:
-            return True
-    return False
-
-
-@njit(cache=True)
-def _every_class(row, log_norm, y):
-    lo, hi = -np.inf, np.inf
-    for c in range(row.size):
-        lo, hi = _tighten(row, log_norm, y, c, lo, hi)
-    return (np.inf, -np.inf) if lo > hi else (lo + 0.0, hi + 0.0)
-
-
-@njit(cache=True, error_model="numpy")
-def _tighten(row, log_norm, y, c, lo, hi):
-    """The interval after class c, in float64. The logarithm of a ratio is exact to the last bits where scores tie."""
-    if c == y or (row[y] > 0 and not (row[c] > 0 and log_norm[c] > -np.inf)):
-        return lo, hi
-    gap = math.log(np.float64(row[c]) / np.float64(row[y]))
-    slope = log_norm[c] - log_norm[y]
-    if row[y] < 0:
-        gap, slope = -gap, -slope
-    if slope > 0:
-        lo = max(lo, gap / slope)
-    elif slope < 0:
-        hi = min(hi, gap / slope)
-    elif gap > 0:
-        lo, hi = np.inf, -np.inf
-    return lo, hi
-
-
-@njit(cache=True)
-def _few_classes(row, bits, log_norm, y, upper):
-    """As `_every_class`, but takes the exact logarithm only of classes that can bound tau."""
-    from_below, from_above, never = _bounds(row, bits, log_norm, y, upper)
-    if never or from_below > -from_above:
-        return np.inf, -np.inf
-    # Beyond these limits float32 says nothing: classes above are all looked at, those below are no rivals.
-    from_below = min(max(from_below, -_HUGE), _HUGE)
-    from_above = min(max(from_above, -_HUGE), _HUGE)
-    lo, hi = -np.inf, np.inf
-    for begin in range(0, row.size, _BLOCK_CLASSES):
-        end = min(row.size, begin + _BLOCK_CLASSES)
-        if _any_reaches(upper[begin:end], log_norm[begin:end], log_norm[y], row[y] > 0, from_below, from_above):
-            for c in range(begin, end):
-                if upper[c] >= min(from_below, from_above):
-                    lo, hi = _tighten(row, log_norm, y, c, lo, hi)
-    return (np.inf, -np.inf) if lo > hi else (lo + 0.0, hi + 0.0)
-
-
-@njit(cache=True, error_model="numpy")
-def _bounds(row, bits, log_norm, y, upper):
-    """Float32 bounds, made safe by a margin, of the largest lower and (negated) upper bound of tau.
-
-    The bound that class c sets is gap / |slope| (from below) or its negative (from above). upper[c] is never below
-    it. With r = (m - 1) / (m + 1), log m = 2 (r + r^3 / 3 + r^5 / 5 + ...): for m in sqrt(1/2)..sqrt(2) what is left
-    out is below 2e-6. Roundings add at most 6e-5 for any two float32 scores. The margin is above their sum.
+    features: float32, float16 or bfloat16 [N, D]. weight: float32 [C, D]; its norms are taken in float64. labels:
+    integers [N] in 0..C-1. Returns lo, hi float64 [N], of the kind and on the device of `features`.
+    Raises ValueError for wrong shapes or dtypes, labels out of range, weights or scores that are NaN or infinite.
     """
-    negative = row[y] < 0
-    sign = np.float32(-1) if negative else np.float32(1)
-    log_y, log_norm_y = _fast_log(bits[y]), log_norm[y]
-    nothing = _ordered(-np.float32(np.inf))
-    from_below = from_above = level = nothing
-    for c in range(row.size):
-        rival = negative | ((row[c] > 0) & (log_norm[c] > -np.inf))
-        gap = sign * (_fast_log(bits[c]) - log_y)
-        gap = gap if rival else _NO_RIVAL
-        slope = (log_norm[c] - log_norm_y) * sign
-        steep = np.float32(1) / np.float32(abs(slope))
-        steep = steep if steep < _STEEPEST else _STEEPEST
-        steep = steep if rival else np.float32(1)
-        upper[c] = (gap + _MARGIN) * steep
-        bound = _ordered((gap - _MARGIN) * steep)
-        from_below = max(from_below, bound if slope > 0 else nothing)
-        from_above = max(from_above, bound if slope < 0 else nothing)
-        level = max(level, _ordered(gap) if slope == 0 else nothing)
-    return _unordered(from_below), _unordered(from_above), _unordered(level) > _MARGIN
+    features, weights, classes = _linear_inputs(features, weight, labels)
+    fill = winning_interval_cuda.intervals if on_gpu(features) else winning_interval_cpu.intervals
+    return _kind(linear(tensor(features), weights, classes, fill), features)
 
 
-@njit(cache=True)
-def _ordered(value):
-    """The bits of a float32 as an integer that sorts like it: only a maximum of integers is vectorised."""
-    bits = np.float32(value).view(np.int32)
-    return np.int32(bits ^ np.int32(np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+def winning_interval_linear_additive(
+    features: Any, weight: Any, bias: Any, log_prior: Any, labels: Any
+) -> tuple[Array, Array]:
+    """`winning_interval_additive` of the scores `features @ weight.T + bias`, which never lie in memory as a whole.
+
+    As `winning_interval_linear`; bias: floats [C]. log_prior: floats [C], finite.
+    """
+    features, weights, classes = _linear_inputs(features, weight, labels)
+    priors = tensor(_finite_prior(log_prior, weights.T), weights.device)
+    offsets = tensor(_per_class(bias, "bias", weights.T), weights.device, torch.float32)
+    fill = winning_interval_cuda.intervals_additive if on_gpu(features) else winning_interval_cpu.intervals_additive
+    return _kind(linear_additive(tensor(features), weights, offsets, priors, classes, fill), features)
 
 
-@njit(cache=True)
-def _unordered(bits):
-    return np.int32(bits ^ np.int32(np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF))).view(np.float32)
+def _scores(scores: Any) -> Array:
+    scores = take(scores)
+    if dtype_name(scores) != "float32" or scores.ndim != 2 or scores.shape[1] == 0:
+        shape = tuple(scores.shape)
+        raise ValueError(f"scores are {dtype_name(scores)} {shape}; allowed is float32 [N, C] with C at least 1")
+    return scores
 
 
-@njit(cache=True, error_model="numpy")
-def _fast_log(bits):
-    magnitude = np.int32(bits & np.uint32(0x7FFFFFFF))
-    exponent = np.int32(np.int32(magnitude - np.int32(0x3F3504F3)) >> np.int32(23))  # 0 from sqrt(1/2) to sqrt(2)
-    m = np.int32(magnitude - np.int32(exponent << np.int32(23))).view(np.float32)
-    r = (m - np.float32(1)) / (m + np.float32(1))
-    square = r * r
-    series = np.float32(2) + square * (np.float32(2 / 3) + square * np.float32(2 / 5))
-    return np.float32(exponent) * np.float32(math.log(2)) + r * series
+def _per_class(values: Any, name: str, scores: Array) -> NDArray[np.float64]:
+    values, classes = take(values), scores.shape[1]
+    if tuple(values.shape) != (classes,) or not dtype_name(values).startswith("float"):
+        shape = tuple(values.shape)
+        raise ValueError(f"{name} is {dtype_name(values)} {shape}; allowed are floats of shape ({classes},)")
+    return host(values, np.float64)
 
 
-@njit(cache=True)
-def _any_reaches(upper, log_norm, log_norm_y, positive, from_below, from_above):
-    found = False
-    for c in range(upper.size):
-        from_side = from_below if (log_norm[c] > log_norm_y) == positive else from_above
-        found |= upper[c] >= from_side
-    return found
+def _finite_prior(log_prior: Any, scores: Array) -> NDArray[np.float64]:
+    priors = _per_class(log_prior, "log_prior", scores)
+    if not np.isfinite(priors).all():
+        wrong = np.argmin(np.isfinite(priors))
+        raise ValueError(f"log_prior[{wrong}] is {priors[wrong]}; allowed are finite values")
+    return priors
 
 
-@njit(parallel=True, cache=True)
-def _intervals_additive(scores, bits, log_prior, labels):
-    count = len(scores)
-    lo, hi = np.full(count, np.inf), np.full(count, -np.inf)
-    finite = np.ones(count, np.bool_)
-    for i in prange(count):
-        if _magnitudes(bits[i])[0] >= 0x7F800000:
-            finite[i] = False
-        else:
-            lower, higher, never = _bounds_additive(scores[i], log_prior, labels[i])
-            if not never and lower <= higher:
-                lo[i], hi[i] = lower + 0.0, higher + 0.0
-    return lo, hi, finite
+def _linear_inputs(features: Any, weight: Any, labels: Any) -> tuple[Array, torch.Tensor, torch.Tensor]:
+    """Features as they are, weight and labels as tensors where the features lie."""
+    features, weight, labels = take(features), take(weight), take(labels)
+    check_rows(features, "features", "[N, D]")
+    check_rows(weight, "weights", "[C, D]", ("float32",))
+    if weight.shape[1] != features.shape[1]:
+        raise ValueError(
+            f"weights have shape {tuple(weight.shape)}, features {tuple(features.shape)}; allowed is one D"
+        )
+    check_labels(labels, len(features), len(weight))
+    device = features.device if isinstance(features, torch.Tensor) else None
+    weights = tensor(weight, device)
+    finite = weights.isfinite().all(dim=1)
+    if not finite.all():
+        wrong = int(finite.logical_not().nonzero()[0])
+        raise ValueError(f"weights of class {wrong} have a NaN or infinite value; only finite values are allowed")
+    return features, weights, tensor(labels, device, torch.int64)
 
 
-@njit(cache=True, error_model="numpy")
-def _bounds_additive(row, log_prior, y):
-    lo, hi, level = -np.inf, np.inf, -np.inf
-    z_y = np.float64(row[y])
-    for c in range(row.size):
-        gap, slope = np.float64(row[c]) - z_y, log_prior[c] - log_prior[y]
-        bound = gap / (slope if slope != 0 else 1.0)
-        lo = max(lo, bound if slope > 0 else -np.inf)
-        hi = min(hi, bound if slope < 0 else np.inf)
-        level = max(level, gap if slope == 0 else -np.inf)
-    return lo, hi, level > 0
+def _answer(scores: Array, per_class: NDArray[np.float64], labels: Any, function: Callable[..., Tensors]) -> Any:
+    labels = take(labels)
+    check_labels(labels, len(scores), scores.shape[1])
+    rows = tensor(scores)
+    result = function(rows, tensor(per_class, rows.device), tensor(labels, rows.device, torch.int64))
+    return _kind(result, scores)
+
+
+def _kind(interval: Tensors, model: Array) -> tuple[Array, Array]:
+    """An interval in the kind of the array it was computed from."""
+    lo, hi = interval
+    return (lo, hi) if isinstance(model, torch.Tensor) else (lo.numpy(), hi.numpy())

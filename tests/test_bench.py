@@ -3,11 +3,20 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from commands import run
 from conftest import jpeg, picture
 
+from fastlt.bench import kernel_rivals as rivals
+from fastlt.bench.kernel_data import SIZES, KernelData
+from fastlt.bench.kernels import AUTHORS_TAUS, every_tau
 from fastlt.bench.rows import Row, append, markdown, measure
+from fastlt.kernels.class_mean import class_mean
+from fastlt.kernels.group_count import group_count
+from fastlt.kernels.nearest_mean import nearest_mean
+from fastlt.kernels.tau_normalize import tau_normalize
 
 
 def test_cases_are_measured_in_turn_and_the_first_round_does_not_count(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,6 +69,8 @@ def test_index(tmp_path: Path) -> None:
         (["foo"], "benchmark 'foo' is unknown: allowed are convert, index"),
         (["convert"], "images=None: no .jpg, .jpeg or .png file there"),
         (["index", "samples=5"], "samples=5: at least 90000"),
+        (["kernels", "size=huge"], "size=huge is unknown: allowed are tiny, standard, imagenet_lt, inaturalist2018"),
+        (["kernels", "size=tiny", "cases=[matmu]"], "cases: matmu is unknown, allowed are memory_read"),
         (["convert", "foo=1"], "unknown key foo: allowed are images, copies, peers"),
     ],
 )
@@ -68,3 +79,37 @@ def test_wrong_input(arguments: list[str], message: str, tmp_path: Path) -> None
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_kernels(tmp_path: Path) -> None:
+    done = run("-m", "fastlt.bench", "kernels", "size=tiny", "rounds=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = {row["case"]: row for row in json.loads(done.stdout.splitlines()[-1])["rows"]}
+    named = {"class_mean_all", "class_mean_authors", "memory_read", "tau_all", "tau_loop_21", "matmul"}
+    assert named <= rows.keys() and all(rows[name]["median"] > 0 and rows[name]["unit"] == "s" for name in named)
+    assert rows["tau_all / matmul"]["unit"] == "x"
+    assert rows["curve_difference"]["median"] < 1e-6
+    assert 0.1 < rows["peak_memory"]["median"] < 2
+
+
+def test_rivals_do_the_same_work() -> None:
+    data = KernelData(SIZES["tiny"], torch.device("cpu"))
+    classes = data.size.classes
+    means = class_mean(data.train, data.train_labels, classes)
+    kinds = means.un, means.l2n, means.cl2n
+    there = means.counts > 0
+    authors = rivals.authors_class_means(*data.on_host())
+    theirs = rivals.torch_class_means(data.train, data.train_labels, classes)
+    for ours, other, plain in zip(kinds, authors, theirs, strict=True):
+        np.testing.assert_allclose(ours[there], other, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+    near = nearest_mean(data.test, means.cl2n, "l2", means.global_mean, normalize=True)
+    assert (near == rivals.torch_nearest_mean(data.test, means.cl2n, means.global_mean)).float().mean() > 0.98
+    weights = torch.stack([data.weight, -data.weight])
+    ours = group_count(data.test, weights, data.test_labels, data.groups).group_correct
+    theirs = rivals.torch_group_count(data.test, weights, data.test_labels, data.groups)
+    assert np.abs(ours - theirs.numpy()).max() <= 1
+    best = rivals.authors_tau_loop(data.test, data.weight, data.test_labels, AUTHORS_TAUS)
+    assert every_tau(data).best("all")[2] >= 100 * best - 1e-6
+    taus = torch.tensor([0.0, 0.7])
+    torch.testing.assert_close(tau_normalize(data.weight, taus), rivals.torch_tau_normalize(data.weight, taus))

@@ -1,4 +1,4 @@
-"""python -m fastlt.bench convert|index|loader [key=value ...]: a table on stderr, JSON as last line of stdout."""
+"""python -m fastlt.bench convert|index|kernels|loader [key=value ...]: a table on stderr, JSON as last stdout line."""
 
 import datetime
 import json
@@ -10,6 +10,7 @@ from typing import Any
 from fastlt import device as machine
 from fastlt.bench.convert import bench_convert
 from fastlt.bench.index import bench_index
+from fastlt.bench.kernels import bench_kernels
 from fastlt.bench.loader import bench_loader
 from fastlt.bench.loader_stages import bottleneck
 from fastlt.bench.plot import plot
@@ -19,7 +20,7 @@ from fastlt.config import BenchConfig
 from fastlt.errors import UserError
 from fastlt.log import say
 
-BENCHES = {"convert": bench_convert, "index": bench_index, "loader": bench_loader}
+BENCHES = {"convert": bench_convert, "index": bench_index, "kernels": bench_kernels, "loader": bench_loader}
 
 
 @hydra_command("bench", BenchConfig)
@@ -27,7 +28,7 @@ def measure(cfg: Any) -> None:
     """Runs the benchmark that the command line names first."""
     if cfg.plot and not cfg.rows:
         raise UserError(f"plot={cfg.plot} is drawn from rows: add rows=FILE.jsonl")
-    device = machine.pick_device("cpu")
+    device = machine.pick_device(cfg.device if _name == "kernels" else "cpu")
     threads = machine.set_threads(cfg.threads)
     rows = BENCHES[_name](cfg)
     about = {"bench": _name, "device": machine.describe(device, threads), "versions": machine.versions()}

@@ -92,12 +92,12 @@ def _round(root: Path) -> dict[str, float]:
         positions = np.arange(first, first + len(ids))
         draw_plan(ids, positions, index.height[ids], index.width[ids], augment, seed=0, epoch=1)
     result["plan"] = time.monotonic() - start
-    result["peak_memory"] = _peak_memory()
+    result["peak_memory"] = peak_memory()
     return result
 
 
-def _peak_memory() -> float:
-    """GB this process held at most. Not from getrusage: what that says begins with the parent's peak."""
+def peak_memory() -> float:
+    """GB that this process held at most. Not from getrusage: what that says begins with the parent's peak."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) / 1e6
 

@@ -1,4 +1,4 @@
-"""crt: classifier re-training (paper section 4.2). A new linear classifier, class-balanced, on frozen features."""
+"""crt: classifier re-training (paper section 4). A new linear classifier, class-balanced, on frozen features."""
 
 from dataclasses import asdict
 

@@ -1,4 +1,4 @@
-"""lws: learnable weight scaling (paper section 4.2). Directions stay the joint classifier's, lengths are learned."""
+"""lws: learnable weight scaling (paper section 4). Directions stay the joint classifier's, lengths are learned."""
 
 from dataclasses import asdict
 

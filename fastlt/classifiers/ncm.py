@@ -1,4 +1,4 @@
-"""ncm: nearest class mean (paper section 4.2). Nothing is trained; the tail's means are as good as its images allow."""
+"""ncm: nearest class mean (paper section 4). Nothing is trained; the tail's means are as good as its images allow."""
 
 from functools import partial
 
@@ -14,9 +14,8 @@ KIND = "cl2n"
 
 def fit(task: Task, distance: str) -> Fitted:
     """Scores are the negative squared L2 distance, or the cosine, to each class mean of training features."""
-    means = class_mean(task.train.x.cpu().numpy(), task.train.labels.cpu().numpy(), task.classes)
-    center = torch.from_numpy(means.global_mean).to(task.train.x.device)
-    mean = torch.from_numpy(means.cl2n).to(center.device)
+    means = class_mean(task.train.x, task.train.labels, task.classes)
+    center, mean = means.global_mean, means.cl2n
     unit = functional.normalize(mean, dim=1)
 
     def l2(x: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,8 @@ DAGGER_NOTE = (
     "chosen on the test images themselves, so this row is flattering: do not compare it with results whose choices "
     "were made on val"
 )
-_CHOICE_FACTS = {"chosen_on", "criterion", "accuracy", "interval"}  # say how a choice was made; the rest is the choice
+# These say how a choice was made; the rest is the choice.
+_CHOICE_FACTS = {"chosen_on", "criterion", "accuracy", "interval", "bootstrap"}
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,11 @@ def how_chosen(choices: dict[str, Any]) -> str:
         accuracy = number(choices.get("accuracy"))
         reached = "" if accuracy is None else f", {accuracy:.1f} %"
         parts.append(f"by {CRITERIA.get(choices['criterion'], choices['criterion'])}{reached}")
+    bootstrap = choices.get("bootstrap")
+    if isinstance(bootstrap, dict) and "tau" in bootstrap:
+        low, _, high = bootstrap["tau"]
+        error = f", that accuracy varies by {bootstrap['accuracy_se']:.1f}" if "accuracy_se" in bootstrap else ""
+        parts.append(f"9 of 10 bootstrap samples choose {low:.2f} to {high:.2f}{error}")
     return "; ".join(parts)
 
 

@@ -4,7 +4,10 @@
 left out. `make test` runs the tests of this folder a second time in the simulator.
 """
 
-from collections.abc import Callable
+import importlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -58,3 +61,42 @@ def to_numpy(result: Any) -> Any:
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each of the backends."""
     return Backend(request.param)
+
+
+class Allocations(dict[Any, Any]):
+    """Shared arrays of a simulated block by the line that asks. One thread makes an array, the others wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def get(self, line: Any, default: Any = None) -> Any:
+        self.lock.acquire()  # what is not there is set next
+        if line in self:
+            self.lock.release()
+        return super().get(line, default)
+
+    def __setitem__(self, line: Any, array: Any) -> None:
+        super().__setitem__(line, array)
+        self.lock.release()
+
+
+@pytest.fixture(autouse=True)
+def quick_simulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The simulator waits for its threads in a busy loop, so they must take turns often.
+
+    Then they also meet where it gives out shared arrays: two threads that ask at once would get one each.
+    """
+    before = sys.getswitchinterval()
+    if SIMULATED:
+        shared: Any = importlib.import_module("numba.cuda.simulator.kernelapi").FakeCUDAShared
+        first = shared.__init__
+
+        def init(self: Any, size: Any) -> None:
+            first(self, size)
+            self._allocations = Allocations()
+
+        monkeypatch.setattr(shared, "__init__", init)
+        sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)

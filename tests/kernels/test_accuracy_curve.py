@@ -1,8 +1,10 @@
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import torch
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -11,6 +13,11 @@ from fastlt.kernels.accuracy_curve import CRITERIA, accuracy_curve
 from fastlt.kernels.winning_interval import winning_interval
 
 INF = np.inf
+
+
+def numbers(curve):
+    """The fields of a curve as NumPy arrays."""
+    return SimpleNamespace(**{name: value.numpy(force=True) for name, value in vars(curve).items()})
 
 
 def brute_force(right, labels, groups):
@@ -72,33 +79,47 @@ def small_cases():
     return build()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(small_cases(), st.lists(st.floats(-10, 10), max_size=5))
-def test_any_small_case(case, taus):
+def test_any_small_case(backend, case, taus):
     lo, hi, labels, groups = case
-    curve, expected = accuracy_curve(*case), op.reference(*case)
-    np.testing.assert_array_equal(curve.breakpoints, expected.breakpoints)
-    assert (np.diff(curve.breakpoints) > 0).all() and np.isfinite(curve.breakpoints).all()
-    np.testing.assert_allclose(curve.at_breakpoints, expected.at_breakpoints, atol=1e-9)
+    curve, expected = backend(op, "accuracy_curve", *case), numbers(op.reference(*case))
+    fields = numbers(curve)
+    np.testing.assert_array_equal(fields.breakpoints, expected.breakpoints)
+    assert (np.diff(fields.breakpoints) > 0).all() and np.isfinite(fields.breakpoints).all()
+    np.testing.assert_allclose(fields.at_breakpoints, expected.at_breakpoints, atol=1e-9)
     for name in CRITERIA:
-        assert getattr(curve, name).shape == (len(curve.breakpoints) + 1,)
-        np.testing.assert_allclose(getattr(curve, name), getattr(expected, name), atol=1e-9)
-    taus = np.concatenate([taus, curve.breakpoints])
+        assert getattr(fields, name).shape == (len(fields.breakpoints) + 1,)
+        np.testing.assert_allclose(getattr(fields, name), getattr(expected, name), atol=1e-9)
+    taus = np.concatenate([taus, fields.breakpoints])
     result = curve.at(taus)
     for i, tau in enumerate(taus):
         want = brute_force((lo <= tau) & (tau <= hi), labels, groups)
         np.testing.assert_allclose([result[name][i] for name in CRITERIA], want, atol=1e-9)
     for name in CRITERIA:
-        if np.isnan(getattr(curve, name)).any():
+        if np.isnan(getattr(fields, name)).any():
             with pytest.raises(ValueError, match="no sample"):
                 curve.best(name)
             continue
         tau, (left, right), accuracy = curve.best(name)
-        assert left < tau < right and np.isfinite(tau) and tau not in curve.breakpoints
+        assert type(tau) is type(left) is type(right) is type(accuracy) is float
+        assert left < tau < right and np.isfinite(tau) and tau not in fields.breakpoints
         assert accuracy == curve.at(tau)[name]
-        ends = np.concatenate([[-INF], curve.breakpoints, [INF]])
+        ends = np.concatenate([[-INF], fields.breakpoints, [INF]])
         reachable = np.nextafter(ends[:-1], INF) < ends[1:]
-        assert accuracy == pytest.approx(getattr(curve, name)[reachable].max(), abs=1e-9)
+        assert accuracy == pytest.approx(getattr(fields, name)[reachable].max(), abs=1e-9)
+
+
+def test_tensors_and_arrays_give_the_same_curve():
+    rng = np.random.default_rng(0)
+    lo, labels = rng.standard_normal(50), rng.integers(0, 4, 50)
+    case = lo, lo + rng.random(50), labels, np.array([0, 1, 2, 2], np.int8)
+    one, two = accuracy_curve(*case), accuracy_curve(*map(torch.from_numpy, case))
+    assert all(isinstance(value, torch.Tensor) for value in vars(one).values())
+    for name, value in vars(one).items():
+        assert torch.equal(value, getattr(two, name))
+    assert one.best() == two.best()
+    np.testing.assert_array_equal(one.at(torch.tensor([0.0, 1.0]))["all"], two.at([0, 1])["all"])
 
 
 def one_class(*intervals):
@@ -150,17 +171,19 @@ def test_interval_between_neighbouring_numbers():
 
 def test_single_point_counts_only_at_the_point():
     curve = one_class((0.5, 0.5), (0, 1))
-    np.testing.assert_array_equal(curve.breakpoints, [0, 0.5, 1])
-    np.testing.assert_array_equal(curve.all, [0, 50, 50, 0])
+    fields = numbers(curve)
+    np.testing.assert_array_equal(fields.breakpoints, [0, 0.5, 1])
+    np.testing.assert_array_equal(fields.all, [0, 50, 50, 0])
     np.testing.assert_array_equal(curve.at([0, 0.5, 0.6, 1, INF])["all"], [50, 100, 50, 50, 0])
     assert curve.at(0.5)["all"].shape == () and curve.at([[0.5], [2]])["all"].shape == (2, 1)
 
 
 def test_group_without_samples_is_nan():
     curve = accuracy_curve([0.0], [1.0], [1], np.array([0, 2, 1], np.int8))
-    assert np.isnan(curve.many).all() and np.isnan(curve.medium).all() and np.isnan(curve.at([0.5])["many"]).all()
-    np.testing.assert_array_equal(curve.few, [0, 100, 0])
-    np.testing.assert_array_equal(curve.mean_class, [0, 100, 0])
+    fields = numbers(curve)
+    assert np.isnan(fields.many).all() and np.isnan(fields.medium).all() and np.isnan(curve.at([0.5])["many"]).all()
+    np.testing.assert_array_equal(fields.few, [0, 100, 0])
+    np.testing.assert_array_equal(fields.mean_class, [0, 100, 0])
 
 
 @pytest.mark.parametrize("sizes", [[7] * 30, np.arange(1, 200)], ids=["balanced", "sizes 1 to 199"])
@@ -175,7 +198,7 @@ def test_running_sums_do_not_drift(sizes):
         assert values[0] == values[-1] == 0
         assert curve.at(1.0)[name] == pytest.approx(100, abs=1e-9)
     for tau in rng.random(10):
-        right = (lo <= tau) & (tau <= curve.breakpoints[-1])
+        right = (lo <= tau) & (tau <= float(curve.breakpoints[-1]))
         got = [curve.at(tau)[name] for name in CRITERIA]
         np.testing.assert_allclose(got, brute_force(right, labels, groups), atol=1e-9)
 

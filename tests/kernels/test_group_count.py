@@ -19,7 +19,6 @@ TIE = 1e-5
 def small_tiles(monkeypatch):
     """Three rows a tile, and products of at most two classifiers of seven classes."""
     monkeypatch.setattr(tiles, "tile_rows", lambda columns, device: 3)
-    monkeypatch.setattr(best_class, "_CPU_TILES", 1)
     monkeypatch.setattr(best_class, "_WIDE", 14)
 
 

@@ -19,7 +19,6 @@ TIE = 1e-5
 def small_tiles(monkeypatch):
     """Three rows a tile, so that every test but the smallest has several."""
     monkeypatch.setattr(tiles, "tile_rows", lambda columns, device: 3)
-    monkeypatch.setattr(best_class, "_CPU_TILES", 1)
 
 
 def problem(seed, n, c, d, dtype=torch.float32):
