@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fastlt.shards.reader import Dataset
@@ -28,3 +29,18 @@ def test_the_loop_of_ones_own(jpeg_dataset: Dataset, tmp_path: Path, monkeypatch
     exec(code, known)
     assert [images for _, _, images in known["loss"]] == [32, 32, 32, 32]  # 71 images, two full batches each epoch
     assert known["torch"].load("checkpoint.pt", weights_only=False)["loader"] == known["loader"].state()
+
+
+def test_the_kernels_on_their_own() -> None:
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "nearest_mean" in block]
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), [20, 10, 5, 2])
+    x = (rng.standard_normal((37, 6)) + 3 * np.eye(4, 6)[labels]).astype(np.float32)
+    weight = (np.eye(4, 6) * np.array([4, 3, 2, 1])[:, None]).astype(np.float32)
+    known: dict = {f"{split}_x": x for split in ("train", "val", "test")}
+    known |= {f"{split}_labels": labels for split in ("train", "val")}
+    known |= {"classes": 4, "weight": weight, "groups": np.array([0, 0, 1, 2], np.int8)}
+    exec(code, known)
+    assert (known["predicted"] == labels).mean() > 0.9
+    assert 0.2 < known["tau"] < 3 and known["accuracy"] > 80
+    assert known["sure"].shape == (3,) and known["balanced"].shape == (4, 6)
