@@ -1,14 +1,16 @@
 """Running a command: configuration by Hydra, wrong input as one line with exit code 2."""
 
+import argparse
 import functools
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fastlt.config import register
 from fastlt.errors import UserError
+from fastlt.interrupts import Stopped
 
 WRONG_INPUT = 2
 DEBUG = "FASTLT_DEBUG"
@@ -53,6 +56,13 @@ def hydra_command(name: str, schema: type) -> Callable[[Callable[[DictConfig], A
     return decorate
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one line, as those of every command; its own would print the usage as well."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
 def guard(command: Callable[[], Any], schema: type | None = None) -> None:
     """Runs a command; turns what users can mend into one line and exit code 2.
 
@@ -65,6 +75,9 @@ def guard(command: Callable[[], Any], schema: type | None = None) -> None:
             raise
         sys.stderr.write(f"error: {_one_line(error, schema)}\n")
         sys.exit(WRONG_INPUT)
+    except Stopped as stopped:
+        sys.stderr.write(f"stopped by {signal.Signals(stopped.signal).name}: {stopped}\n")
+        sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)

@@ -48,6 +48,13 @@ class ProtocolConfig:
     pad: int = MISSING  # pixels, crop=pad
     jitter: float = MISSING  # strength of colour jitter, 0 for none
     keep: float = MISSING  # share of the short side that evaluation sees
+    stepped: str = "batch"  # the learning rate falls with every batch, or once an epoch
+    lr_batch: int = 0  # batch that lr is meant for: another one scales it linearly; 0: lr is taken as it is
+    label_smoothing: float = 0.0
+    mixup: float = 0.0  # alpha of the Beta law; 0: off
+    ema: float = 0.0  # decay per step of averaged weights; 0: off
+    pretrained: str | None = None  # weights the backbone starts with: torchvision, or a file
+    train_from: str | None = None  # layer of the backbone, such as layer4: those before it keep their weights
     crt: Stage2Config = field(default_factory=Stage2Config)
     lws: Stage2Config = field(default_factory=Stage2Config)
 
@@ -62,6 +69,7 @@ class TrainConfig:
     seed: int = 0
     epochs: int | None = None  # default: the protocol's
     image_size: int | None = None  # default: the protocol's
+    representation: str | None = None  # checkpoint or run folder that takes the place of stage 1
     classifiers: list[str] = field(default_factory=lambda: list(CLASSIFIERS))
     hold_out: float = 0.0  # share of train kept from training, to choose hyper-parameters on
     choose_on: str = "auto"  # val, held_out, train or test; auto: the first of these that there is, never test
@@ -69,6 +77,11 @@ class TrainConfig:
     threads: int = 0  # 0: one per core
     max_damaged: int = 10  # training images damaged after the conversion that others of their class may stand in for
     precision: str = "auto"  # fp32 or bf16; auto: bf16 on a GPU
+    accumulate: int = 1  # parts that a batch is worked through in, where it does not fit into memory
+    compile: str = "off"  # mode of torch.compile: default, reduce-overhead (CUDA graphs) or max-autotune
+    save_epochs: int = 1  # a checkpoint after so many epochs
+    save_minutes: float = 10.0  # and within an epoch after so many minutes; 0: never
+    tensorboard: bool = False  # metrics for TensorBoard too, beside metrics.jsonl; needs the package tensorboard
     overwrite: bool = False  # train anew even where the run folder holds another representation
 
 
@@ -115,15 +128,18 @@ class ConvertConfig:
 
 @dataclass
 class BenchConfig:
-    images: str | None = None  # folder of photographs, for convert and loader; for loader also a converted dataset
+    images: str | None = None  # folder of photographs, for convert, loader and train; or, but for convert, a dataset
     copies: int = 10  # how often they are listed: a short run measures the start
     peers: bool = False  # other libraries too, on the same files in the same run; needs `make bench-peers`
     files: int = 500  # of loader: at most so many of the images are taken, spread evenly
     cases: list[str] = field(default_factory=list)  # of loader and kernels, to run only these
     samples: int = 10_000_000  # of the simulated index
-    batch: int = 64  # images, of loader
+    batch: int = 64  # images, of loader and train
+    backbone: str = "resnet10"  # of train
+    image_size: int = 224  # pixels, of train
+    compile: str = "off"  # of train: mode of torch.compile
     size: str = "standard"  # of kernels: tiny, standard, imagenet_lt or inaturalist2018
-    device: str = "cpu"  # of kernels: also cuda
+    device: str = "cpu"  # of kernels and train: also cuda
     threads: int = 2
     rounds: int = 3  # that count, after one that does not
     scratch: str | None = None  # folder for what is written; default: the system's

@@ -12,25 +12,31 @@ from fastlt.errors import UserError
 PACKAGES = ("fastlt", "torch", "torchvision", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "numba", "numpy", "h5py")
 
 
-def pick_device(name: str) -> torch.device:
-    """auto: the GPU if there is one. Raises UserError when a GPU that was asked for is not there."""
+def pick_device(name: str, local: int = 0) -> torch.device:
+    """auto: a GPU if there is one; where it has no number, it is that of the process among those of this node, `local`.
+
+    Raises UserError when a GPU that was asked for is not there.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"device={name} is unknown: allowed are auto, cpu, cuda, cuda:N") from None
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device={name} is not supported: allowed are auto, cpu, cuda, cuda:N")
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", local)
     found = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= found:
         raise UserError(f"device={name}: this machine has {found} usable GPUs; use device=cpu or device=auto")
     return device
 
 
-def set_threads(threads: int) -> int:
-    """Threads of torch, Numba and DALI: as asked for, 0 for one per core this process may use. Returns the number."""
-    cores = len(os.sched_getaffinity(0))
+def set_threads(threads: int, neighbours: int = 1) -> int:
+    """Threads of torch, Numba and DALI: as asked for, 0 for one per core this process may use, shared with its
+    neighbours. Returns the number."""
+    cores = max(1, len(os.sched_getaffinity(0)) // neighbours)
     if threads < 0:
         raise UserError(f"threads={threads}: it must be 0 (one per core) or more")
     threads = threads or cores

@@ -1,7 +1,7 @@
 """One experiment: representation (trained or reused) -> features -> all classifiers -> results."""
 
+import contextlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,101 +9,32 @@ import numpy as np
 import torch
 
 from fastlt import device as machine
-from fastlt.backbones import parameters
+from fastlt.backbones import Model, build_model, freeze_before, is_own, parameters
+from fastlt.checkpoint.fit import load_pretrained
+from fastlt.checkpoint.store import load_model
 from fastlt.classifiers import CLASSIFIERS
 from fastlt.classifiers.base import Features, Task, Training
 from fastlt.errors import UserError
 from fastlt.evaluate import evaluate
 from fastlt.features import FeatureStore
 from fastlt.groups import class_groups, group_sizes
+from fastlt.hold_out import hold_out
+from fastlt.loaders import Loaders
 from fastlt.log import say
-from fastlt.pipeline.loader import Loader
-from fastlt.plan import Augment
-from fastlt.representation import Representation, Schedule, Settings, hold_out, train_representation
-from fastlt.sampler import InOrder, Order, Sampler
+from fastlt.options import STAGE_2, Options
+from fastlt.ranks import ALONE, Ranks, leave
+from fastlt.representation import Fit, Representation, Settings, train_representation
+from fastlt.sampler import Sampler
 from fastlt.shards.reader import Dataset
 
 SCHEMA = 1
-CHOOSE_ON = ("auto", "val", "held_out", "train", "test")
-STAGE_2 = ("crt", "lws")  # sections of a protocol that concern no representation
-
-
-@dataclass(frozen=True)
-class Options:
-    """What one experiment does; plain values, checked at construction. Meanings as in config.TrainConfig."""
-
-    backbone: str
-    sampler: str
-    drawing: str
-    protocol: dict[str, Any]
-    seed: int
-    epochs: int
-    image_size: int
-    classifiers: list[str]
-    hold_out: float
-    choose_on: str
-    precision: str
-    overwrite: bool
-    max_damaged: int
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.classifiers if name not in CLASSIFIERS]
-        if unknown or not self.classifiers:
-            raise UserError(f"classifiers={self.classifiers}: allowed are {', '.join(CLASSIFIERS)}, one or more")
-        if self.choose_on not in CHOOSE_ON:
-            raise UserError(f"choose_on={self.choose_on} is unknown: allowed are {', '.join(CHOOSE_ON)}")
-        if self.seed < 0:
-            raise UserError(f"seed={self.seed}: it must be 0 or more")
-        if self.max_damaged < 0:
-            raise UserError(f"max_damaged={self.max_damaged}: it must be 0 or more")
-        if self.precision not in ("fp32", "bf16"):
-            raise UserError(f"precision={self.precision} is unknown: allowed are auto, fp32, bf16")
-
-    def settings(self, digest: str) -> Settings:
-        """What determines the representation trained on the dataset of this digest."""
-        stage_1 = {name: value for name, value in self.protocol.items() if name not in STAGE_2}
-        protocol = {
-            f"protocol.{name}": value
-            for name, value in stage_1.items()
-            if name not in ("backbone", "epochs", "image_size")
-        }
-        return Settings(
-            {
-                "dataset": digest,
-                "backbone": self.backbone,
-                "sampler": self.sampler,
-                "drawing": self.drawing,
-                "epochs": self.epochs,
-                "image_size": self.image_size,
-                "seed": self.seed,
-                "hold_out": self.hold_out,
-                "precision": self.precision,
-                **protocol,
-            }
-        )
-
-    def choose_split(self, dataset: Dataset) -> str:
-        """The split hyper-parameters are chosen on."""
-        offered = {"held_out": self.hold_out > 0, "val": "val" in dataset.splits, "train": True, "test": True}
-        if self.choose_on == "auto":
-            return next(name for name, there in offered.items() if there)
-        if not offered[self.choose_on]:
-            raise UserError(
-                f"choose_on={self.choose_on}: there is no such split here; allowed are "
-                f"{', '.join(name for name, there in offered.items() if there)} (hold_out=0.1 makes held_out)"
-            )
-        return self.choose_on
-
-    def run_name(self, dataset: Dataset) -> str:
-        """A folder name that tells runs apart, by eye and by the representation's key."""
-        key = self.settings(dataset.digest).key[:8]
-        return f"{dataset.name}_{self.backbone}_{self.sampler}_seed{self.seed}_{key}"
 
 
 def run_experiment(
-    dataset: Dataset, options: Options, folder: Path, device: torch.device, threads: int
-) -> dict[str, Any]:
-    """Does what `options` say in the run folder and returns what results.json holds.
+    dataset: Dataset, options: Options, folder: Path, device: torch.device, threads: int, ranks: Ranks = ALONE
+) -> dict[str, Any] | None:
+    """Does what `options` say in the run folder and returns what results.json holds; None on all ranks but the first,
+    which train the representation with it and are done then.
 
     A finished representation and its features are reused. Raises UserError before anything is written where options and
     dataset do not fit.
@@ -120,8 +51,11 @@ def run_experiment(
         if split in dataset.splits:
             orders[split] = (split, dataset.split(split).class_members)
 
-    loaders = _Loaders(dataset, options, device, threads)
-    representation = _representation(dataset, options, folder, loaders, orders)
+    loaders = Loaders(dataset, options, device, threads, ranks)
+    representation = _representation(dataset, options, folder, loaders, orders, ranks)
+    leave(ranks)
+    if not ranks.main:
+        return None
     store = FeatureStore(folder / "features.h5", representation.key)
     if not all(store.has(split) for split in orders):
         stored = {name: loaders.evaluation(split, ids) for name, (split, ids) in orders.items()}
@@ -155,86 +89,82 @@ def run_experiment(
     }
 
 
-class _Loaders:
-    """Loaders of one experiment."""
-
-    def __init__(self, dataset: Dataset, options: Options, device: torch.device, threads: int):
-        self.dataset, self.options, self.device, self.threads = dataset, options, device, threads
-        protocol = options.protocol
-        self._train = Augment(
-            size=options.image_size,
-            crop=protocol["crop"],
-            scale=tuple(protocol["scale"]),
-            pad=protocol["pad"],
-            flip=True,
-            jitter=protocol["jitter"],
-        )
-        self._evaluation = Augment(size=options.image_size, keep=protocol["keep"])
-
-    def train(self, order: Order) -> Loader:
-        """Training batches of full size."""
-        return self._loader("train", order, self._train, self.options.protocol["batch"], drop_last=True)
-
-    def evaluation(self, split: str, ids: np.ndarray) -> Loader:
-        """Every one of these samples once. Damaged ones of train are replaced; in val and test there must be none."""
-        order = InOrder(ids, self.dataset.split(split).label[ids] if split == "train" else None)
-        return self._loader(split, order, self._evaluation, min(self.options.protocol["batch"], 256))
-
-    def _loader(self, split: str, order: Order, augment: Augment, batch: int, drop_last: bool = False) -> Loader:
-        options = {"drop_last": drop_last, "max_damaged": self.options.max_damaged}
-        return Loader(
-            self.dataset, split, order, augment, batch, self.options.seed, self.device, self.threads, **options
-        )
-
-
 def _representation(
-    dataset: Dataset, options: Options, folder: Path, loaders: _Loaders, orders: dict[str, tuple[str, np.ndarray]]
+    dataset: Dataset,
+    options: Options,
+    folder: Path,
+    loaders: Loaders,
+    orders: dict[str, tuple[str, np.ndarray]],
+    ranks: Ranks,
 ) -> Representation:
-    protocol = options.protocol
-    schedule = Schedule(
-        options.epochs, protocol["lr"], protocol["momentum"], protocol["weight_decay"], protocol["warmup_epochs"]
-    )
+    if options.representation:
+        return _given(Path(options.representation), dataset, options, loaders.device)
     kept = orders["train"][1]
     labels = dataset.split("train").label[kept]
     start = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=dataset.classes))]).astype(np.int64)
     sampler = Sampler(kept, start, options.sampler, options.seed, options.epochs, options.drawing)
-    with loaders.train(sampler) as train:
-        val = loaders.evaluation(*orders["val"]) if "val" in orders else None
-        representation = train_representation(
-            options.settings(dataset.digest),
-            schedule,
-            options.backbone,
-            dataset.classes,
-            options.seed,
-            train,
-            val,
-            folder,
-            options.precision,
-            options.overwrite,
-        )
-        if val is not None:
-            val.close()
-    return representation
+    with contextlib.ExitStack() as stack:
+        train = stack.enter_context(loaders.train(sampler))
+        val = None
+        if "val" in orders:
+            split, ids = orders["val"]
+            val = stack.enter_context(loaders.evaluation(split, ids[ranks.rank :: ranks.world]))
+        model = _model(dataset, options, loaders.device, ranks)
+        schedule, recipe = options.schedule(), options.recipe()
+        fit = Fit(model, schedule, recipe, train, val, options.seed, options.precision, ranks)
+        return train_representation(options.settings(dataset.digest), fit, options.keeping(folder))
+
+
+def _given(path: Path, dataset: Dataset, options: Options, device: torch.device) -> Representation:
+    """A representation that was trained elsewhere. Its key here is of what its features depend on."""
+    model, state = load_model(path, options.backbone if is_own(options.backbone) else None)
+    classes = model.classifier.out_features
+    if classes != dataset.classes:
+        raise UserError(f"{path} has {classes} classes, {dataset.root} {dataset.classes}: choose another of the two")
+    about = {
+        "representation": state["key"],
+        "dataset": dataset.digest,
+        "image_size": options.image_size,
+        "keep": options.protocol["keep"],
+        "precision": options.precision,
+    }
+    model = model.to(device)  # type: ignore[call-overload]
+    known = state["settings"], state["epoch"], f"given: {path}", state["seconds"], state["images"]
+    return Representation(model, Settings(about).key, *known)
+
+
+def _model(dataset: Dataset, options: Options, device: torch.device, ranks: Ranks) -> Model:
+    """The model as stage 1 begins with it."""
+    model = build_model(options.backbone, dataset.classes, options.seed, options.image_size)
+    if options.protocol["pretrained"]:
+        with ranks.one_after_another():
+            load_pretrained(model, options.protocol["pretrained"])
+    if options.protocol["train_from"]:
+        freeze_before(model, options.protocol["train_from"])
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _about(dataset: Dataset, options: Options, representation: Representation, choose_on: str) -> dict[str, Any]:
     counts = dataset.split("train").counts
+    about, seconds = representation.about, representation.seconds
     return {
         "schema": SCHEMA,
         "dataset": dataset.name,
         "dataset_digest": dataset.digest,
-        "backbone": options.backbone,
-        "sampler": options.sampler,
-        "drawing": options.drawing,
+        "backbone": representation.model.backbone_name,
+        "sampler": about.get("sampler", "unknown"),
+        "drawing": about.get("drawing"),
         "seed": options.seed,
         "protocol": options.protocol["name"],
         "key": representation.key,
-        "epochs": options.epochs,
+        "epochs": about.get("epochs"),
         "image_size": options.image_size,
         "parameters": parameters(representation.model),
         "checkpoint": {"epoch": representation.epoch, "chosen": representation.chosen},
-        "seconds": round(representation.seconds, 3),
-        "images_per_second": round(representation.images / representation.seconds, 1),
+        "seconds": round(seconds, 3),
+        "images_per_second": round(representation.images / representation.seconds, 1)
+        if representation.seconds
+        else None,
         "class_names": dataset.class_names,
         "class_counts": {name: split.counts.tolist() for name, split in dataset.splits.items()},
         "groups": group_sizes(counts),

@@ -9,14 +9,26 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from fastlt.errors import UserError
+
 LINE_EVERY = 10.0  # seconds between two lines of progress in a log
 
 tqdm.monitor_interval = 0  # no watcher thread: worker processes are started beside a bar
 
 
+_silent = False
+
+
+def silence() -> None:
+    """From now on this process shows nothing: another one speaks for it."""
+    global _silent
+    _silent = True
+
+
 def say(text: str) -> None:
     """One line of news on stderr; stdout is for results."""
-    tqdm.write(text, file=sys.stderr)
+    if not _silent:
+        tqdm.write(text, file=sys.stderr)
 
 
 def duration(seconds: float) -> str:
@@ -42,7 +54,7 @@ class Progress:
         self._start = self._line = time.monotonic()
         self._first = done
         self._bar = None
-        if self._stream.isatty():
+        if self._stream.isatty() and not _silent:
             self._bar = tqdm(
                 total=total,
                 initial=done,
@@ -90,8 +102,10 @@ class Progress:
 class MetricsFile:
     """Metrics as JSON lines, flushed line by line, so that what was measured survives whatever comes next."""
 
-    def __init__(self, path: Path, keep_epochs: int | None = None):
-        """keep_epochs: on resuming, lines of later epochs are dropped: they will be measured again."""
+    def __init__(self, path: Path, keep_epochs: int | None = None, tensorboard: bool = False):
+        """keep_epochs: on resuming, lines of later epochs are dropped: they will be measured again. tensorboard: the
+        same values in event files beside it, by epoch. Raises UserError where that package is missing."""
+        self._board = _board(path.with_name("tensorboard"), keep_epochs) if tensorboard else None
         kept = []
         if keep_epochs is not None and path.exists():
             kept = [line for line in path.read_text().splitlines() if json.loads(line)["epoch"] <= keep_epochs]
@@ -104,6 +118,23 @@ class MetricsFile:
         """One line."""
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, values["epoch"])
+            self._board.flush()
 
-    def close(self) -> None:
+    def __enter__(self) -> "MetricsFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _board(folder: Path, keep_epochs: int | None) -> Any:
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError:
+        raise UserError("tensorboard=true needs the package tensorboard: pip install tensorboard") from None
+    return SummaryWriter(str(folder), purge_step=None if keep_epochs is None else keep_epochs + 1)

@@ -11,8 +11,11 @@ from fastlt.cli import hydra_command, recompose
 from fastlt.config import TrainConfig
 from fastlt.convert import convert_configured
 from fastlt.device import pick_device, set_threads
-from fastlt.experiment import Options, run_experiment, write_results
+from fastlt.errors import UserError
+from fastlt.experiment import run_experiment, write_results
 from fastlt.log import say
+from fastlt.options import Options
+from fastlt.ranks import join, ranks_here
 from fastlt.report import write_report
 from fastlt.report.table import results_table
 from fastlt.shards.reader import Dataset
@@ -23,16 +26,22 @@ EMBEDDED = "data/shapes"  # made when it is missing; every other dataset is conv
 @hydra_command("train", TrainConfig)
 def main(cfg: Any) -> None:
     """Trains, classifies, evaluates, reports. The last line of stdout is the report's path."""
-    device = pick_device(cfg.device)
+    ranks = ranks_here()
+    device = pick_device(cfg.device, ranks.local)
     if cfg.data == EMBEDDED and not Path(EMBEDDED).exists():
+        if ranks.world > 1:
+            raise UserError(f"{EMBEDDED} is not there yet: let one process draw it with python -m fastlt.train")
         say("drawing the embedded data set")
         convert_configured(recompose("convert", ["dataset=shapes", f"out={EMBEDDED}"], own=False))
-    threads = set_threads(cfg.threads)
+    threads = set_threads(cfg.threads, ranks.neighbours)
     dataset = Dataset(cfg.data)
     cfg = _resolved(cfg, dataset)
     options = _options(cfg, device)
     folder = Path(cfg.run or f"runs/{options.run_name(dataset)}")
-    results = run_experiment(dataset, options, folder, device, threads)
+    join(ranks, device)
+    results = run_experiment(dataset, options, folder, device, threads, ranks)
+    if results is None:
+        return
     write_results(results, folder)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
     sys.stdout.write(results_table(results) + "\n")
@@ -64,10 +73,16 @@ def _options(cfg: Any, device: torch.device) -> Options:
         seed=cfg.seed,
         epochs=cfg.epochs,
         image_size=cfg.image_size,
+        representation=cfg.representation,
         classifiers=list(cfg.classifiers),
         hold_out=cfg.hold_out,
         choose_on=cfg.choose_on,
         precision=precision,
+        accumulate=cfg.accumulate,
+        compile=cfg.compile,
+        save_epochs=cfg.save_epochs,
+        save_minutes=cfg.save_minutes,
+        tensorboard=cfg.tensorboard,
         overwrite=cfg.overwrite,
         max_damaged=cfg.max_damaged,
     )

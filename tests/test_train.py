@@ -1,5 +1,6 @@
 """python -m fastlt.train, end to end on a small dataset: results, determinism, reuse, resumption, refusals."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -84,10 +85,10 @@ def test_a_finished_representation_is_reused(place: Path, first: dict[str, Any])
 
 def test_a_training_that_was_cut_off_goes_on(place: Path, first: dict[str, Any]) -> None:
     code = (
-        "import sys, fastlt.representation as r\n"
+        "import sys, fastlt.representation.train as r\n"
         "save = r.save_checkpoint\n"
-        "def cut(state, path):\n"
-        "    save(state, path)\n"
+        "def cut(state, path, keep):\n"
+        "    save(state, path, keep)\n"
         "    sys.exit(9)\n"
         "r.save_checkpoint = cut\n"
         "from fastlt.train import main\n"
@@ -204,3 +205,47 @@ def test_damaged_images_end_a_training_only_beyond_the_budget(tmp_path: Path) ->
     assert strict.returncode == 2
     told = "error: 2 images of the train split are damaged, max_damaged=1 allows fewer: train-000000.tar, offset "
     assert strict.stderr.splitlines()[-1].startswith(told)
+
+
+def test_a_representation_takes_the_place_of_stage_1(place: Path, first: dict[str, Any]) -> None:
+    done = train("data=data", "representation=first", "run=given", *SMALL, cwd=place)
+    assert done.returncode == 0, done.stderr
+    given = read(place / "given")
+    assert not (place / "given" / "checkpoint.pt").exists()
+    assert given["key"] != first["key"]  # of features: they may be of another dataset or size
+    assert (given["sampler"], given["epochs"], given["backbone"]) == ("instance", 2, "resnet32")
+    assert given["checkpoint"]["chosen"] == "given: first"
+    for name, result in first["classifiers"].items():
+        assert given["classifiers"][name]["per_class"] == result["per_class"], name
+
+
+def test_a_representation_of_other_classes_is_refused(place: Path, first: dict[str, Any], tmp_path: Path) -> None:
+    convert(Pictures(counts=(20, 9), pixels=True), conversion(), tmp_path / "two", workers=1)
+    line = refusal(main, f"data={tmp_path}/two", "representation=first", *SMALL, cwd=place)
+    assert line == f"first has 4 classes, {tmp_path}/two 2: choose another of the two"
+
+
+def test_imported_weights_get_every_classifier(place: Path, tmp_path: Path) -> None:
+    from torchvision.models import resnet18
+
+    torch.save(resnet18(num_classes=4).state_dict(), tmp_path / "theirs.pth")
+    done = run("-m", "fastlt.checkpoint", "import", "theirs.pth", "--out", "ours.pt", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = train(f"data={place}/data", "representation=ours.pt", "run=run", *SMALL, "image_size=64", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = read(tmp_path / "run")
+    assert (results["backbone"], results["sampler"], results["images_per_second"]) == ("resnet18", "unknown", None)
+    assert list(results["classifiers"]) == CLASSIFIERS
+    assert "unknown sampling" in done.stdout
+
+
+def test_options_that_change_the_training_change_its_key(place: Path, first: dict[str, Any]) -> None:
+    line = refusal(main, "data=data", "run=first", *SMALL, "protocol.ema=0.9", cwd=place)
+    assert "holds a representation with protocol.ema=None, asked for is protocol.ema=0.9" in line
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="tensorboard is installed")
+def test_missing_tensorboard_is_said_before_training(place: Path) -> None:
+    line = refusal(main, "data=data", "run=board", *SMALL, "tensorboard=true", cwd=place)
+    assert line == "tensorboard=true needs the package tensorboard: pip install tensorboard"
+    assert not (place / "board" / "checkpoint.pt").exists()

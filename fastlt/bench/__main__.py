@@ -1,4 +1,4 @@
-"""python -m fastlt.bench convert|index|kernels|loader [key=value ...]: a table on stderr, JSON as last stdout line."""
+"""python -m fastlt.bench convert|index|kernels|loader|train [key=value ...]: a table on stderr, JSON on stdout."""
 
 import datetime
 import json
@@ -15,12 +15,19 @@ from fastlt.bench.loader import bench_loader
 from fastlt.bench.loader_stages import bottleneck
 from fastlt.bench.plot import plot
 from fastlt.bench.rows import append, last_run, markdown
+from fastlt.bench.train import bench_train
 from fastlt.cli import guard, hydra_command
 from fastlt.config import BenchConfig
 from fastlt.errors import UserError
 from fastlt.log import say
 
-BENCHES = {"convert": bench_convert, "index": bench_index, "kernels": bench_kernels, "loader": bench_loader}
+BENCHES = {
+    "convert": bench_convert,
+    "index": bench_index,
+    "kernels": bench_kernels,
+    "loader": bench_loader,
+    "train": bench_train,
+}
 
 
 @hydra_command("bench", BenchConfig)
@@ -28,7 +35,7 @@ def measure(cfg: Any) -> None:
     """Runs the benchmark that the command line names first."""
     if cfg.plot and not cfg.rows:
         raise UserError(f"plot={cfg.plot} is drawn from rows: add rows=FILE.jsonl")
-    device = machine.pick_device(cfg.device if _name == "kernels" else "cpu")
+    device = machine.pick_device(cfg.device if _name in ("kernels", "train") else "cpu")
     threads = machine.set_threads(cfg.threads)
     rows = BENCHES[_name](cfg)
     about = {"bench": _name, "device": machine.describe(device, threads), "versions": machine.versions()}

@@ -11,21 +11,15 @@ from fastlt.backbones import BACKBONES, IMAGE_SIZE
 from fastlt.checkpoint.fit import identify
 from fastlt.checkpoint.read import checkpoint_path, is_ours, load_state, read_weights
 from fastlt.checkpoint.store import check_place, count_parameters, export, import_weights, save_imported
-from fastlt.cli import DEBUG, guard
+from fastlt.cli import DEBUG, Parser, guard
 from fastlt.errors import UserError
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        # argparse would print the usage as well; every fastlt command complains in one line.
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m fastlt.checkpoint", description="Weights of others for fastlt, and the reverse.")
+    parser = Parser(prog="python -m fastlt.checkpoint", description="Weights of others for fastlt, and the reverse.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], str], file: str, help: str, more: str) -> _Parser:
+    def command(name: str, run: Callable[[argparse.Namespace], str], file: str, help: str, more: str) -> Parser:
         one = commands.add_parser(name, help=help, description=more)
         one.add_argument("file", metavar=file, type=Path)
         one.add_argument("--debug", action="store_true", help="show the traceback of an error")

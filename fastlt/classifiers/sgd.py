@@ -1,12 +1,12 @@
 """SGD on cached features with class-balanced batches, shared by the trained classifiers of stage 2."""
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch.nn import functional
 
 from fastlt.classifiers.base import Features, Training
+from fastlt.representation.schedule import cosine
 from fastlt.sampler import Sampler
 
 MOMENTUM = 0.9
@@ -35,8 +35,8 @@ def train_balanced(
         order = torch.from_numpy(sampler.order(epoch)).to(train.x.device)
         for step in range(steps):
             ids = order[step * batch : (step + 1) * batch]
-            done = (epoch * steps + step) / (training.epochs * steps)
-            optimizer.param_groups[0]["lr"] = 0.5 * training.lr * (1 + math.cos(math.pi * done))
+            rate = cosine(training.lr, epoch * steps + step, training.epochs * steps)
+            optimizer.param_groups[0]["lr"] = rate
             loss = functional.cross_entropy(logits(train.x[ids]), train.labels[ids])
             optimizer.zero_grad()
             loss.backward()

@@ -7,21 +7,15 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from fastlt.cli import DEBUG, guard
+from fastlt.cli import DEBUG, Parser, guard
 from fastlt.errors import UserError
 from fastlt.shards.verify import LINES, verify
 
 DAMAGED = 1  # exit code of verify when it found something
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        # argparse would print the usage as well; every fastlt command complains in one line.
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m fastlt.shards", description="Looks into a converted dataset and changes nothing.")
+    parser = Parser(prog="python -m fastlt.shards", description="Looks into a converted dataset and changes nothing.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     check = commands.add_parser(
         "verify",

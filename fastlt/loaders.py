@@ -1,0 +1,55 @@
+"""The loaders of one experiment."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastlt.options import Options
+from fastlt.pipeline.loader import Loader
+from fastlt.plan import Augment
+from fastlt.ranks import Ranks
+from fastlt.sampler import InOrder, Order
+from fastlt.shards.reader import Dataset
+
+
+class Loaders:
+    """Loaders of one experiment."""
+
+    def __init__(self, dataset: Dataset, options: Options, device: torch.device, threads: int, ranks: Ranks):
+        self.dataset, self.options, self.device, self.threads, self.ranks = dataset, options, device, threads, ranks
+        protocol = options.protocol
+        self._train = Augment(
+            size=options.image_size,
+            crop=protocol["crop"],
+            scale=tuple(protocol["scale"]),
+            pad=protocol["pad"],
+            flip=True,
+            jitter=protocol["jitter"],
+        )
+        self._evaluation = Augment(size=options.image_size, keep=protocol["keep"])
+
+    def train(self, order: Order) -> Loader:
+        """Training batches of full size, this rank's share of every one."""
+        batch = self.options.batch_of_a_rank(self.ranks.world)
+        shared = {"drop_last": True, "rank": self.ranks.rank, "world": self.ranks.world}
+        return self._loader("train", order, self._train, batch, **shared)
+
+    def evaluation(self, split: str, ids: np.ndarray) -> Loader:
+        """Every one of these samples once. Damaged ones of train are replaced; in val and test there must be none."""
+        order = InOrder(ids, self.dataset.split(split).label[ids] if split == "train" else None)
+        return self._loader(split, order, self._evaluation, min(self.options.protocol["batch"], 256))
+
+    def _loader(self, split: str, order: Order, augment: Augment, batch: int, **shared: Any) -> Loader:
+        return Loader(
+            self.dataset,
+            split,
+            order,
+            augment,
+            batch,
+            self.options.seed,
+            self.device,
+            self.threads,
+            max_damaged=self.options.max_damaged,
+            **shared,
+        )

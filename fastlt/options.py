@@ -1,0 +1,147 @@
+"""What one experiment does, as plain values."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastlt.checkpoint.fit import pretrained_identity
+from fastlt.classifiers import CLASSIFIERS
+from fastlt.errors import UserError
+from fastlt.representation import Keeping, Recipe, Schedule, Settings
+from fastlt.shards.reader import Dataset
+
+CHOOSE_ON = ("auto", "val", "held_out", "train", "test")
+STAGE_2 = ("crt", "lws")  # sections of a protocol that concern no representation
+# Keys that came after the first representations were trained: at these values they are no part of a key.
+PLAIN = {
+    "stepped": "batch",
+    "lr_batch": 0,
+    "label_smoothing": 0.0,
+    "mixup": 0.0,
+    "ema": 0.0,
+    "pretrained": None,
+    "train_from": None,
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Checked at construction. Meanings as in config.TrainConfig."""
+
+    backbone: str
+    sampler: str
+    drawing: str
+    protocol: dict[str, Any]
+    seed: int
+    epochs: int
+    image_size: int
+    representation: str | None
+    classifiers: list[str]
+    hold_out: float
+    choose_on: str
+    precision: str
+    accumulate: int
+    compile: str
+    save_epochs: int
+    save_minutes: float
+    tensorboard: bool
+    overwrite: bool
+    max_damaged: int
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.classifiers if name not in CLASSIFIERS]
+        if unknown or not self.classifiers:
+            raise UserError(f"classifiers={self.classifiers}: allowed are {', '.join(CLASSIFIERS)}, one or more")
+        if self.choose_on not in CHOOSE_ON:
+            raise UserError(f"choose_on={self.choose_on} is unknown: allowed are {', '.join(CHOOSE_ON)}")
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed}: it must be 0 or more")
+        if self.max_damaged < 0:
+            raise UserError(f"max_damaged={self.max_damaged}: it must be 0 or more")
+        if self.precision not in ("fp32", "bf16"):
+            raise UserError(f"precision={self.precision} is unknown: allowed are auto, fp32, bf16")
+        if self.protocol["batch"] < 1 or self.protocol["lr_batch"] < 0:
+            raise UserError(
+                f"protocol.batch={self.protocol['batch']}, protocol.lr_batch={self.protocol['lr_batch']}: the first "
+                "must be at least 1, the second 0 (off) or more"
+            )
+        # Built once here, so that what is wrong with them is said before anything is read or written.
+        for made in (self.schedule, self.recipe, lambda: self.keeping(Path())):
+            made()
+
+    def schedule(self) -> Schedule:
+        """Learning rates of stage 1."""
+        protocol = self.protocol
+        lr = protocol["lr"] * (protocol["batch"] / protocol["lr_batch"] if protocol["lr_batch"] else 1)
+        return Schedule(
+            self.epochs,
+            lr,
+            protocol["momentum"],
+            protocol["weight_decay"],
+            protocol["warmup_epochs"],
+            protocol["stepped"],
+        )
+
+    def recipe(self) -> Recipe:
+        """What is added to plain SGD."""
+        protocol = self.protocol
+        added = protocol["label_smoothing"], protocol["mixup"], protocol["ema"]
+        return Recipe(*added, self.accumulate, self.compile)
+
+    def keeping(self, folder: Path) -> Keeping:
+        """Where stage 1 is kept, and when."""
+        return Keeping(folder, self.save_epochs, self.save_minutes, self.overwrite, self.tensorboard)
+
+    def batch_of_a_rank(self, world: int) -> int:
+        """Images that one of `world` ranks loads at once. Raises UserError if the batch cannot be shared out."""
+        parts = world * self.accumulate
+        if self.protocol["batch"] % parts:
+            raise UserError(
+                f"protocol.batch={self.protocol['batch']} cannot be shared out to {world} ranks in "
+                f"{self.accumulate} parts: choose a multiple of {parts}"
+            )
+        return self.protocol["batch"] // parts
+
+    def settings(self, digest: str) -> Settings:
+        """What determines the representation trained on the dataset of this digest."""
+        stage_1 = {name: value for name, value in self.protocol.items() if name not in STAGE_2}
+        if stage_1["pretrained"]:
+            stage_1["pretrained"] = pretrained_identity(self.backbone, stage_1["pretrained"])
+        protocol = {
+            f"protocol.{name}": value
+            for name, value in stage_1.items()
+            if name not in ("backbone", "epochs", "image_size") and not (name in PLAIN and value == PLAIN[name])
+        }
+        about = {
+            "dataset": digest,
+            "backbone": self.backbone,
+            "sampler": self.sampler,
+            "drawing": self.drawing,
+            "epochs": self.epochs,
+            "image_size": self.image_size,
+            "seed": self.seed,
+            "hold_out": self.hold_out,
+            "precision": self.precision,
+            **protocol,
+        }
+        return Settings(about if self.accumulate == 1 else {**about, "accumulate": self.accumulate})
+
+    def choose_split(self, dataset: Dataset) -> str:
+        """The split hyper-parameters are chosen on."""
+        offered = {"held_out": self.hold_out > 0, "val": "val" in dataset.splits, "train": True, "test": True}
+        if self.choose_on == "auto":
+            return next(name for name, there in offered.items() if there)
+        if not offered[self.choose_on]:
+            raise UserError(
+                f"choose_on={self.choose_on}: there is no such split here; allowed are "
+                f"{', '.join(name for name, there in offered.items() if there)} (hold_out=0.1 makes held_out)"
+            )
+        return self.choose_on
+
+    def run_name(self, dataset: Dataset) -> str:
+        """A folder name that tells runs apart, by eye and by the representation's key."""
+        if self.representation:
+            return f"{dataset.name}_{Path(self.representation).stem}_seed{self.seed}"
+        key = self.settings(dataset.digest).key[:8]
+        backbone = self.backbone.replace(":", ".")
+        return f"{dataset.name}_{backbone}_{self.sampler}_seed{self.seed}_{key}"

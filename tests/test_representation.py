@@ -1,0 +1,225 @@
+"""Stage 1: learning rates, what a recipe adds, checkpoints; on a model small enough for a test."""
+
+import copy
+import json
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fastlt.backbones import Model, build_model, freeze_before
+from fastlt.errors import UserError
+from fastlt.log import Progress
+from fastlt.pipeline.loader import Batch
+from fastlt.representation import (
+    Fit,
+    Keeping,
+    Recipe,
+    Representation,
+    Schedule,
+    Settings,
+    load_checkpoint,
+    train_representation,
+)
+from fastlt.representation.checkpoint import before, save_checkpoint
+
+SETTINGS = Settings({"backbone": "tiny", "seed": 0})
+
+
+def tiny() -> nn.Module:
+    """Without BatchNorm: what a part of a batch gives does not depend on the other part."""
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.GroupNorm(2, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class Noise:
+    """Batches that are a function of (epoch, position)."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, images: int = 48, batch: int = 8):
+        self.images, self.batch = images, batch
+
+    def __len__(self) -> int:
+        return self.images // self.batch
+
+    def epoch(self, epoch: int = 0, position: int = 0) -> Iterator[Batch]:
+        rng = np.random.default_rng(epoch)
+        images = torch.from_numpy(rng.standard_normal((self.images, 3, 8, 8), np.float32))
+        labels = torch.from_numpy(rng.integers(0, 4, self.images))
+        for begin in range(position, self.images, self.batch):
+            rows = slice(begin, begin + self.batch)
+            yield Batch(images[rows], labels[rows], np.arange(self.images)[rows])
+
+
+def fit(recipe: Recipe, train: Noise | None = None, schedule: Schedule | None = None, val: Noise | None = None) -> Fit:
+    model = build_model(f"{__name__}:tiny", 4, 0, 8)
+    return Fit(model, schedule or Schedule(3, 0.1, 0.9, 1e-4), recipe, train or Noise(), val)
+
+
+def trained(recipe: Recipe, folder: Path, train: Noise | None = None, val: Noise | None = None) -> Representation:
+    return train_representation(SETTINGS, fit(recipe, train, val=val), Keeping(folder))
+
+
+def difference(a: nn.Module, b: nn.Module) -> float:
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return max(float((one - other).abs().max()) for one, other in pairs)
+
+
+def test_learning_rate_by_the_epoch_is_the_authors() -> None:
+    schedule = Schedule(10, 0.2, 0.9, 0, stepped="epoch")
+    rates = [schedule.rate(step, 7) for step in range(70)]
+    assert rates == pytest.approx([0.1 * (1 + math.cos(math.pi * (step // 7 + 1) / 10)) for step in range(70)])
+    assert rates[0] < 0.2 and rates[63:] == [0.0] * 7
+
+
+def test_learning_rate_by_the_batch_goes_from_top_to_nearly_0_behind_its_warm_up() -> None:
+    schedule = Schedule(10, 0.2, 0.9, 0, warmup_epochs=1)
+    rates = [schedule.rate(step, 5) for step in range(50)]
+    assert rates[:5] == pytest.approx([0.04, 0.08, 0.12, 0.16, 0.2])
+    assert rates[5] == 0.2 and 0 < rates[-1] < 0.001
+    assert all(a >= b for a, b in pairwise(rates[4:]))
+
+
+def test_a_batch_in_parts_gives_the_same_steps(tmp_path: Path) -> None:
+    whole = trained(Recipe(), tmp_path / "whole", Noise(batch=8))
+    parts = trained(Recipe(accumulate=2), tmp_path / "parts", Noise(batch=4))
+    assert difference(whole.model, parts.model) < 1e-5
+    assert whole.images == parts.images == 3 * 48
+
+
+def test_batches_that_fill_no_step_are_left_out(tmp_path: Path) -> None:
+    assert trained(Recipe(accumulate=4), tmp_path, Noise(batch=8)).images == 3 * 32
+    with pytest.raises(UserError, match="accumulate=7: an epoch has only 6 batches"):
+        fit(Recipe(accumulate=7))
+
+
+def test_averaged_weights_are_those_of_the_formula(tmp_path: Path) -> None:
+    by_hand = fit(Recipe())
+    average = copy.deepcopy(by_hand.model)
+    step = by_hand._step
+
+    def note(parts: list[Batch]) -> None:
+        step(parts)
+        with torch.no_grad():
+            for mine, theirs in zip(average.parameters(), by_hand.model.parameters(), strict=True):
+                mine.copy_(0.9 * mine + 0.1 * theirs)
+
+    by_hand._step = note  # type: ignore[method-assign]
+    with Progress("test", 1) as progress:
+        for _ in range(3):
+            by_hand.finish_epoch(progress, lambda together: None)
+    result = trained(Recipe(ema=0.9), tmp_path)
+    assert difference(result.model, average) < 1e-6
+    assert difference(result.model, by_hand.model) > 1e-4
+
+
+def test_label_smoothing_and_mixup_are_pytorchs_loss_on_mixed_targets() -> None:
+    torch.manual_seed(0)
+    model, images, labels = nn.Flatten(), torch.randn(6, 5), torch.tensor([0, 1, 2, 3, 4, 0])
+    smooth = Recipe(label_smoothing=0.1).loss(model, images, labels, (0,))
+    target = torch.full((6, 5), 0.02).scatter_add_(1, labels[:, None], torch.full((6, 1), 0.9))
+    torch.testing.assert_close(smooth, -(target * images.log_softmax(1)).sum(1).mean())
+    mixed = Recipe(mixup=1.0).loss(model, images, labels, (1, 2))
+    rng = np.random.default_rng((1, 2))
+    share, other = rng.beta(1, 1), torch.from_numpy(rng.permutation(6))
+    both = share * nn.functional.one_hot(labels, 5) + (1 - share) * nn.functional.one_hot(labels[other], 5)
+    blended = share * images + (1 - share) * images[other]
+    torch.testing.assert_close(
+        mixed.double(), -(both * blended.log_softmax(1)).sum(1).mean().double(), rtol=1e-6, atol=0
+    )
+    assert mixed == Recipe(mixup=1.0).loss(model, images, labels, (1, 2))
+    assert mixed != Recipe(mixup=1.0).loss(model, images, labels, (1, 3))
+
+
+def test_frozen_layers_keep_weights_and_statistics(tmp_path: Path) -> None:
+    model = build_model("resnet10", 4, 0)
+    start = copy.deepcopy(model)
+    freeze_before(model, "layer4")
+    schedule = Schedule(1, 0.1, 0.9, 1e-4)
+    train_representation(SETTINGS, Fit(model, schedule, Recipe(), Noise(16, 8), None), Keeping(tmp_path))
+    for name, child in model.backbone.named_children():
+        if not list(child.state_dict()):
+            continue
+        moved = difference(child, getattr(start.backbone, name))
+        assert (moved > 0) == (name == "layer4"), name
+    assert difference(model.classifier, start.classifier) > 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
+        ({"mixup": -1.0}, "mixup=-1.0"),
+        ({"ema": 1.0}, "ema=1.0"),
+        ({"accumulate": 0}, "accumulate=0"),
+        ({"compile": "fast"}, "compile=fast is unknown: allowed are off, default"),
+    ],
+)
+def test_wrong_recipes_are_refused(wrong: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Recipe(**wrong)
+
+
+def test_wrong_keeping_and_schedule_are_refused() -> None:
+    with pytest.raises(UserError, match="save_epochs=0"):
+        Keeping(Path(), save_epochs=0)
+    with pytest.raises(UserError, match="save_minutes=-1"):
+        Keeping(Path(), save_minutes=-1)
+    with pytest.raises(UserError, match="stepped=day is unknown: allowed are batch, epoch"):
+        Schedule(1, 0.1, 0.9, 0, stepped="day")
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_and_keeps_what_was_saved(tmp_path: Path) -> None:
+    class Spoilt(Noise):
+        def epoch(self, epoch: int = 0, position: int = 0) -> Iterator[Batch]:
+            for batch in super().epoch(epoch, position):
+                yield batch._replace(images=batch.images * torch.nan) if epoch == 1 else batch
+
+    with pytest.raises(UserError, match=r"the loss is nan in epoch 2, step 6: lower protocol.lr=0.1"):
+        trained(Recipe(), tmp_path, Spoilt())
+    state = load_checkpoint(tmp_path / "checkpoint.pt", SETTINGS)
+    assert state is not None and state["epoch"] == 1
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint({"settings": {}, "key": SETTINGS.key, "model": {}, "epoch": 1}, path, keep=True)
+
+    def full(state: dict, file: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"checkpoint.pt cannot be written \(No space left on device\): make room"):
+        save_checkpoint({"epoch": 2}, path, keep=True)
+    assert [each.name for each in tmp_path.iterdir()] == ["checkpoint.pt"]
+    state = load_checkpoint(path, SETTINGS)
+    assert state is not None and state["epoch"] == 1
+
+
+def test_the_checkpoint_before_stands_in_for_a_damaged_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "checkpoint.pt"
+    for epoch in (1, 2):
+        save_checkpoint({"settings": {}, "key": SETTINGS.key, "model": {}, "epoch": epoch}, path, keep=True)
+    path.write_bytes(path.read_bytes()[:200])
+    state = load_checkpoint(path, SETTINGS)
+    assert state is not None and state["epoch"] == 1
+    assert f"going on from {before(path)}" in capsys.readouterr().err
+    path.unlink()  # killed between the two renames
+    state = load_checkpoint(path, SETTINGS)
+    assert state is not None and state["epoch"] == 1
+
+
+def test_best_epoch_on_val_is_kept(tmp_path: Path) -> None:
+    result = trained(Recipe(), tmp_path, val=Noise())
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    best = max(rows, key=lambda row: (row["val_accuracy"], -row["epoch"]))
+    assert (result.epoch, result.chosen) == (best["epoch"], "best epoch on val")
+    assert isinstance(result.model, Model)
