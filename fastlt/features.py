@@ -41,6 +41,7 @@ class FeatureStore:
 
     def write(self, loaders: dict[str, Loader], model: Model, precision: str = "fp32") -> None:
         """Extracts and stores the splits of these loaders, which are of evaluation form; other content goes."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(self.path.name + ".tmp")
         total = sum(loader.images for loader in loaders.values())
         with h5py.File(temporary, "w", libver="v110") as file, Progress("features", total) as progress:

@@ -88,7 +88,7 @@ def checkpoint_path(path: Path) -> Path:
 
 
 def open_checkpoint(path: Path) -> dict[str, Any]:
-    """The state of a checkpoint of fastlt: a file, or a run folder that has one. See representation.py for its keys.
+    """The state of a checkpoint of fastlt: a file, or a run folder that has one. See representation/ for its keys.
 
     Raises UserError if it is anything else.
     """

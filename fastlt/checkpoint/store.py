@@ -15,7 +15,7 @@ from fastlt.checkpoint.fit import closest, file_digest, fill, identify, misfit, 
 from fastlt.checkpoint.read import KIND_OURS, open_checkpoint, read_weights, reason
 from fastlt.errors import UserError
 from fastlt.log import say
-from fastlt.representation import SCHEMA, Settings, save_checkpoint
+from fastlt.representation import SCHEMA, Settings, write_checkpoint
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm: no parameters
 
@@ -147,7 +147,7 @@ def _sort_metadata(file: BinaryIO) -> None:
 
 def save_imported(state: dict[str, Any], out: Path) -> None:
     """Writes a checkpoint, whole or not at all. Raises UserError if it cannot be written."""
-    _write(lambda: save_checkpoint(state, out), out)
+    _write(lambda: write_checkpoint(state, out), out)
 
 
 def check_place(out: Path, source: Path, overwrite: bool) -> None:

@@ -1,6 +1,6 @@
 """Stage 1: a backbone and its joint linear classifier, trained end to end (paper section 3)."""
 
-from fastlt.representation.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from fastlt.representation.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
 from fastlt.representation.fit import Batches, Fit, evaluate_top1
 from fastlt.representation.recipe import Recipe
 from fastlt.representation.schedule import Schedule, cosine
@@ -22,4 +22,5 @@ __all__ = [
     "read_checkpoint",
     "save_checkpoint",
     "train_representation",
+    "write_checkpoint",
 ]

@@ -17,10 +17,18 @@ def before(path: Path) -> Path:
 
 
 def save_checkpoint(state: dict[str, Any], path: Path, keep: bool = False) -> None:
-    """Writes beside its place, then renames. keep: the one that is there now becomes `before(path)`.
+    """`write_checkpoint`, for a training. Raises UserError if it cannot be written; what was there stays."""
+    try:
+        write_checkpoint(state, path, keep)
+    except (OSError, RuntimeError) as error:  # torch's writer says RuntimeError when the disk is full
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise UserError(
+            f"{path} cannot be written ({reason}): make room; the same command goes on from the checkpoint before"
+        ) from None
 
-    Raises UserError if it cannot be written; what was there stays.
-    """
+
+def write_checkpoint(state: dict[str, Any], path: Path, keep: bool = False) -> None:
+    """Writes beside its place, then renames. keep: the one that is there now becomes `before(path)`."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
@@ -30,12 +38,8 @@ def save_checkpoint(state: dict[str, Any], path: Path, keep: bool = False) -> No
         if keep and path.exists():
             path.replace(before(path))
         temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's writer says RuntimeError when the disk is full
-        temporary.unlink(missing_ok=True)
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-        raise UserError(
-            f"{path} cannot be written ({reason}): make room; the same command goes on from the checkpoint before"
-        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)  # renamed by now, unless it failed
 
 
 def load_checkpoint(path: Path, settings: Settings) -> dict[str, Any] | None:

@@ -103,7 +103,7 @@ class _Run:
                     self._save()
                 if stop:
                     self.asked.stop(self._kept_where())
-        return self._state()
+        return self.saved_state
 
     def _metrics(self) -> contextlib.AbstractContextManager[MetricsFile | None]:
         if not self.fit.ranks.main:
@@ -134,9 +134,9 @@ class _Run:
         return {**about, **self.fit.state(), "seconds": self.seconds}
 
     def _save(self) -> None:
+        self.saved_state = self._state()
         if self.fit.ranks.main:
-            state = self._state()
-            save_checkpoint(state, self.path, keep=True)
-            if state["finished"]:
+            save_checkpoint(self.saved_state, self.path, keep=True)
+            if self.saved_state["finished"]:
                 before(self.path).unlink(missing_ok=True)
         self.saved = time.monotonic()
