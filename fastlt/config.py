@@ -135,7 +135,7 @@ class BenchConfig:
     cases: list[str] = field(default_factory=list)  # of loader and kernels, to run only these
     samples: int = 10_000_000  # of the simulated index
     batch: int = 64  # images, of loader and train
-    backbone: str = "resnet10"  # of train
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)  # of train
     image_size: int = 224  # pixels, of train
     compile: str = "off"  # of train: mode of torch.compile
     size: str = "standard"  # of kernels: tiny, standard, imagenet_lt or inaturalist2018

@@ -56,7 +56,7 @@ def bench_train(cfg: Any) -> list[Row]:
 
 
 def _case(cfg: Any, source: Batches, classes: int) -> Callable[[], float]:
-    model = build_model(cfg.backbone, classes, 0, cfg.image_size)
+    model = build_model(cfg.backbone.name, classes, 0, cfg.image_size)
     model = model.to(source.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     precision = "bf16" if source.device.type == "cuda" else "fp32"
     fit = Fit(model, Schedule(ENDLESS, 0.01, 0.9, 5e-4), Recipe(compile=cfg.compile), source, None, 0, precision)
