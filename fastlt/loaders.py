@@ -50,6 +50,7 @@ class Loaders:
             self.options.seed,
             self.device,
             self.threads,
+            channels_last=True,  # as the model wants it
             max_damaged=self.options.max_damaged,
             **shared,
         )
