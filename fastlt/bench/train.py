@@ -42,7 +42,7 @@ def bench_train(cfg: Any) -> list[Row]:
         train = data.jpeg.split("train")
         sampler = Sampler(train.class_members, train.class_start, "instance")
         augment = Augment(cfg.image_size, "resized", flip=True)
-        options = {"drop_last": True, "channels_last": True}
+        options: dict[str, Any] = {"drop_last": True, "channels_last": True}
         with Loader(data.jpeg, "train", sampler, augment, cfg.batch, 0, device, cfg.threads, **options) as real:
             classes = data.jpeg.classes
             noise = Synthetic(len(real), cfg.batch, cfg.image_size, classes, device, real.dtype)
