@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from commands import run
-from conftest import jpeg, picture
+from pictures import jpeg, picture
 
 from fastlt.bench import kernel_rivals as rivals
 from fastlt.bench.kernel_data import SIZES, KernelData

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import refusal, run
-from conftest import jpeg, picture
 from omegaconf import OmegaConf
+from pictures import jpeg, picture
 
 from fastlt.bench import __main__ as command
 from fastlt.bench import peers

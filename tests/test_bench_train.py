@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from commands import run
-from conftest import jpeg, picture
+from pictures import jpeg, picture
 
 
 @pytest.fixture

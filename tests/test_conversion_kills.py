@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Pictures, conversion
+from pictures import Pictures, conversion
 
 from fastlt.convert import convert
 from fastlt.errors import UserError

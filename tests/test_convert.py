@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from commands import convert, refusal, refused
-from conftest import jpeg, picture
+from pictures import jpeg, picture
 
 from fastlt.convert.__main__ import main
 from fastlt.shards.reader import Dataset

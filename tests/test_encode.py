@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from conftest import jpeg, picture
 from nvidia.dali import Pipeline, fn, types
+from pictures import jpeg, picture
 from PIL import Image, ImageCms
 
 from fastlt.errors import UserError

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import conversion, jpeg, picture
+from pictures import conversion, jpeg, picture
 from PIL import Image
 from torchvision.transforms import functional as transforms
 

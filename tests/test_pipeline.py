@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Pictures, conversion
+from pictures import Pictures, conversion
 from PIL import Image
 from torchvision.transforms import functional as transforms
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from commands import ROOT, train
-from conftest import Pictures, conversion
+from pictures import Pictures, conversion
 
 from fastlt.convert import convert
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import jpeg, picture
+from pictures import jpeg, picture
 
 from fastlt.convert import Conversion, convert
 from fastlt.groups import group_sizes

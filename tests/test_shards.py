@@ -11,8 +11,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import Pictures, conversion
 from nvidia.dali import fn, pipeline_def, types
+from pictures import Pictures, conversion
 from PIL import Image
 from webdataset.compat import WebDataset
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import commands
 import numpy as np
 import pytest
-from conftest import Pictures, conversion, jpeg, picture
+from pictures import Pictures, conversion, jpeg, picture
 from PIL import Image
 
 from fastlt.convert import convert

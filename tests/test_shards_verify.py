@@ -11,7 +11,7 @@ import commands
 import h5py
 import numpy as np
 import pytest
-from conftest import Pictures, conversion
+from pictures import Pictures, conversion
 
 from fastlt.convert import convert
 from fastlt.shards import __main__ as command

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import convert
-from conftest import Pictures, conversion
+from pictures import Pictures, conversion
 
 from fastlt.convert import convert as convert_source
 from fastlt.convert.storage import draws_served, raw_choice

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from commands import refusal, refused, run, train
-from conftest import Pictures, conversion
+from pictures import Pictures, conversion
 
 from fastlt.config import CLASSIFIERS
 from fastlt.convert import convert

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from commands import run
-from conftest import Pictures, conversion
+from pictures import Pictures, conversion
 
 from fastlt.convert import convert
 

@@ -6,7 +6,7 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
-from conftest import jpeg, picture
+from pictures import jpeg, picture
 
 ROOT = Path(__file__).parents[1]
 
