@@ -1,5 +1,6 @@
 """A training survives whatever ends it: killed or asked to stop at any moment, it ends with the same bits."""
 
+import contextlib
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from pictures import Pictures, conversion
 
 from fastlt.convert import convert
 
+SIGNALS = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 KILLS = int(os.environ.get("FASTLT_TRAINING_KILLS", "8"))
 SMALL = (
     "data=data", "protocol=cifar_lt_200", "protocol.batch=16", "epochs=3", "threads=1", "classifiers=[joint]",
@@ -120,18 +122,14 @@ def test_killed_or_stopped_at_random_moments_it_ends_with_the_same_bits(training
         while code != 0:
             child = trainings.start(f"cut{rounds}")
             time.sleep(chance.random() * length)
-            asked = chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-            try:
-                os.kill(child, asked)
-            except ProcessLookupError:
-                asked = None
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, chance.choice(SIGNALS))
             code = trainings.wait()
-            assert code in (0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT), code
+            assert code in (0, *(-number for number in SIGNALS), 128 + signal.SIGTERM, 128 + signal.SIGINT), code
             kills += code != 0
         assert same(result(tmp_path / f"cut{rounds}"), whole)
         assert not (tmp_path / f"cut{rounds}" / "checkpoint.before.pt").exists()
-    log = (tmp_path / "log.txt").read_text()
-    assert "resuming cut1" in log or KILLS < 3
+    assert "resuming" in (tmp_path / "log.txt").read_text()
 
 
 def test_a_signal_saves_says_so_and_exits_by_convention(tmp_path: Path) -> None:
