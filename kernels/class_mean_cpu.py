@@ -9,7 +9,6 @@ products of eight rows are added in float32 before they go into the float64 sums
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from numba.extending import overload
 from numpy.typing import NDArray
 
 from fastlt.kernels import class_mean_lanes as lanes
+from fastlt.kernels.class_pieces import Pieces, cut
 
 # Sums in another order than written: the order is fixed by the compiled code, so the bits do not depend on threads.
 _REORDER = {"reassoc", "contract", "nsz"}
@@ -28,35 +28,6 @@ _MIN_COLUMNS = 128
 _LEAST, _MOST = 1e-20, 1e30
 _GROUP = 8
 _AHEAD = 2  # rows
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """The rows in class order, cut at the ends of classes and into at most `size` rows. Depends on the counts only.
-
-    Of piece i: labels[i], its rows begins[i]..stops[i]. multiple: the classes of several pieces, whose partial sums are
-    to be joined: class multiple[k] has the parts slots[k]..slots[k + 1], and part[i] is that of piece i, else -1.
-    """
-
-    labels: NDArray[np.int64]
-    begins: NDArray[np.int64]
-    stops: NDArray[np.int64]
-    part: NDArray[np.int64]
-    multiple: NDArray[np.int64]
-    slots: NDArray[np.int64]
-
-
-def cut(counts: NDArray[np.int64], size: int) -> Pieces:
-    ends = np.cumsum(counts)
-    number = -(-counts // size)
-    labels = np.repeat(np.arange(counts.size), number)
-    within = np.arange(labels.size) - np.repeat(np.cumsum(number) - number, number)
-    begins = (ends - counts)[labels] + within * size
-    multiple = np.flatnonzero(number > 1)
-    slots = np.concatenate([[0], np.cumsum(number[multiple])])
-    part = np.full(labels.size, -1)
-    part[number[labels] > 1] = np.arange(slots[-1])
-    return Pieces(labels, begins, np.minimum(begins + size, ends[labels]), part, multiple, slots)
 
 
 def _tasks(pieces: Pieces, count: int) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ import torch
 from numba import float64
 
 from fastlt.kernels import gpu
-from fastlt.kernels.class_mean_cpu import cut
+from fastlt.kernels.class_pieces import cut
 from fastlt.kernels.gpu import SIMULATED, THREADS, cu
 
 _MIN_PIECE = 4 if SIMULATED else 64
