@@ -10,7 +10,7 @@ import torch
 
 from fastlt import device as machine
 from fastlt.backbones import Model, build_model, freeze_before, is_own, parameters
-from fastlt.checkpoint.fit import load_pretrained
+from fastlt.checkpoint.pretrained import load_pretrained
 from fastlt.checkpoint.store import load_model
 from fastlt.classifiers import CLASSIFIERS
 from fastlt.classifiers.base import Features, Task, Training

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastlt.checkpoint.fit import pretrained_identity
+from fastlt.checkpoint.pretrained import pretrained_identity
 from fastlt.classifiers import CLASSIFIERS
 from fastlt.errors import UserError
 from fastlt.representation import Keeping, Recipe, Schedule, Settings

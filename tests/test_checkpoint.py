@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fastlt.backbones import BACKBONES, CifarResNet, Model, build_model
 from fastlt.checkpoint.__main__ import main
-from fastlt.checkpoint.fit import COUNTER, closest, identify, load_pretrained, pretrained_identity
+from fastlt.checkpoint.pretrained import COUNTER, closest, identify, load_pretrained, pretrained_identity
 from fastlt.checkpoint.store import load_model
 from fastlt.errors import UserError
 from fastlt.representation import SCHEMA, Settings, read_checkpoint, save_checkpoint

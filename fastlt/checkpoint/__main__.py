@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from fastlt.backbones import BACKBONES, IMAGE_SIZE
-from fastlt.checkpoint.fit import identify
+from fastlt.checkpoint.pretrained import identify
 from fastlt.checkpoint.read import checkpoint_path, is_ours, load_state, read_weights
 from fastlt.checkpoint.store import check_place, count_parameters, export, import_weights, save_imported
 from fastlt.cli import DEBUG, Parser, guard

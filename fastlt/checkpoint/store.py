@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastlt import __version__
 from fastlt.backbones import IMAGE_SIZE, Model, build_backbone, build_model, is_own
-from fastlt.checkpoint.fit import closest, file_digest, fill, identify, misfit, shapes
+from fastlt.checkpoint.pretrained import closest, file_digest, fill, identify, misfit, shapes
 from fastlt.checkpoint.read import KIND_OURS, open_checkpoint, read_weights, reason
 from fastlt.errors import UserError
 from fastlt.log import say
