@@ -200,7 +200,8 @@ def freeze_before(model: Model, child: str) -> None:
     children = dict(model.backbone.named_children())
     if child not in children:
         raise UserError(
-            f"train_from={child} is no part of backbone={model.backbone_name}: allowed are {', '.join(children)}"
+            f"protocol.train_from={child} is no part of backbone={model.backbone_name}: allowed are "
+            f"{', '.join(children)}"
         )
     before = list(children)[: list(children).index(child)]
     for name in before:

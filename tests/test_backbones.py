@@ -284,6 +284,6 @@ def test_freezing_before_the_first_child_freezes_nothing() -> None:
 
 
 def test_unknown_child_is_refused() -> None:
-    told = r"train_from=layer4 is no part of backbone=resnet32: allowed are conv1, bn1, layers$"
+    told = r"protocol.train_from=layer4 is no part of backbone=resnet32: allowed are conv1, bn1, layers$"
     with pytest.raises(UserError, match=told):
         freeze_before(build_model("resnet32", 3, 0), "layer4")

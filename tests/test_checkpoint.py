@@ -339,7 +339,7 @@ def test_a_backbone_alone_is_pointed_to_pretrained(tmp_path: Path) -> None:
     told = refused("import", "alone.pth", "--out", "ours.pt", cwd=tmp_path)
     assert told == (
         "alone.pth holds a backbone without classifier (state dict, resnet10): train one on it with "
-        "python -m fastlt.train backbone=resnet10 pretrained=alone.pth"
+        "python -m fastlt.train backbone=resnet10 protocol.pretrained=alone.pth"
     )
 
 
@@ -484,7 +484,7 @@ def test_pretrained_file_fills_the_backbone_alone(
     for name, value in model.backbone.state_dict().items():
         assert torch.equal(value, state[name]), name
     assert torch.equal(model.classifier.weight, build_model("resnet32", 9, 0).classifier.weight)
-    told = f"pretrained={file}: its classifier of 5 classes is ignored\n"
+    told = f"protocol.pretrained={file}: its classifier of 5 classes is ignored\n"
     assert capsys.readouterr().err == ("" if kind == "alone" else told)
     assert pretrained_identity("resnet32", str(file)) != pretrained_identity("resnet32", __file__)
 
@@ -513,7 +513,7 @@ def test_pretrained_torchvision_reads_the_published_file(
     model = build_model("resnet18", 2, 0)
     load_pretrained(model, "torchvision")
     assert torch.equal(model.backbone.layer4[1].conv2.weight, network.layer4[1].conv2.weight)  # type: ignore[index,union-attr]
-    assert "pretrained=torchvision: its classifier of 1000 classes is ignored" in capsys.readouterr().err
+    assert "protocol.pretrained=torchvision: its classifier of 1000 classes is ignored" in capsys.readouterr().err
     assert pretrained_identity("resnet18", "torchvision") == "ResNet18_Weights.IMAGENET1K_V1"
 
 
@@ -526,7 +526,7 @@ def test_pretrained_torchvision_without_network_or_weights(
 ) -> None:
     monkeypatch.setattr(torch.hub, "urlopen", no_network)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    told = r"pretrained=torchvision: https://.*resnet18.*pth cannot be had \(.*no route to host.*\): check the network"
+    told = r"protocol.pretrained=torchvision: https://.*resnet18.*pth cannot be had \(.*no route to host.*\): check"
     with pytest.raises(UserError, match=told):
         load_pretrained(build_model("resnet18", 2, 0), "torchvision")
     assert capsys.readouterr().out == ""

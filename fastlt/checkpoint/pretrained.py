@@ -39,9 +39,9 @@ def load_pretrained(model: Model, source: str) -> None:
         weights = _download(model.backbone_name)
     else:
         weights = read_weights(Path(source), model.backbone.state_dict().keys())
-    fill(model.backbone, weights.backbone, f"pretrained={source}", f"backbone={model.backbone_name}")
+    fill(model.backbone, weights.backbone, f"protocol.pretrained={source}", f"backbone={model.backbone_name}")
     if weights.classifier is not None:
-        say(f"pretrained={source}: its classifier of {len(weights.classifier[0])} classes is ignored")
+        say(f"protocol.pretrained={source}: its classifier of {len(weights.classifier[0])} classes is ignored")
 
 
 def pretrained_identity(backbone: str, source: str) -> str:
@@ -62,8 +62,8 @@ def file_digest(path: Path) -> str:
 def _published(backbone: str) -> Any:
     if backbone not in THEIRS:
         raise UserError(
-            f"pretrained={PUBLISHED}: torchvision publishes no weights of backbone={backbone}, only of "
-            f"{', '.join(THEIRS)}: choose one of these, or pretrained=FILE"
+            f"protocol.pretrained={PUBLISHED}: torchvision publishes no weights of backbone={backbone}, only of "
+            f"{', '.join(THEIRS)}: choose one of these, or protocol.pretrained=FILE"
         )
     from torchvision.models import get_model_weights
 
@@ -78,8 +78,8 @@ def _download(backbone: str) -> Weights:
             state = published.get_state_dict(progress=sys.stderr.isatty(), **options)
     except Exception as error:  # no network, no space, a file in the cache that is cut off: all kinds of errors
         raise UserError(
-            f"pretrained={PUBLISHED}: {published.url} cannot be had ({reason(error)}): check the "
-            f"network, put that file into {torch.hub.get_dir()}/checkpoints, or give a file, pretrained=FILE"
+            f"protocol.pretrained={PUBLISHED}: {published.url} cannot be had ({reason(error)}): check the "
+            f"network, put that file into {torch.hub.get_dir()}/checkpoints, or give a file, protocol.pretrained=FILE"
         ) from error
     head = state.pop("fc.weight"), state.pop("fc.bias")
     return Weights("weights of torchvision", state, head)

@@ -42,7 +42,7 @@ def import_weights(path: Path, backbone: str | None = None, image_size: int = IM
     if weights.classifier is None:
         raise UserError(
             f"{path} holds a backbone without classifier ({weights.kind}, {name}): train one on it with "
-            f"python -m fastlt.train backbone={name} pretrained={path}"
+            f"python -m fastlt.train backbone={name} protocol.pretrained={path}"
         )
     for note in weights.notes:
         say(f"{path}: {note}")
