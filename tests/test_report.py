@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import json
 import re
 import subprocess
@@ -17,7 +18,14 @@ from fastlt.errors import UserError
 from fastlt.groups import GROUPS, group_sizes
 from fastlt.report import figures, results_table, write_report
 from fastlt.report.__main__ import main
-from fastlt.report.page import command, page, summary
+from fastlt.report.canvas import MOST_LINES, line_styles
+from fastlt.report.draw_accuracy import accuracy_by_group, accuracy_over_tau
+from fastlt.report.draw_classes import drawn_norms
+from fastlt.report.names import LABELS
+from fastlt.report.page import page
+from fastlt.report.repeat import command
+from fastlt.report.shifted import drawn_over_priors
+from fastlt.report.summary import summary
 
 ALL = ("joint", "ncm_l2", "ncm_cosine", "crt", "tau_norm", "lws")
 # many, medium, few, all: the shape of the paper's results on ImageNet-LT
@@ -30,6 +38,10 @@ SCORES = {
     "lws": (60.2, 47.2, 30.3, 49.9),
 }
 TRAIN: list[int] = np.geomspace(400, 5, 36).astype(int).tolist()
+PRIORS = [
+    *("forward_50", "forward_25", "forward_10", "forward_5", "forward_2", "uniform"),
+    *("backward_2", "backward_5", "backward_10", "backward_25", "backward_50"),
+]
 SETTINGS = {"crt": {"epochs": 10, "lr": 0.2}, "lws": {"epochs": 5, "lr": 0.2}}
 
 
@@ -73,6 +85,27 @@ def made(
     return results
 
 
+def measured(results: dict[str, Any], seeds: int = 1) -> dict[str, Any]:
+    """The results with what newer runs hold as well: calibration, confusions, shifted priors, seeds, times."""
+    results = copy.deepcopy(results)
+    results["temperature_on"] = results["choose_on"]
+    classes = len(results["class_names"])
+    for place, (name, row) in enumerate(results["classifiers"].items()):
+        bins = {"count": [0] * 13 + [40, 60], "confidence": [None] * 13 + [90.0, 97.5]}
+        row["reliability"] = bins | {"accuracy": [None] * 13 + [70.0, 80.0 + place % 20]}
+        after = bins | {"accuracy": [None] * 13 + [88.0, 97.0]}
+        row["calibrated"] = {"temperature": 1.5 + place, "ece": 1.25, "reliability": after}
+        pairs = [(0, 1, 9), (classes - 1, 0, 8), (1, 0, 7)]
+        row["confusions"] = [[true, predicted, images, 5.0 * images] for true, predicted, images in pairs]
+        tilt = 40.0 if name == "joint" else place % 7
+        row["shifted"] = {prior: 50.0 + tilt * (5 - at) / 5 for at, prior in enumerate(PRIORS)}
+        row |= {"seconds": 0.25 + 100 * place, "key": "ab12"}
+        if seeds > 1 and name != "joint" and not name.startswith("ncm"):
+            keys = ("many", "medium", "few", "all", "mean_class", "top5", "ece")
+            row |= {"seeds": seeds, "std": {key: None if row[key] is None else 0.3 + place for key in keys}}
+    return results
+
+
 def curve(groups: dict[str, int], shift: float = 0.0) -> dict[str, list[float | None]]:
     """Accuracies over tau that rise and fall as those of Figure 2."""
     grid = np.linspace(-0.5, 2.5, 301)
@@ -102,7 +135,7 @@ def numbers_of(results: dict[str, Any]) -> list[str]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One full report, shared by the tests that only read it."""
-    return write_report(made(), tmp_path_factory.mktemp("report"))
+    return write_report(measured(made()), tmp_path_factory.mktemp("report"))
 
 
 def test_report_holds_the_numbers(report: Path) -> None:
@@ -119,29 +152,34 @@ def test_report_holds_the_numbers(report: Path) -> None:
 
 def test_every_link_of_the_report_exists(report: Path) -> None:
     links = re.findall(r"\]\(([^)]+)\)", report.read_text(encoding="utf-8"))
-    assert sorted(links) == sorted(f"figures/{name}.{kind}" for name in figures.DRAWINGS for kind in ("png", "svg"))
-    assert all((report.parent / link).stat().st_size > 1000 for link in links)
-    assert len(list((report.parent / "figures").iterdir())) == len(links)
+    names = [*figures.DRAWINGS, "accuracy_over_tau"]
+    drawn = [f"figures/{name}.{kind}" for name in names for kind in ("png", "svg")]
+    assert sorted(links) == sorted([*drawn, "per_class.csv"])
+    assert all((report.parent / link).stat().st_size > 500 for link in links)
+    assert len(list((report.parent / "figures").iterdir())) == len(drawn)
 
 
 def test_same_results_same_bytes(report: Path, tmp_path: Path) -> None:
-    again = write_report(json.loads(json.dumps(made())), tmp_path)
+    again = write_report(json.loads(json.dumps(measured(made()))), tmp_path)
     for path in sorted(report.parent.rglob("*.*")):
         assert path.read_bytes() == (again.parent / path.relative_to(report.parent)).read_bytes(), path.name
 
 
 def test_figures_of_an_older_report_do_not_stay(tmp_path: Path) -> None:
     (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "accuracy_over_tau.png").write_bytes(b"old")
+    for name in ("accuracy_over_tau.png", "accuracy_over_tau_logit_adjust.svg", "reliability.png"):
+        (tmp_path / "figures" / name).write_bytes(b"old")
+    (tmp_path / "figures" / "mine.png").write_bytes(b"the user's own")
     text = write_report(made(names=("ncm_l2", "ncm_cosine")), tmp_path).read_text(encoding="utf-8")
     left = {path.name for path in (tmp_path / "figures").glob("*.png")}
-    assert left == {"accuracy_by_group.png", "class_counts.png", "sampling_weights.png"}
+    assert left == {"accuracy_by_group.png", "class_counts.png", "sampling_weights.png", "mine.png"}
+    assert not (tmp_path / "figures" / "accuracy_over_tau_logit_adjust.svg").exists()
     assert "accuracy_over_tau" not in text and "weight_norms" not in text
 
 
 def test_a_choice_on_test_is_marked_everywhere() -> None:
     results = made(val=False, choose_on="test")
-    text = page(results, list(figures.DRAWINGS))
+    text = page(results, [*figures.over_tau(results)])
     assert "| tau-norm † | 59.1 |" in text and "| test † |" in text and "(no val split)" in text
     assert "† chosen on the test images themselves" in text
     assert "The settings of tau-norm were chosen on the test images themselves" in summary(results)
@@ -211,7 +249,8 @@ def test_two_classes_and_only_many() -> None:
     results = made(train=[900, 300], names=("joint", "tau_norm"), val=False, choose_on="held_out")
     assert "many-shot classes" in page(results, []) and "held-out train" in results_table(results)
     for draw in figures.DRAWINGS.values():
-        assert draw(results) is not None
+        assert draw(measured(results)) is not None
+    assert accuracy_over_tau(results, "tau_norm") is not None
 
 
 def test_8142_classes(tmp_path: Path) -> None:
@@ -226,9 +265,10 @@ def test_classifiers_nobody_has_heard_of() -> None:
     results = made(names=("joint", "my|new\nclassifier", "another"))
     assert r"| my\|new classifier |" in page(results, [])
     assert "another" in results_table(results)
-    colours = figures.classifier_colours(results["classifiers"])
-    assert len(set(colours.values())) == 3 and colours["joint"] == figures.CLASSIFIER_COLOURS["joint"]
-    assert figures.accuracy_by_group(results) is not None
+    styles = line_styles(results["classifiers"])
+    assert len({style["color"] for style in styles.values()}) == 3
+    assert styles["joint"] == line_styles(["joint"])["joint"]
+    assert accuracy_by_group(results) is not None
 
 
 def test_only_ncm_and_no_joint() -> None:
@@ -241,14 +281,14 @@ def test_least_a_results_json_may_hold(tmp_path: Path) -> None:
     results: dict[str, Any] = {key: made()[key] for key in keys}
     results["classifiers"] = {"joint": {"many": 60.0, "medium": 40.0, "few": 10.0, "all": 37.0}}
     text = write_report(results, tmp_path).read_text(encoding="utf-8")
-    assert "None" not in text and "1 classifier on its features is measured" in text
+    assert "None" not in text and "1 classifier is measured" in text
 
 
 def test_interval_without_end() -> None:
     results = made(names=("joint", "tau_norm"))
     results["classifiers"]["tau_norm"]["choices"]["interval"] = [0.69, None]
     assert "equally good from 0.69 up" in results_table(results)
-    assert figures.accuracy_over_tau(results) is not None
+    assert accuracy_over_tau(results, "tau_norm") is not None
 
 
 def test_command_of_another_dataset() -> None:
@@ -266,6 +306,184 @@ def test_command_says_what_a_run_would_not_do_by_itself() -> None:
     assert command(held).endswith("image_size=32 hold_out=0.1")
     assert command({**held, "choose_on": "val"}).endswith("hold_out=0.1 choose_on=val")
     assert "choose_on" not in command(made(val=False, choose_on="train"))
+
+
+def test_seeds_give_every_cell_its_deviation() -> None:
+    results = measured(made(), seeds=3)
+    results["classifiers"]["crt"]["std"]["few"] = 11.26
+    table = results_table(results)
+    assert "61.8 ±3.3" in table and "49.9*±5.3" in table
+    assert "30.7* ±4.3" in table and "27.4 ±11.3" in table
+    head, *rows = table.split("\n")[2 : 3 + len(ALL)]
+    points = {tuple(match.end() for match in re.finditer(r"(?<!±)\b\d+\.\d", row)) for row in rows}
+    assert len({at[0] for at in points}) == len({at[2] for at in points}) == 1  # point below point
+    assert head.index("few (12)") < head.index("all") and len(max(rows, key=len)) < 90
+    assert "mean ± standard deviation over 3 seeds of the classifier; rows without ± are of one." in table
+    text = page(results, [])
+    assert "| 61.8 ±3.3 |" in text and "| **30.7** ±4.3 |" in text and "over 3 seeds" in text
+    assert "This is one representation with one seed" in text and "one run with one seed" not in text
+    assert accuracy_by_group(results) is not None
+
+
+def test_seeds_that_differ_are_told_one_by_one() -> None:
+    results = measured(made(names=("joint", "crt", "lws")), seeds=3)
+    results["classifiers"]["lws"]["seeds"] = 5
+    assert "over several seeds (cRT: 3, LWS: 5) of the classifier" in results_table(results)
+
+
+@pytest.fixture(scope="module")
+def many() -> dict[str, Any]:
+    """All classifiers there are and one's own, with several seeds, on 1000 classes without a few group."""
+    train: list[int] = np.geomspace(1200, 30, 1000).astype(int).tolist()
+    results = measured(made(train=train, names=(*LABELS, "mypackage.mine:METHOD")), seeds=3)
+    curves = results["classifiers"]["tau_norm"]["curves"]
+    for name in ("logit_adjust", "mypackage.mine:METHOD"):
+        results["classifiers"][name]["curves"] = curves
+        results["classifiers"][name]["choices"] = {"tau": 0.5, "chosen_on": "val"}
+    return results
+
+
+def test_report_of_26_classifiers(many: dict[str, Any], tmp_path: Path) -> None:
+    text = write_report(many, tmp_path).read_text(encoding="utf-8")
+    drawn = {path.stem for path in (tmp_path / "figures").glob("*.png")}
+    over_tau = {"accuracy_over_tau", "accuracy_over_tau_logit_adjust", "accuracy_over_tau_mypackage.mine-METHOD"}
+    assert drawn == set(figures.DRAWINGS) | over_tau
+    assert "| mypackage.mine:METHOD |" in text and "None" not in text and "nan" not in text
+    assert "drawn are 6 of 20 classifiers, the paper's first" in text
+    assert "drawn are 6 of 26 classifiers, the paper's first" in text
+    assert "joint and the 5 classifiers with the highest mean over all these priors" in text
+    assert max(path.stat().st_size for path in (tmp_path / "figures").iterdir()) < 500_000
+
+
+def test_a_long_name_leaves_room_to_draw() -> None:
+    name = "a_package_of_mine.with_a_module.and_another:A_CLASSIFIER"
+    results = measured(made(names=("joint", name)))
+    for draw in figures.DRAWINGS.values():
+        figure = draw(results)
+        assert figure is not None
+        figure.draw_without_rendering()  # what does not fit warns, and a warning is an error here
+    assert f"| {name} |" in page(results, [])
+
+
+def test_lines_are_of_six_classifiers_the_papers_first(many: dict[str, Any]) -> None:
+    assert drawn_norms(many)[:4] == ["joint", "crt", "tau_norm", "lws"] and len(drawn_norms(many)) == MOST_LINES
+    for names in (drawn_norms(many), drawn_over_priors(many), [f"mine.own:{place}" for place in range(6)]):
+        styles = line_styles(names).values()
+        assert len({(style["color"], style["linestyle"]) for style in styles}) == len(names) == 6
+        assert len({style["color"] for style in styles}) == 6
+
+
+def test_priors_are_drawn_for_joint_and_the_highest_means() -> None:
+    results = measured(made(names=("joint", *(f"own:{place}" for place in range(9)))))
+    for place in range(9):
+        results["classifiers"][f"own:{place}"]["shifted"] = dict.fromkeys(PRIORS, 60.0 + place % 5)
+    results["classifiers"]["joint"]["shifted"] = dict.fromkeys(PRIORS, 10.0)
+    assert drawn_over_priors(results) == ["joint", "own:2", "own:3", "own:4", "own:7", "own:8"]
+
+
+def test_long_terminal_table_keeps_the_eye_in_its_row(many: dict[str, Any]) -> None:
+    lines = results_table(many).split("\n")
+    table = lines[2 : 2 + 1 + 26 + 5]
+    assert [place for place, line in enumerate(table) if not line] == [6, 12, 18, 24, 30]
+    assert max(map(len, table)) <= 100
+    assert "logit adjustment: tau 0.5, chosen on val." in lines
+
+
+def test_a_grid_is_told_with_its_values() -> None:
+    results = made(names=("joint", "crt"))
+    grid = [{"lr": lr, "weight_decay": 5e-4, "accuracy": 40.0 + lr} for lr in (0.05, 0.1, 0.2)]
+    choices = {"lr": 0.1, "weight_decay": 5e-4, "epochs": 10, "chosen_on": "val", "criterion": "mean_class"}
+    bootstrap = {"draws": 200, "same_choice": 61.5, "accuracy_se": 0.42}
+    results["classifiers"]["crt"]["choices"] = {**choices, "accuracy": 40.1, "grid": grid, "bootstrap": bootstrap}
+    how = (
+        "lr 0.1 of 0.05, 0.1, 0.2; by mean class accuracy, 40.1 %; 62 % of bootstrap samples choose the same, that "
+        "accuracy varies by 0.4"
+    )
+    assert f"| cRT | lr 0.1, weight_decay 0.0005, epochs 10 | val | {how} |" in page(results, [])
+    assert f"cRT: lr 0.1, chosen on val ({how})." in results_table(results)
+
+
+@pytest.mark.parametrize("name", ["crt", "tau_train", "logit_adjust", "mine.own:FIT"])
+def test_every_choice_on_test_or_train_is_said(name: str) -> None:
+    results = made(names=("joint", name))
+    results["classifiers"][name]["choices"] = {"tau": 0.5, "chosen_on": "test"}
+    text = page(results, [])
+    shown = LABELS.get(name, name)
+    assert text.count(f"| {shown} † |") == 2 and f"The settings of {shown} were chosen on the test" in text
+    assert "| test † |" in text and "joint †" not in text
+    results["classifiers"][name]["choices"]["chosen_on"] = "train"
+    text = page(results, [])
+    assert "†" not in text and "| train, the images it was fitted to |" in text
+    assert "chosen on train, the images it was fitted to" in results_table(results)
+
+
+def test_calibration_before_and_after() -> None:
+    results = measured(made(names=("joint", "crt")))
+    text = page(results, [])
+    assert "| joint | 12.5 | 1.2 | 1.5 |" in text and "| cRT | 11.5 | 1.2 | 2.5 |" in text
+    assert "one number for each classifier, fitted on val." in text
+    flattering = page({**results, "temperature_on": "test"}, [])
+    assert "| ECE with temperature † |" in flattering and "† fitted to the test images" in flattering
+    assert "fitted to the same images" in page({**results, "temperature_on": "train"}, [])
+
+
+def test_other_priors_in_test() -> None:
+    text = page(measured(made(names=("joint", "crt"))), [])
+    assert "| classifier | forward 50 | forward 10 | uniform | backward 10 | backward 50 |" in text
+    assert "| joint | **90.0** | **74.0** | **50.0** | 26.0 | 10.0 |" in text
+    assert "| cRT | 51.0 | 50.6 | **50.0** | **49.4** | **49.0** |" in text
+
+
+def test_most_confused_classes_of_the_best_classifier() -> None:
+    results = measured(made(), seeds=3)
+    results["class_names"][0] = "cup | mug"
+    results["classifiers"]["crt"]["mean_class"] = 70.0
+    results["classifiers"]["crt"]["confusions"][0] = [0, 2, 1234, 61.7]
+    text = page(results, [])
+    assert r"| cup \| mug | class 2 | 1,234 | 61.7 % |" in text
+    assert "errors of classifier re-training (cRT) on test, all 3 seeds together" in text
+    for row in results["classifiers"].values():
+        row["confusions"] = []
+    assert "Most confused" not in page(results, [])
+
+
+def test_time_of_fitting() -> None:
+    text = page(measured(made(names=("joint", "crt"))), [])
+    assert "| stage 2 | joint 0.2s; cRT 1m40s |" in text
+
+
+def test_per_class_csv(tmp_path: Path) -> None:
+    results = measured(made(train=[500, 60, 3], names=("joint", "mine.own:FIT")))
+    names = ['a "quoted", name', "two\nlines", "plain"]
+    results["class_names"] = names
+    results["classifiers"]["joint"]["per_class"] = [90.0, 100 / 3, None]
+    write_report(results, tmp_path)
+    data = (tmp_path / "per_class.csv").read_bytes()
+    assert data.startswith(b'class,name,group,train,test,joint,mine.own:FIT\r\n0,"a ""quoted"", name",many,500,20,90,')
+    with (tmp_path / "per_class.csv").open(newline="", encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    assert [row[:5] for row in rows] == [
+        ["0", names[0], "many", "500", "20"],
+        ["1", names[1], "medium", "60", "20"],
+        ["2", names[2], "few", "3", "20"],
+    ]
+    assert [row[head.index("joint")] for row in rows] == ["90", "33.3333", ""]
+
+
+def test_command_names_what_is_not_at_its_default() -> None:
+    results = {**made(), "mode": "features", "bn": "frozen", "views": 0, "stage2": {}, "feature_dtype": "float32"}
+    assert command(results) == command(made())
+    stage2 = {"lr": [0.05, 0.1], "seeds": 3, "scale_bias": False}
+    results |= {"mode": "images", "bn": "train", "views": 2, "feature_dtype": "float16", "stage2": stage2}
+    assert command(results).removeprefix(command(made())) == (
+        " mode=images bn=train views=2 feature_dtype=float16 'stage2.lr=[0.05,0.1]' stage2.seeds=3 "
+        "stage2.scale_bias=false"
+    )
+
+
+def test_command_quotes_what_a_shell_would_read() -> None:
+    results = {**made(names=("joint", "mine.own:FIT")), "backbone": "my nets:small"}
+    assert "'backbone=my nets:small'" in command(results) and "'classifiers=[joint,mine.own:FIT]'" in command(results)
 
 
 def saved(folder: Path, results: Any) -> Path:
@@ -299,7 +517,7 @@ def test_command_line_on_a_tree(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def broken(path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    results = copy.deepcopy(made(train=[300, 50, 5]))
+    results = measured(made(train=[300, 50, 5]))
     place = results
     for key in path[:-1]:
         place = place[key]
@@ -307,6 +525,7 @@ def broken(path: tuple[str, ...], value: Any) -> dict[str, Any]:
     return results
 
 
+CRT = ("classifiers", "crt")
 BROKEN = {
     "not JSON": ("{", "not valid JSON"),
     "no object": ([], "holds a list"),
@@ -319,6 +538,21 @@ BROKEN = {
     "norms": (broken(("classifiers", "crt", "weight_norms"), [1.0]), "classifiers.crt.weight_norms is [1.0]"),
     "curve": (broken(("classifiers", "tau_norm", "curves", "test", "all"), [1.0]), "curves.test.all is [1.0]"),
     "groups": (broken(("groups", "few"), None), "groups.few is missing"),
+    "names": (broken(("class_names",), ["a"]), "class_names is ['a']"),
+    "per class": (broken((*CRT, "per_class"), [1.0, "x", None]), "crt.per_class is [1.0, 'x', None]"),
+    "bins": (broken((*CRT, "reliability", "accuracy"), [1.0]), "crt.reliability.accuracy is [1.0]"),
+    "no bins": (broken((*CRT, "reliability"), {"count": [1]}), "crt.reliability.confidence is missing"),
+    "temperature": (broken((*CRT, "calibrated", "temperature"), "1"), "crt.calibrated.temperature is '1'"),
+    "calibrated": (broken((*CRT, "calibrated"), 1.5), "crt.calibrated is 1.5"),
+    "confusions": (broken((*CRT, "confusions"), [[0, 3, 1, 1.0]]), "crt.confusions holds [0, 3, 1, 1.0]"),
+    "confusion": (broken((*CRT, "confusions"), [[0, 1]]), "crt.confusions holds [0, 1]"),
+    "shifted": (broken((*CRT, "shifted", "uniform"), [1]), "crt.shifted.uniform is [1]"),
+    "std": (broken((*CRT, "std"), {"few": "0.3"}), "crt.std.few is '0.3'"),
+    "seeds": (broken((*CRT, "seeds"), 2.5), "crt.seeds is 2.5"),
+    "seconds": (broken((*CRT, "seconds"), "soon"), "crt.seconds is 'soon'"),
+    "grid": (broken((*CRT, "choices", "grid"), [0.1, 0.2]), "crt.choices.grid is [0.1, 0.2]"),
+    "bootstrap": (broken((*CRT, "choices", "bootstrap"), {"same_choice": "all"}), "bootstrap.same_choice is 'all'"),
+    "stage2": (broken(("stage2",), [1]), "stage2 is [1]"),
 }
 
 

@@ -1,0 +1,118 @@
+"""What was chosen for a classifier, on which split, and how: in words, for the terminal and for report.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastlt.report.names import CRITERIA, label, number, split_name
+
+DAGGER = "†"
+DAGGER_NOTE = (
+    "chosen on the test images themselves, so this row is flattering: do not compare it with results whose choices "
+    "were made on val"
+)
+# These say how a choice was made; the rest is the choice.
+_CHOICE_FACTS = {"chosen_on", "criterion", "accuracy", "interval", "bootstrap", "grid"}
+
+
+def chosen_on(results: dict[str, Any], name: str) -> str | None:
+    """The split on which the classifier's settings were chosen, or None where they were set and not chosen."""
+    choices = results["classifiers"][name].get("choices") or {}
+    searched = any(key in choices for key in ("criterion", "interval", "grid"))
+    split = choices.get("chosen_on", results.get("choose_on") if searched else None)
+    return None if split is None else split_name(split)
+
+
+def chosen_in_words(results: dict[str, Any], name: str) -> str | None:
+    """`chosen_on` with a dagger for test, and with what it means for train."""
+    split = chosen_on(results, name)
+    if split == "test":
+        return f"test {DAGGER}"
+    return "train, the images it was fitted to" if split == "train" else split
+
+
+def chosen_on_test(results: dict[str, Any], name: str) -> bool:
+    """Whether the test images had a say in this row: through the classifier's settings or through the checkpoint."""
+    return chosen_on(results, name) == "test" or "on test" in str((results.get("checkpoint") or {}).get("chosen"))
+
+
+def marked(results: dict[str, Any], name: str) -> str:
+    """The classifier's label, with a dagger if it was chosen on test."""
+    return f"{label(name)} {DAGGER}" if chosen_on_test(results, name) else label(name)
+
+
+def settings(choices: dict[str, Any]) -> str:
+    """The settings of a classifier in words, e.g. `epochs 10, lr 0.2`; empty where there are none."""
+    return ", ".join(f"{key} {_plain(value)}" for key, value in choices.items() if key not in _CHOICE_FACTS)
+
+
+def how_chosen(choices: dict[str, Any]) -> str:
+    """What the search for a setting found, e.g. `equally good from 0.69 to 0.74; by mean class accuracy, 48.1 %`."""
+    parts = [_of_grid(choices), _interval(choices.get("interval")), _criterion(choices), _bootstrap(choices)]
+    return "; ".join(part for part in parts if part)
+
+
+def notes(results: dict[str, Any], short: bool = False) -> list[str]:
+    """The lines under the terminal table: what was chosen, on which split, how (if not short), and the dagger."""
+    lines = []
+    for name, row in results["classifiers"].items():
+        split = chosen_in_words(results, name)
+        if split is not None:
+            choices = row["choices"]
+            # Beside what a grid was searched for stands what was set.
+            chosen = {key: choices[key] for key in _varied(choices) if key in choices} or choices
+            found = "" if short else how_chosen(choices)
+            lines.append(f"{label(name)}: {settings(chosen)}, chosen on {split}" + (f" ({found})." if found else "."))
+    if any(chosen_on_test(results, name) for name in results["classifiers"]):
+        lines.append(f"{DAGGER} {DAGGER_NOTE}.")
+    return lines
+
+
+def _varied(choices: dict[str, Any]) -> dict[str, list[str]]:
+    """The settings that the grid has several values of, with these."""
+    grid = choices.get("grid") or []
+    keys = dict.fromkeys(key for entry in grid for key in entry if key != "accuracy")
+    values = {key: list(dict.fromkeys(_plain(entry.get(key)) for entry in grid)) for key in keys}
+    return {key: several for key, several in values.items() if len(several) > 1}
+
+
+def _of_grid(choices: dict[str, Any]) -> str:
+    """The choice among the grid's values, key by key: `lr 0.1 of 0.05, 0.1, 0.2`."""
+    return "; ".join(
+        key + (f" {_plain(choices[key])}" if key in choices else "") + f" of {', '.join(values)}"
+        for key, values in _varied(choices).items()
+    )
+
+
+def _interval(interval: Any) -> str:
+    if not isinstance(interval, list | tuple) or len(interval) != 2:
+        return ""
+    low, high = (number(end) for end in interval)
+    if low is None:
+        return "" if high is None else f"equally good up to {_plain(high)}"
+    return f"equally good from {_plain(low)} " + ("up" if high is None else f"to {_plain(high)}")
+
+
+def _criterion(choices: dict[str, Any]) -> str:
+    if "criterion" not in choices:
+        return ""
+    accuracy = number(choices.get("accuracy"))
+    reached = "" if accuracy is None else f", {accuracy:.1f} %"
+    return f"by {CRITERIA.get(choices['criterion'], choices['criterion'])}{reached}"
+
+
+def _bootstrap(choices: dict[str, Any]) -> str:
+    bootstrap = choices.get("bootstrap") or {}
+    error = f", that accuracy varies by {bootstrap['accuracy_se']:.1f}" if "accuracy_se" in bootstrap else ""
+    if "tau" in bootstrap:
+        low, _, high = bootstrap["tau"]
+        return f"9 of 10 bootstrap samples choose {low:.2f} to {high:.2f}{error}"
+    if "same_choice" in bootstrap:
+        return f"{bootstrap['same_choice']:.0f} % of bootstrap samples choose the same{error}"
+    return ""
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_plain, value)) + "]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
