@@ -15,6 +15,8 @@ import io
 import re
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,13 +98,35 @@ def encode(found: bytes | np.ndarray, encoding: Encoding) -> Encoded:
     if isinstance(found, np.ndarray):
         image = _resized(Image.fromarray(found), _stored_size(found.shape[1::-1], encoding))
         return _encode_pixels(image, "raw" if encoding.kind == "keep" else encoding.kind, encoding.quality, "")
+    with _opened(found) as image:
+        return _encode_file(found, image, encoding)
+
+
+def decode(found: bytes, encoding: Encoding) -> np.ndarray:
+    """The pixels that the pipeline would decode of an image file if it were stored so: uint8 [H, W, 3].
+
+    For files that are seen without a conversion. Raises BadImage as `encode` does, for the same files.
+    """
+    with _opened(found) as image:
+        _plain(found, image)
+        pixels = _stored_pixels(image, encoding)
+        if encoding.kind == "jpeg":
+            stored = _encode_pixels(pixels, "jpeg", encoding.quality, "").data
+            pixels = Image.open(io.BytesIO(stored)).convert("RGB")
+        return np.asarray(pixels)
+
+
+@contextmanager
+def _opened(found: bytes) -> Iterator[Image.Image]:
+    """An image file, its size checked. Whatever Pillow raises, here and in the body of the `with`, becomes BadImage."""
     if not found:
         raise BadImage("the file is empty")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; what matters raises
         try:
             with Image.open(io.BytesIO(found)) as image:
-                return _encode_file(found, image, encoding)
+                _check_size(image)
+                yield image
         except BadImage:
             raise
         except Image.UnidentifiedImageError:
@@ -113,32 +137,43 @@ def encode(found: bytes | np.ndarray, encoding: Encoding) -> Encoded:
             raise BadImage(_reason(error)) from None
 
 
-def _encode_file(found: bytes, image: Image.Image, encoding: Encoding) -> Encoded:
+def _check_size(image: Image.Image) -> None:
     if image.format == "EPS":
         raise BadImage("EPS is a program, not pixels")  # Pillow would start Ghostscript to run it
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise BadImage(f"{width} x {height} pixels, the limit is {MAX_PIXELS // 1_000_000} million")
-    plain = (
-        _plain_png(found, image.size)
-        if image.format == "PNG"
-        else image.format in ("JPEG", "MPO") and _plain_jpeg(found)
-    )
+
+
+def _plain(found: bytes, image: Image.Image) -> bool:
+    """Whether DALI decodes the file's bytes to Pillow's pixels. Raises BadImage if a PNG lacks pixel rows."""
+    if image.format == "PNG":
+        return _plain_png(found, image.size)
+    return image.format in ("JPEG", "MPO") and _plain_jpeg(found)
+
+
+def _encode_file(found: bytes, image: Image.Image, encoding: Encoding) -> Encoded:
+    plain = _plain(found, image)
+    width, height = image.size
     colour = _colour(found, image)
-    turn = _UPRIGHT.get(_orientation(image)) if encoding.orientation == "apply" else None
-    if encoding.kind == "keep" and plain and image.mode in ("RGB", "L") and turn is None:
+    if encoding.kind == "keep" and plain and image.mode in ("RGB", "L") and _turn(image, encoding) is None:
         if image.format != "PNG":
             image.draft("L", (1, 1))  # decoding at one eighth of the size finds damage just as well
         image.load()
         code = layout.PNG if image.format == "PNG" else layout.JPEG
         return Encoded(found, code, height, width, colour)
+    pixels = _stored_pixels(image, encoding)
+    return _encode_pixels(pixels, "png" if encoding.kind == "keep" else encoding.kind, encoding.quality, colour)
+
+
+def _stored_pixels(image: Image.Image, encoding: Encoding) -> Image.Image:
+    """What is stored of an opened file, before it is encoded anew."""
+    turn = _turn(image, encoding)
     size = _stored_size(image.size, encoding)
     if size != image.size:  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, as long as it stays twice too large
         image.draft(None, (_REDUCING_GAP * size[0], _REDUCING_GAP * size[1]))
     pixels = _resized(_rgb(image), size)
-    if turn is not None:
-        pixels = pixels.transpose(turn)
-    return _encode_pixels(pixels, "png" if encoding.kind == "keep" else encoding.kind, encoding.quality, colour)
+    return pixels if turn is None else pixels.transpose(turn)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -157,6 +192,11 @@ def _colour(found: bytes, image: Image.Image) -> str:
     if image.mode.startswith("I") or (image.format == "PNG" and found[24] == 16):
         return "16-bit"
     return "" if image.mode == "RGB" else _COLOURS.get(image.mode, image.mode.lower())
+
+
+def _turn(image: Image.Image, encoding: Encoding) -> Image.Transpose | None:
+    """What sets the image upright, if that is asked for and it is not."""
+    return _UPRIGHT.get(_orientation(image)) if encoding.orientation == "apply" else None
 
 
 def _orientation(image: Image.Image) -> int:

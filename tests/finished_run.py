@@ -1,0 +1,154 @@
+"""Finished runs made by hand, images to predict with them, and the command run in this process."""
+
+import csv
+import functools
+import io
+import json
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from pictures import picture
+from PIL import Image
+
+from fastlt.backbones import build_model
+from fastlt.convert import Conversion
+from fastlt.predict.__main__ import main
+from fastlt.predict.images import Evaluation
+from fastlt.representation import SCHEMA, Settings
+from fastlt.representation.checkpoint import write_checkpoint
+from fastlt.shards.encode import Encoding
+
+CLASSES = ["apple", "box, with a lid", "größe"]
+SIZE, KEEP = 32, 0.875
+
+
+def predict(*arguments: object, stdin: bytes = b"") -> tuple[Any, str, str]:
+    """Exit code, stdout and stderr of the command, in this process."""
+    out, err = io.TextIOWrapper(io.BytesIO(), newline=""), io.StringIO()
+    with (
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as stop,
+    ):
+        main([*map(str, arguments), "--device", "cpu", "--threads", "1"])
+    out.flush()
+    return stop.value.code, out.buffer.getvalue().decode("utf-8", "surrogateescape"), err.getvalue()  # type: ignore[attr-defined]
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def pictures(folder: Path) -> Path:
+    """Files of many kinds in the layout of image_folder."""
+    kinds: list[Callable[[Image.Image, Path], None]] = [
+        lambda image, path: image.save(path.with_suffix(".jpg"), quality=92),
+        lambda image, path: image.save(path.with_suffix(".JPEG"), progressive=True),
+        lambda image, path: image.convert("L").save(path.with_suffix(".jpg")),
+        lambda image, path: image.convert("CMYK").save(path.with_suffix(".jpg")),
+        lambda image, path: image.save(path.with_suffix(".png")),
+        lambda image, path: image.convert("RGBA").save(path.with_suffix(".png")),
+        lambda image, path: image.save(
+            path.with_suffix(".gif"), save_all=True, append_images=[image.transpose(Image.Transpose.ROTATE_180)]
+        ),
+        lambda image, path: Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 200).save(
+            path.with_suffix(".png")
+        ),
+        lambda image, path: image.save(path.with_suffix(".jpg"), exif=_turned()),
+    ]
+    for split, count in (("train", 1), ("test", len(kinds))):
+        for label, name in enumerate(CLASSES):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                seed = 100 * label + i
+                kinds[i](Image.fromarray(picture(seed, 40 + 9 * i, 90 - 7 * i)), folder / split / name / f"image {i}")
+    return folder
+
+
+def _turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def options_of(encoding: Encoding) -> Conversion:
+    return Conversion("folder", (0.48, 0.45, 0.4), (0.23, 0.22, 0.225), "demo", encoding)
+
+
+def seen(encoding: Encoding) -> Evaluation:
+    options = options_of(encoding)
+    return Evaluation(SIZE, KEEP, options.mean, options.std, encoding)
+
+
+# --- a run made by hand ---
+
+
+def model_state(seed: int, classes: int = len(CLASSES)) -> dict[str, Any]:
+    settings = Settings({"backbone": "resnet32", "classes": classes, "seed": seed})
+    return {
+        "schema": SCHEMA,
+        "key": settings.key,
+        "settings": settings.about,
+        "finished": True,
+        "epoch": 1,
+        "model": build_model("resnet32", classes, seed).state_dict(),
+    }
+
+
+def make_run(folder: Path, tensors: dict[str, dict[str, torch.Tensor]], encoding: Encoding | None = None) -> Path:
+    """A finished run with these classifiers; test accuracy speaks for the worst of them."""
+    folder.mkdir()
+    state = model_state(0)
+    write_checkpoint(state, folder / "checkpoint.pt")
+    (folder / "classifiers").mkdir()
+    known = {}
+    for place, (name, held) in enumerate(tensors.items()):
+        known[name] = {"key": f"key of {name}", "mean_class": 10.0 + place}
+        kept = {"schema": 1, "key": f"key of {name}", "checkpoint": "checkpoint.pt", "tensors": held}
+        kept["temperature"] = 0.5 + place
+        torch.save(kept, folder / "classifiers" / f"{name.replace(':', '.')}.pt")
+    options = options_of(encoding or Encoding())
+    evaluation = {"mean": options.mean, "std": options.std, "keep": KEEP}
+    if encoding is not None:
+        about = ("kind", "quality", "max_short_side", "orientation")
+        evaluation |= {name: getattr(encoding, name) for name in about}
+    results = {
+        "class_names": CLASSES,
+        "image_size": SIZE,
+        "evaluation": evaluation,
+        "backbone": "resnet32",
+        "key": state["key"],
+        "classifiers": known,
+    }
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+@functools.cache
+def _usual() -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of the features of some pictures."""
+    images = [seen(Encoding()).input(picture(i, 40, 50)).permute(2, 0, 1) for i in range(16)]
+    with torch.no_grad():
+        features = build_model("resnet32", len(CLASSES), 0).eval().backbone(torch.stack(images))
+    return features.mean(0), features.std(0) + 1e-6
+
+
+def linear(seed: int) -> dict[str, torch.Tensor]:
+    """A classifier whose scores differ from picture to picture."""
+    generator = torch.Generator().manual_seed(seed)
+    mean, std = _usual()
+    weight = 0.3 * torch.randn(len(CLASSES), 64, generator=generator) / std
+    return {"weight": weight, "bias": -weight @ mean}
+
+
+def change(run: Path, **values: Any) -> None:
+    results = json.loads((run / "results.json").read_text()) | values
+    (run / "results.json").write_text(json.dumps(results))
