@@ -154,60 +154,130 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
-class Model(nn.Module):
-    """A backbone and its joint linear classifier.
+class CosineClassifier(nn.Module):
+    """Cosines in [-1, 1] of features and a weight vector for each class: cos(x, w_c), without bias.
 
-    backbone, image_size: as in `build_backbone`. frozen: children of the backbone that `freeze_before` froze.
+    It has what nn.Linear has: weight [C, D], bias (None), in_features, out_features. Its weights begin as random
+    directions of length 1, and their lengths never matter.
     """
 
-    def __init__(self, backbone: str, classes: int, image_size: int = IMAGE_SIZE):
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = nn.Parameter(_unit(torch.randn(out_features, in_features)))
+        self.bias = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 [..., C] of features [..., D], under autocast too: losses multiply cosines, and their errors."""
+        with torch.autocast(x.device.type, enabled=False):
+            return functional.linear(_unit(x.float()), _unit(self.weight))
+
+
+_SHORT = 1e-6  # a vector up to this length has no direction
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Vectors at length 1. One without direction becomes 0, with gradient 0 in place of an endless one."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return torch.where(length > _SHORT, x / length.clamp_min(_SHORT), 0.0)
+
+
+# Kinds of joint classifier: (length of the feature, classes) -> module.
+JOINT: dict[str, Callable[[int, int], nn.Linear | CosineClassifier]] = {
+    "linear": nn.Linear,
+    "cosine": CosineClassifier,
+}
+
+
+class Model(nn.Module):
+    """A backbone and its joint classifier.
+
+    backbone, image_size: as in `build_backbone`. classifier: a key of JOINT. frozen: parts of the backbone, by dotted
+    name, that `freeze` or `freeze_before` froze; "" is all of it.
+    """
+
+    def __init__(self, backbone: str, classes: int, image_size: int = IMAGE_SIZE, classifier: str = "linear"):
         super().__init__()
         self.frozen: tuple[str, ...] = ()
-        self.backbone_name = backbone
+        self.backbone_name, self.classifier_kind = backbone, classifier
         self.backbone, length = build_backbone(backbone, image_size)
-        self.classifier = nn.Linear(length, classes)
+        self.classifier = JOINT[classifier](length, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, C] of float images [N, 3, H, W]."""
+        """Logits, or cosines, [N, C] of float images [N, 3, H, W]."""
         return self.classifier(self.backbone(images))
 
     def train(self, mode: bool = True) -> Self:
-        """Training or eval mode; frozen children stay in eval mode."""
+        """Training or eval mode; frozen parts stay in eval mode."""
         super().train(mode)
         for name in self.frozen:
-            getattr(self.backbone, name).eval()
+            self.backbone.get_submodule(name).eval()
         return self
 
 
-def build_model(backbone: str, classes: int, seed: int, image_size: int = IMAGE_SIZE) -> Model:
+def build_model(
+    backbone: str, classes: int, seed: int, image_size: int = IMAGE_SIZE, classifier: str = "linear"
+) -> Model:
     """A model with seeded random weights; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Model(backbone, classes, image_size)
+        return Model(backbone, classes, image_size, classifier)
 
 
-def freeze_before(model: Model, child: str) -> None:
-    """Only the backbone's `child`, what follows it and the classifier are trained from now on (Places-LT: "layer4").
+def freeze(model: Model) -> None:
+    """Only the classifier is trained from now on: the backbone's parameters get requires_grad=False, and it stays in
+    eval mode."""
+    model.backbone.requires_grad_(False)
+    model.frozen = ("",)
+    model.train(model.training)
 
-    Children count in the order in which the backbone registered them, which in the networks here is that of the
-    forward pass. Parameters of those before `child` get requires_grad=False, and these children stay in eval mode
-    whatever `model.train()` says: their batch norm goes on using the statistics it was trained with. The authors' code
-    leaves its frozen layers in training mode, where the statistics drift towards those of the sampler. Parameters that
-    the backbone holds itself, in no child, stay as they are.
 
-    Raises UserError if the backbone has no such child.
+def freeze_before(model: Model, part: str) -> None:
+    """Only the backbone's `part`, what follows it and the classifier are trained from now on (Places-LT: "layer4").
+
+    part: name of a child, or of one further inside as "layers.10". Children count in the order in which they were
+    registered, which in the networks here is that of the forward pass. Parameters of those before `part` get
+    requires_grad=False, and these children stay in eval mode whatever `model.train()` says: their batch norm goes on
+    using the statistics it was trained with. The authors' code leaves its frozen layers in training mode, where the
+    statistics drift towards those of the sampler. Parameters that a module around `part` holds itself, in no child,
+    stay as they are.
+
+    Raises UserError if the backbone has no such part.
     """
-    children = dict(model.backbone.named_children())
-    if child not in children:
-        raise UserError(
-            f"protocol.train_from={child} is no part of backbone={model.backbone_name}: allowed are "
-            f"{', '.join(children)}"
-        )
-    before = list(children)[: list(children).index(child)]
+    before: list[str] = []
+    around, prefix = model.backbone, ""
+    for name in part.split("."):
+        children = dict(around.named_children())
+        if name not in children:
+            allowed = ", ".join(prefix + child for child in children) or f"parts up to {prefix.rstrip('.')}"
+            raise UserError(
+                f"protocol.train_from={part} is no part of backbone={model.backbone_name}: allowed are {allowed}"
+            )
+        before += [prefix + child for child in list(children)[: list(children).index(name)]]
+        around, prefix = children[name], f"{prefix}{name}."
     for name in before:
-        children[name].requires_grad_(False)
+        model.backbone.get_submodule(name).requires_grad_(False)
     model.frozen = tuple(dict.fromkeys((*model.frozen, *before)))
     model.train(model.training)
+
+
+def thaw(model: Model) -> None:
+    """All that was frozen is trained again. Parameters of a frozen part that never were will be, too."""
+    for name in model.frozen:
+        model.backbone.get_submodule(name).requires_grad_(True)
+    model.frozen = ()
+    model.train(model.training)
+
+
+def last_block(model: Model) -> str:
+    """Name of the backbone's last block: its last child that has parameters, layer4 of torchvision's networks; of
+    CIFAR's ResNets the blocks of 64 channels, by the name of the first. Raises UserError if no child has parameters."""
+    if isinstance(model.backbone, CifarResNet):
+        return f"layers.{2 * len(model.backbone.layers) // 3}"
+    names = [name for name, child in model.backbone.named_children() if any(True for _ in child.parameters())]
+    if not names:
+        raise UserError(f"backbone={model.backbone_name} has no last block: no part of it has parameters")
+    return names[-1]
 
 
 def parameters(model: nn.Module) -> int:

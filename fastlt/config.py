@@ -4,9 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
-
-CLASSIFIERS = ["joint", "ncm_l2", "ncm_cosine", "crt", "tau_norm", "lws"]
+from omegaconf import MISSING, OmegaConf
 
 
 @dataclass
@@ -21,8 +19,8 @@ class BackboneConfig:
 
 
 @dataclass
-class Stage2Config:
-    """Training of a stage-2 classifier on cached features."""
+class TrainingConfig:
+    """Training of a stage-2 classifier."""
 
     epochs: int = MISSING
     batch: int = MISSING
@@ -50,13 +48,28 @@ class ProtocolConfig:
     keep: float = MISSING  # share of the short side that evaluation sees
     stepped: str = "batch"  # the learning rate falls with every batch, or once an epoch
     lr_batch: int = 0  # batch that lr is meant for: another one scales it linearly; 0: lr is taken as it is
-    label_smoothing: float = 0.0
+    loss: str = "cross_entropy"  # or another of fastlt/losses/
+    loss_options: dict[str, float] = field(default_factory=dict)  # the loss's own; default: the values of its paper
+    label_smoothing: float = 0.0  # of cross_entropy
     mixup: float = 0.0  # alpha of the Beta law; 0: off
     ema: float = 0.0  # decay per step of averaged weights; 0: off
     pretrained: str | None = None  # weights the backbone starts with: torchvision, or a file
     train_from: str | None = None  # layer of the backbone, such as layer4: those before it keep their weights
-    crt: Stage2Config = field(default_factory=Stage2Config)
-    lws: Stage2Config = field(default_factory=Stage2Config)
+    crt: TrainingConfig = field(default_factory=TrainingConfig)
+    lws: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@dataclass
+class Stage2Config:
+    """How classifiers are trained on a representation."""
+
+    lr: list[float] | None = None  # top learning rates to choose from; default: the protocol's
+    weight_decay: list[float] | None = None  # weight decays to choose from; default: the protocol's
+    seeds: int = 1  # trainings of each classifier, with starts and orders of their own
+    drawing: str = "quota"  # of class-balanced batches: quota, iid or reference
+    stepped: str = "batch"  # the learning rate falls with every batch, or once an epoch (the last is then at rate 0)
+    scale_bias: bool = True  # lws scales W x + b, as the authors' code does, or W x alone
+    hidden: int = 512  # units of an MLP's hidden layers
 
 
 @dataclass
@@ -70,7 +83,12 @@ class TrainConfig:
     epochs: int | None = None  # default: the protocol's
     image_size: int | None = None  # default: the protocol's
     representation: str | None = None  # checkpoint or run folder that takes the place of stage 1
-    classifiers: list[str] = field(default_factory=lambda: list(CLASSIFIERS))
+    classifiers: list[str] = field(default_factory=lambda: ["paper"])  # names, or the sets `paper` and `all`
+    stage2: Stage2Config = field(default_factory=Stage2Config)
+    mode: str = "features"  # crt and lws are trained on cached features, or on images through the pipeline
+    bn: str = "frozen"  # BatchNorm of a backbone that is not trained, while it sees images in stage 2: frozen or train
+    views: int = 0  # augmented passes over the training images whose features are stored, too, to train on
+    feature_dtype: str = "float32"  # of the feature store: float32 or float16
     hold_out: float = 0.0  # share of train kept from training, to choose hyper-parameters on
     choose_on: str = "auto"  # val, held_out, train or test; auto: the first of these that there is, never test
     device: str = "auto"  # cpu, cuda, cuda:N
@@ -132,14 +150,14 @@ class BenchConfig:
     copies: int = 10  # how often they are listed: a short run measures the start
     peers: bool = False  # other libraries too, on the same files in the same run; needs `make bench-peers`
     files: int = 500  # of loader: at most so many of the images are taken, spread evenly
-    cases: list[str] = field(default_factory=list)  # of loader and kernels, to run only these
+    cases: list[str] = field(default_factory=list)  # of loader, kernels and stage2, to run only these
     samples: int = 10_000_000  # of the simulated index
     batch: int = 64  # images, of loader and train
     backbone: BackboneConfig = field(default_factory=BackboneConfig)  # of train
     image_size: int = 224  # pixels, of train
     compile: str = "off"  # of train: mode of torch.compile
-    size: str = "standard"  # of kernels: tiny, standard, imagenet_lt or inaturalist2018
-    device: str = "cpu"  # of kernels and train: also cuda
+    size: str = "standard"  # of kernels and stage2: tiny, standard, imagenet_lt or inaturalist2018
+    device: str = "cpu"  # of kernels, stage2 and train: also cuda
     threads: int = 2
     rounds: int = 3  # that count, after one that does not
     scratch: str | None = None  # folder for what is written; default: the system's
@@ -150,7 +168,9 @@ class BenchConfig:
 def register() -> None:
     """Makes the schemas known to Hydra under the names that conf/ refers to."""
     store: Any = ConfigStore.instance()
-    store.store("train_schema", TrainConfig)
+    train: Any = OmegaConf.structured(TrainConfig)
+    OmegaConf.set_struct(train.protocol.loss_options, False)  # the loss says which keys there are
+    store.store("train_schema", train)
     store.store("convert_schema", ConvertConfig)
     store.store("bench_schema", BenchConfig)
     store.store("dataset_schema", DatasetConfig, group="dataset")

@@ -1,21 +1,28 @@
 """What one experiment does, as plain values."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastlt.checkpoint.pretrained import pretrained_identity
-from fastlt.classifiers import CLASSIFIERS
+from fastlt.classifiers import CLASSIFIERS, IMAGE_CLASSIFIERS, SETS, find_classifier
+from fastlt.classifiers.base import Stage2, Training
 from fastlt.errors import UserError
+from fastlt.features import DTYPES
 from fastlt.representation import Keeping, Recipe, Schedule, Settings
+from fastlt.retrain import BN, Retraining
 from fastlt.shards.reader import Dataset
 
 CHOOSE_ON = ("auto", "val", "held_out", "train", "test")
+MODES = ("features", "images")
 STAGE_2 = ("crt", "lws")  # sections of a protocol that concern no representation
 # Keys that came after the first representations were trained: at these values they are no part of a key.
 PLAIN = {
     "stepped": "batch",
     "lr_batch": 0,
+    "loss": "cross_entropy",
+    "loss_options": {},
     "label_smoothing": 0.0,
     "mixup": 0.0,
     "ema": 0.0,
@@ -37,6 +44,11 @@ class Options:
     image_size: int
     representation: str | None
     classifiers: list[str]
+    stage2: dict[str, Any]
+    mode: str
+    bn: str
+    views: int
+    feature_dtype: str
     hold_out: float
     choose_on: str
     precision: str
@@ -49,9 +61,17 @@ class Options:
     max_damaged: int
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.classifiers if name not in CLASSIFIERS]
-        if unknown or not self.classifiers:
-            raise UserError(f"classifiers={self.classifiers}: allowed are {', '.join(CLASSIFIERS)}, one or more")
+        if not self.classifiers:
+            raise UserError(
+                f"classifiers=[]: name one or more of {', '.join((*SETS, *CLASSIFIERS, *IMAGE_CLASSIFIERS))}"
+            )
+        for name in self.names():
+            find_classifier(name)
+        for key, allowed in (("mode", MODES), ("bn", BN), ("feature_dtype", DTYPES)):
+            if getattr(self, key) not in allowed:
+                raise UserError(f"{key}={getattr(self, key)} is unknown: allowed are {', '.join(allowed)}")
+        if self.views < 0:
+            raise UserError(f"views={self.views}: it must be 0 (none) or more")
         if self.choose_on not in CHOOSE_ON:
             raise UserError(f"choose_on={self.choose_on} is unknown: allowed are {', '.join(CHOOSE_ON)}")
         if self.seed < 0:
@@ -66,8 +86,30 @@ class Options:
                 "must be at least 1, the second 0 (off) or more"
             )
         # Built once here, so that what is wrong with them is said before anything is read or written.
-        for made in (self.schedule, self.recipe, lambda: self.keeping(Path())):
+        for made in (self.schedule, self.recipe, self.retrainings, lambda: self.keeping(Path())):
             made()
+
+    def names(self) -> list[str]:
+        """The classifiers that are asked for, each once: sets spelled out, crt and lws on images if `mode` says so."""
+        spelled = [name for asked in self.classifiers for name in SETS.get(asked, (asked,))]
+        images = {"crt": "crt_images", "lws": "lws_images"} if self.mode == "images" else {}
+        return list(dict.fromkeys(images.get(name, name) for name in spelled))
+
+    def trainings(self) -> Stage2:
+        """How classifiers are trained."""
+        stage2 = dict(self.stage2)
+        rates, decays = stage2.pop("lr"), stage2.pop("weight_decay")
+
+        def training(section: dict[str, Any]) -> Training:
+            rate, decay = tuple(rates or [section["lr"]]), tuple(decays or [section["weight_decay"]])
+            return Training(section["epochs"], section["batch"], rate, decay)
+
+        return Stage2(training(self.protocol["crt"]), training(self.protocol["lws"]), **stage2)
+
+    def retrainings(self) -> dict[str, Retraining]:
+        """The classifiers that are trained on images."""
+        stage2, numbers = self.trainings(), (self.seed, self.precision, self.accumulate, self.compile)
+        return {name: Retraining(name, stage2, self.bn, *numbers) for name in self.names() if name in IMAGE_CLASSIFIERS}
 
     def schedule(self) -> Schedule:
         """Learning rates of stage 1."""
@@ -82,11 +124,12 @@ class Options:
             protocol["stepped"],
         )
 
-    def recipe(self) -> Recipe:
-        """What is added to plain SGD."""
+    def recipe(self, counts: Sequence[int] = ()) -> Recipe:
+        """What is added to plain SGD. counts: images of each class that are trained on."""
         protocol = self.protocol
         added = protocol["label_smoothing"], protocol["mixup"], protocol["ema"]
-        return Recipe(*added, self.accumulate, self.compile)
+        loss = protocol["loss"], protocol["loss_options"]
+        return Recipe(*added, self.accumulate, self.compile, *loss, tuple(counts))
 
     def keeping(self, folder: Path) -> Keeping:
         """Where stage 1 is kept, and when."""

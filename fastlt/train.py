@@ -12,12 +12,13 @@ from fastlt.config import TrainConfig
 from fastlt.convert import convert_configured
 from fastlt.device import pick_device, set_threads
 from fastlt.errors import UserError
-from fastlt.experiment import run_experiment, write_results
+from fastlt.experiment import run_experiment
 from fastlt.log import say
 from fastlt.options import Options
 from fastlt.ranks import join, ranks_here
 from fastlt.report import write_report
 from fastlt.report.table import results_table
+from fastlt.results import write_results
 from fastlt.shards.reader import Dataset
 
 EMBEDDED = "data/shapes"  # made when it is missing; every other dataset is converted by its owner
@@ -65,6 +66,7 @@ def _resolved(cfg: Any, dataset: Dataset) -> Any:
 def _options(cfg: Any, device: torch.device) -> Options:
     precision = ("bf16" if device.type == "cuda" else "fp32") if cfg.precision == "auto" else cfg.precision
     protocol: Any = OmegaConf.to_container(cfg.protocol, resolve=True, throw_on_missing=True)
+    stage2: Any = OmegaConf.to_container(cfg.stage2, resolve=True)
     return Options(
         backbone=cfg.backbone.name,
         sampler=cfg.sampler.name,
@@ -75,6 +77,11 @@ def _options(cfg: Any, device: torch.device) -> Options:
         image_size=cfg.image_size,
         representation=cfg.representation,
         classifiers=list(cfg.classifiers),
+        stage2=stage2,
+        mode=cfg.mode,
+        bn=cfg.bn,
+        views=cfg.views,
+        feature_dtype=cfg.feature_dtype,
         hold_out=cfg.hold_out,
         choose_on=cfg.choose_on,
         precision=precision,

@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 from torchvision.models import resnet
 
-from fastlt.backbones import BACKBONES, CifarResNet, Model, build_model, freeze_before, parameters
+from fastlt.backbones import BACKBONES, CifarResNet, CosineClassifier, Model, build_model, freeze_before, parameters
 from fastlt.errors import UserError
 
 OWN = """
@@ -180,8 +180,54 @@ def test_weights_of_a_seed_are_those_of_the_first_release(name: str) -> None:
     theirs = backbone.state_dict()
     for key, value in model.backbone.state_dict().items():
         assert torch.equal(value, theirs[key]), key
+    assert isinstance(model.classifier, nn.Linear)
     assert torch.equal(model.classifier.weight, classifier.weight)
     assert torch.equal(model.classifier.bias, classifier.bias)
+
+
+@pytest.mark.parametrize(("length", "classes"), [(7, 5), (1, 2)])
+def test_cosine_classifier_gives_cosines(length: int, classes: int) -> None:
+    torch.manual_seed(0)
+    classifier = CosineClassifier(length, classes)
+    assert (classifier.in_features, classifier.out_features, classifier.bias) == (length, classes, None)
+    assert list(classifier.state_dict()) == ["weight"]
+    torch.testing.assert_close(classifier.weight.detach().norm(dim=1), torch.ones(classes))
+    x = 40 * torch.randn(3, 4, length)
+    classifier.weight.data *= torch.arange(1, classes + 1)[:, None]
+    cosines = classifier(x)
+    assert cosines.shape == (3, 4, classes)
+    torch.testing.assert_close(
+        cosines, nn.functional.cosine_similarity(x[..., None, :], classifier.weight, dim=-1), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_cosine_classifier_of_features_without_direction() -> None:
+    """A feature behind a ReLU may be 0 throughout: no class is nearer, and no gradient flows."""
+    classifier = CosineClassifier(4, 3)
+    x = torch.zeros(2, 4)
+    x[1] = 1e-20
+    cosines = classifier(x.requires_grad_())
+    assert torch.equal(cosines, torch.zeros(2, 3))
+    cosines.sum().backward()
+    assert x.grad is not None and torch.equal(x.grad, torch.zeros(2, 4))
+    assert classifier.weight.grad is not None and torch.equal(classifier.weight.grad, torch.zeros(3, 4))
+
+
+def test_cosines_are_float32_under_autocast() -> None:
+    classifier, x = CosineClassifier(64, 10), torch.randn(5, 64).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        cosines = classifier(x)
+    assert cosines.dtype == torch.float32
+    assert torch.equal(cosines, classifier(x.float()))
+
+
+def test_a_cosine_model_has_the_backbone_of_the_linear_one() -> None:
+    linear, cosine = (build_model("resnet32", 6, 4, classifier=kind) for kind in ("linear", "cosine"))
+    assert all(
+        torch.equal(a, b) for a, b in zip(linear.backbone.parameters(), cosine.backbone.parameters(), strict=True)
+    )
+    assert isinstance(cosine.classifier, CosineClassifier) and cosine.classifier_kind == "cosine"
+    assert cosine(torch.randn(2, 3, 32, 32)).abs().max() <= 1 + 1e-6
 
 
 @pytest.mark.parametrize("name", ["foo", "resnet50:", ":x", "a b:c", "a:b.c"])

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import json
 import os
 import pickle
 import urllib.error
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from commands import refusal
+from commands import refusal, train
+from pictures import Pictures, conversion
 from safetensors import safe_open
 from safetensors.torch import save_file
 from test_backbones import OWN
@@ -23,6 +25,7 @@ from fastlt.backbones import BACKBONES, CifarResNet, Model, build_model
 from fastlt.checkpoint.__main__ import main
 from fastlt.checkpoint.pretrained import COUNTER, closest, identify, load_pretrained, pretrained_identity
 from fastlt.checkpoint.store import load_model
+from fastlt.convert import convert
 from fastlt.errors import UserError
 from fastlt.representation import SCHEMA, Settings, read_checkpoint, save_checkpoint
 
@@ -123,6 +126,7 @@ def test_the_authors_checkpoint_gives_the_same_logits(resnet18: nn.Module, tmp_p
         "schema": SCHEMA,
         "finished": True,
         "epoch": 0,
+        "classifier": "linear",
         "chosen_on_val": False,
         "seconds": 0.0,
         "images": 0,
@@ -368,12 +372,14 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     )
 
 
-def trained(folder: Path, finished: bool = True) -> Model:
-    """A run folder with a checkpoint as a training leaves it."""
-    model = build_model("resnet32", 7, 3)
+def trained(folder: Path, finished: bool = True, classifier: str | None = None) -> Model:
+    """A run folder with a checkpoint as a training leaves it; without `classifier` as one of an older version."""
+    model = build_model("resnet32", 7, 3, classifier=classifier or "linear")
     about = {"dataset": "d" * 64, "backbone": "resnet32", "image_size": 32, "seed": 3}
     state: State = {"schema": SCHEMA, "key": Settings(about).key, "settings": about, "finished": finished, "epoch": 2}
     state |= {"model": model.state_dict(), "chosen_on_val": True, "seconds": 61.4, "images": 12_000}
+    if classifier is not None:
+        state["classifier"] = classifier
     folder.mkdir()
     save_checkpoint(state, folder / "checkpoint.pt")
     return model
@@ -444,6 +450,56 @@ def test_describe(theirs: nn.Module, tmp_path: Path) -> None:
         "resnet32, 463,829 parameters, 5 classes",
     ]
     assert refused("describe", tmp_path, cwd=tmp_path).startswith(f"{tmp_path / 'checkpoint.pt'} does not exist")
+
+
+def test_a_cosine_classifier_travels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, run, out = trained(tmp_path / "run", classifier="cosine"), tmp_path / "run", tmp_path / "model.safetensors"
+    assert torch.equal(logits(load_model(run)[0]), logits(model))
+    about = "resnet32, 463,952 parameters, 7 classes, compared by cosine"
+    assert command("describe", run).splitlines()[1] == about
+    key = load_model(run)[1]["key"]
+    command("export", run, "--out", out)
+    with safe_open(out, framework="pt") as file:
+        assert file.metadata()["classifier"] == "cosine"
+        assert set(file.keys()) == {*model.backbone.state_dict(), "fc.weight"}
+        assert torch.equal(file.get_tensor("fc.weight"), model.classifier.weight)
+    assert command("describe", out).splitlines() == [f"{out}: safetensors file", about]
+    assert (
+        command("import", out, "--out", tmp_path / "again.pt")
+        == f"{tmp_path / 'again.pt'}: safetensors file, {about}\n"
+    )
+    again, state = load_model(tmp_path / "again.pt")
+    assert torch.equal(logits(again), logits(model))
+    assert state["classifier"] == "cosine" and state["key"] != key
+    assert capsys.readouterr().err == ""  # no word of a bias that were taken as 0
+    load_pretrained(build_model("resnet32", 9, 0), str(run / "checkpoint.pt"))
+    assert "its classifier of 7 classes is ignored" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [("linear", "1 tensor missing, first classifier.bias"), ("round", "no check")]
+)
+def test_a_classifier_of_another_kind_than_the_checkpoint_says_is_refused(tmp_path: Path, kind: str, told: str) -> None:
+    trained(tmp_path / "run", classifier="cosine")
+    state = read_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    save_checkpoint({**state, "classifier": kind}, tmp_path / "odd.pt")
+    with pytest.raises(UserError, match=told):
+        load_model(tmp_path / "odd.pt")
+
+
+def test_a_representation_of_cosines_is_trained_and_given(tmp_path: Path) -> None:
+    convert(Pictures(counts=(60, 20, 9), pixels=True), conversion(), tmp_path / "data", workers=1)
+    small = "data=data", "protocol=cifar_lt_200", "protocol.batch=16", "epochs=1", "threads=1", "classifiers=[joint]"
+    done = train(*small, "protocol.loss=ldam_drw", "protocol.loss_options.drw_from=0", "run=first", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    state = read_checkpoint(tmp_path / "first" / "checkpoint.pt")
+    assert state["classifier"] == "cosine" and "classifier.bias" not in state["model"]
+    about = state["settings"]
+    assert (about["protocol.loss"], about["protocol.loss_options"]) == ("ldam_drw", {"drw_from": 0.0})
+    done = train(*small, "representation=first", "run=second", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / run / "results.json").read_text()) for run in ("first", "second"))
+    assert first["classifiers"]["joint"]["per_class"] == second["classifiers"]["joint"]["per_class"]
 
 
 def test_own_backbones_travel_but_are_never_run_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,15 +6,17 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastlt.backbones import Model, build_model, freeze_before
 from fastlt.errors import UserError
 from fastlt.log import Progress
+from fastlt.losses import LOSSES, classifier_of
 from fastlt.pipeline.loader import Batch
 from fastlt.representation import (
     Fit,
@@ -29,6 +31,7 @@ from fastlt.representation import (
 from fastlt.representation.checkpoint import before, save_checkpoint
 
 SETTINGS = Settings({"backbone": "tiny", "seed": 0})
+COUNTS = (200, 40, 12, 3)
 
 
 def tiny() -> nn.Module:
@@ -57,12 +60,16 @@ class Noise:
 
 
 def fit(recipe: Recipe, train: Noise | None = None, schedule: Schedule | None = None, val: Noise | None = None) -> Fit:
-    model = build_model(f"{__name__}:tiny", 4, 0, 8)
+    model = build_model(f"{__name__}:tiny", 4, 0, 8, classifier_of(recipe.loss_name))
     return Fit(model, schedule or Schedule(3, 0.1, 0.9, 1e-4), recipe, train or Noise(), val)
 
 
 def trained(recipe: Recipe, folder: Path, train: Noise | None = None, val: Noise | None = None) -> Representation:
     return train_representation(SETTINGS, fit(recipe, train, val=val), Keeping(folder))
+
+
+def loss(recipe: Recipe, model: nn.Module, images: Tensor, labels: Tensor, key: tuple[int, ...]) -> Tensor:
+    return recipe.loss(model, images, labels, key, recipe.make_criterion(0.0, images.device))
 
 
 def difference(a: nn.Module, b: nn.Module) -> float:
@@ -121,10 +128,10 @@ def test_averaged_weights_are_those_of_the_formula(tmp_path: Path) -> None:
 def test_label_smoothing_and_mixup_are_pytorchs_loss_on_mixed_targets() -> None:
     torch.manual_seed(0)
     model, images, labels = nn.Flatten(), torch.randn(6, 5), torch.tensor([0, 1, 2, 3, 4, 0])
-    smooth = Recipe(label_smoothing=0.1).loss(model, images, labels, (0,))
+    smooth = loss(Recipe(label_smoothing=0.1), model, images, labels, (0,))
     target = torch.full((6, 5), 0.02).scatter_add_(1, labels[:, None], torch.full((6, 1), 0.9))
     torch.testing.assert_close(smooth, -(target * images.log_softmax(1)).sum(1).mean())
-    mixed = Recipe(mixup=1.0).loss(model, images, labels, (1, 2))
+    mixed = loss(Recipe(mixup=1.0), model, images, labels, (1, 2))
     rng = np.random.default_rng((1, 2))
     share, other = rng.beta(1, 1), torch.from_numpy(rng.permutation(6))
     both = share * nn.functional.one_hot(labels, 5) + (1 - share) * nn.functional.one_hot(labels[other], 5)
@@ -132,8 +139,83 @@ def test_label_smoothing_and_mixup_are_pytorchs_loss_on_mixed_targets() -> None:
     torch.testing.assert_close(
         mixed.double(), -(both * blended.log_softmax(1)).sum(1).mean().double(), rtol=1e-6, atol=0
     )
-    assert mixed == Recipe(mixup=1.0).loss(model, images, labels, (1, 2))
-    assert mixed != Recipe(mixup=1.0).loss(model, images, labels, (1, 3))
+    assert mixed == loss(Recipe(mixup=1.0), model, images, labels, (1, 2))
+    assert mixed != loss(Recipe(mixup=1.0), model, images, labels, (1, 3))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_is_torchs_to_the_last_bit(smoothing: float) -> None:
+    logits, labels = torch.randn(37, 11, generator=torch.Generator().manual_seed(0)), torch.arange(37) % 11
+    ours = loss(Recipe(smoothing), nn.Identity(), logits.bfloat16(), labels, (0,))
+    theirs = nn.functional.cross_entropy(logits.bfloat16().float(), labels, label_smoothing=smoothing)
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "cross_entropy"])
+def test_another_loss_is_the_mean_over_the_batch_of_mixed_labels(name: str) -> None:
+    logits, labels = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 0, 1])
+    recipe = Recipe(mixup=0.5, loss_name=name, counts=COUNTS)
+    mixed = loss(recipe, nn.Identity(), logits, labels, (4,))
+    rng = np.random.default_rng((4,))
+    share, other = rng.beta(0.5, 0.5), torch.from_numpy(rng.permutation(6))
+    each = LOSSES[name](torch.tensor(COUNTS), 0.0)
+    blended = share * logits + (1 - share) * logits[other]
+    by_hand = sum(
+        share * each(blended[i], labels[i]) + (1 - share) * each(blended[i], labels[other[i]]) for i in range(6)
+    )
+    torch.testing.assert_close(mixed, by_hand / 6)
+
+
+def run_through(fit: Fit, stop: tuple[int, int] | None = None) -> dict[str, Any] | None:
+    """Trains to the end; the state at an (epoch, step) on the way, as it would be saved."""
+    seen = None
+
+    def between(together: bool) -> None:
+        nonlocal seen
+        if (fit.epoch, fit.step) == stop:
+            seen = copy.deepcopy(fit.state())
+
+    with Progress("test", 1) as progress:
+        while fit.epoch < fit.schedule.epochs:
+            fit.finish_epoch(progress, between)
+    return seen
+
+
+@pytest.mark.parametrize("stop", [(0, 2), (2, 3)])
+def test_a_loss_that_changes_with_the_epochs_goes_on_to_the_same_bits(stop: tuple[int, int]) -> None:
+    """(2, 3) lies in the epoch where LDAM's weights have set in."""
+    recipe = Recipe(mixup=0.2, ema=0.9, loss_name="ldam_drw", loss_options={"drw_from": 2 / 3}, counts=COUNTS)
+    whole, resumed = fit(recipe), fit(recipe)
+    state = run_through(whole, stop)
+    assert state is not None and (state["epoch"], state["step"], state["classifier"]) == (*stop, "cosine")
+    resumed.resume(state)
+    run_through(resumed)
+    assert difference(whole.model, resumed.model) == 0
+    assert whole.average is not None and resumed.average is not None
+    assert difference(whole.average, resumed.average) == 0
+
+
+def test_deferred_weights_begin_with_their_epoch() -> None:
+    def after(epochs: int, drw_from: float) -> Model:
+        recipe = Recipe(loss_name="ldam_drw", loss_options={"drw_from": drw_from}, counts=COUNTS)
+        on_its_way = fit(recipe)
+        with Progress("test", 1) as progress:
+            for _ in range(epochs):
+                on_its_way.finish_epoch(progress, lambda together: None)
+        return on_its_way.model
+
+    assert difference(after(2, 2 / 3), after(2, 1.0)) == 0
+    assert difference(after(3, 2 / 3), after(3, 1.0)) > 1e-5
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_trains_and_leaves_a_checkpoint_that_says_its_classifier(name: str, tmp_path: Path) -> None:
+    result = trained(Recipe(loss_name=name, counts=COUNTS), tmp_path)
+    assert difference(result.model.backbone, fit(Recipe()).model.backbone) > 1e-4
+    state = load_checkpoint(tmp_path / "checkpoint.pt", SETTINGS)
+    assert state is not None and state["classifier"] == classifier_of(name)
+    assert ("classifier.bias" in state["model"]) == (name != "ldam_drw")
+    assert all(value.isfinite().all() for value in state["model"].values())
 
 
 def test_frozen_layers_keep_weights_and_statistics(tmp_path: Path) -> None:
@@ -158,6 +240,20 @@ def test_frozen_layers_keep_weights_and_statistics(tmp_path: Path) -> None:
         ({"ema": 1.0}, "ema=1.0"),
         ({"accumulate": 0}, "accumulate=0"),
         ({"compile": "fast"}, "compile=fast is unknown: allowed are off, default"),
+        ({"loss_name": "foo"}, "protocol.loss=foo is unknown: allowed are cross_entropy, focal"),
+        (
+            {"loss_name": "focal", "loss_options": {"tau": 1.0}},
+            "protocol.loss_options.tau=1.0 is unknown to loss=focal: allowed are gamma",
+        ),
+        (
+            {"loss_name": "focal", "loss_options": {"gamma": -1.0}},
+            "protocol.loss_options.gamma=-1.0: it must be 0 or more",
+        ),
+        ({"loss_options": {"smoothing": 0.1}}, "cross_entropy takes protocol.label_smoothing in its place"),
+        (
+            {"loss_name": "focal", "label_smoothing": 0.1},
+            "protocol.label_smoothing=0.1 belongs to protocol.loss=cross_entropy, not to focal",
+        ),
     ],
 )
 def test_wrong_recipes_are_refused(wrong: dict, message: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from commands import refusal, refused, run, train
 from pictures import Pictures, conversion
 
-from fastlt.config import CLASSIFIERS
+from fastlt.classifiers import CLASSIFIERS, PAPER
 from fastlt.convert import convert
 from fastlt.shards.reader import Dataset
 from fastlt.train import main
@@ -41,18 +41,20 @@ def read(run: Path) -> dict[str, Any]:
 
 
 def untimed(results: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in results.items() if key not in TIMES}
+    kept = {key: value for key, value in results.items() if key not in TIMES}
+    return kept | {"classifiers": {name: {**row, "seconds": 0} for name, row in kept["classifiers"].items()}}
 
 
 def test_a_run_leaves_all_its_artefacts(place: Path, first: dict[str, Any]) -> None:
     names = {path.name for path in (place / "first").iterdir()}
     assert names == {
         "config.yaml", "checkpoint.pt", "metrics.jsonl", "features.h5", "results.json", "report.md", "figures",
+        "classifiers", "per_class.csv",
     }  # fmt: skip
     rows = [json.loads(line) for line in (place / "first" / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
     assert {"loss", "lr", "images_per_second", "val_accuracy"} <= rows[0].keys()
-    assert list(first["classifiers"]) == CLASSIFIERS
+    assert list(first["classifiers"]) == list(PAPER)
     for result in first["classifiers"].values():
         assert {"many", "medium", "few", "all", "mean_class", "top5", "ece", "choices"} <= result.keys()
     assert first["groups"] == {"many": 1, "medium": 2, "few": 1}
@@ -150,7 +152,17 @@ def test_a_choice_made_on_test_is_marked(place: Path, first: dict[str, Any]) -> 
         (["epochs=many"], "epochs: Value 'many' of type 'str' could not be converted to Integer"),
         (["epochs=0", "run=new"], "epochs=0: it must be at least 1"),
         (["sampler.drawing=foo", "run=new"], "sampler.drawing=foo is unknown: allowed are quota, iid, reference"),
-        (["classifiers=[joint,foo]"], "classifiers=['joint', 'foo']: allowed are joint, ncm_l2"),
+        (["classifiers=[joint,foo]"], "classifier foo is unknown: allowed are paper, all, joint, ncm_l2"),
+        (["classifiers=[joint,no:where]"], "classifier no:where: importing no fails"),
+        (["classifiers=[]"], "classifiers=[]: name one or more of paper, all, joint"),
+        (["mode=videos"], "mode=videos is unknown: allowed are features, images"),
+        (["bn=drift"], "bn=drift is unknown: allowed are frozen, train"),
+        (["views=-1"], "views=-1: it must be 0 (none) or more"),
+        (["feature_dtype=int8"], "feature_dtype=int8 is unknown: allowed are float32, float16"),
+        (["stage2.seeds=0"], "stage2.seeds=0: it must be at least 1"),
+        (["stage2.lr=[0.1,-1]"], "stage2.lr=[0.1, -1.0]: one or more numbers greater than 0"),
+        (["stage2.drawing=once"], "stage2.drawing=once is unknown: allowed are quota, iid, reference"),
+        (["mode=images", "stage2.lr=[0.1,0.2]"], "image mode trains one setting"),
         (["choose_on=held_out"], "choose_on=held_out: there is no such split here"),
         (["hold_out=1.0", "run=new"], "hold_out=1.0: it must be in [0, 1)"),
         (["protocol.batch=1000", "run=new"], "batch=1000 is larger than the train split (213 images)"),
@@ -235,13 +247,57 @@ def test_imported_weights_get_every_classifier(place: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     results = read(tmp_path / "run")
     assert (results["backbone"], results["sampler"], results["images_per_second"]) == ("resnet18", "unknown", None)
-    assert list(results["classifiers"]) == CLASSIFIERS
+    assert list(results["classifiers"]) == list(PAPER)
     assert "unknown sampling" in done.stdout
 
 
 def test_options_that_change_the_training_change_its_key(place: Path, first: dict[str, Any]) -> None:
     line = refusal(main, "data=data", "run=first", *SMALL, "protocol.ema=0.9", cwd=place)
     assert "holds a representation with protocol.ema=None, asked for is protocol.ema=0.9" in line
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
+
+
+def test_one_more_classifier_is_all_that_a_second_run_computes(place: Path) -> None:
+    assert train("data=data", "run=more", "classifiers=[joint,crt]", *SMALL, cwd=place).returncode == 0
+    one, before, features = read(place / "more"), times(place / "more/classifiers"), (place / "more/features.h5").stat()
+    done = train("data=data", "run=more", "classifiers=[joint,crt,cosine]", *SMALL, cwd=place)
+    assert done.returncode == 0, done.stderr
+    two, after = read(place / "more"), times(place / "more/classifiers")
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {"cosine.pt"}
+    assert (place / "more/features.h5").stat().st_mtime_ns == features.st_mtime_ns
+    assert {name: two["classifiers"][name] for name in one["classifiers"]} == one["classifiers"]
+
+
+def test_every_classifier_from_views_in_float16_with_seeds_and_settings(place: Path) -> None:
+    more = ("views=2", "feature_dtype=float16", "stage2.seeds=2", "stage2.lr=[0.05,0.2]", "stage2.hidden=16")
+    done = train("data=data", "run=first", "classifiers=[all]", *more, *SMALL, cwd=place)
+    assert done.returncode == 0, done.stderr
+    results = read(place / "first")
+    assert list(results["classifiers"]) == list(CLASSIFIERS)
+    crt = results["classifiers"]["crt"]
+    assert crt["seeds"] == 2
+    assert crt["choices"]["lr"] in (0.05, 0.2)
+    assert crt["choices"]["chosen_on"] == "val"
+    assert results["stage2"] == {"seeds": 2, "lr": [0.05, 0.2], "hidden": 16}
+    assert (results["views"], results["feature_dtype"]) == (2, "float16")
+
+
+def test_image_mode_trains_on_the_same_representation(place: Path) -> None:
+    names = "classifiers=[joint,crt,lws,retrain_last]"
+    for bn in ("frozen", "train"):
+        done = train("data=data", "run=images", "mode=images", f"bn={bn}", names, *SMALL, "protocol.crt.batch=16",
+                     "protocol.lws.batch=16", "protocol.crt.epochs=1", "protocol.lws.epochs=1", "overwrite=true",
+                     cwd=place)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        results = read(place / "images")
+        assert list(results["classifiers"]) == ["joint", "crt_images", "lws_images", "retrain_last"]
+        assert (place / "images/crt_images/features.h5").exists() == (bn == "train")
+        assert (place / "images/retrain_last/features.h5").exists()
+        assert results["bn"] == bn
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="tensorboard is installed")

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from fastlt.backbones import BACKBONES, IMAGE_SIZE
 from fastlt.checkpoint.pretrained import identify
-from fastlt.checkpoint.read import checkpoint_path, is_ours, load_state, read_weights
+from fastlt.checkpoint.read import checkpoint_path, classifier_kind, is_ours, load_state, read_weights
 from fastlt.checkpoint.store import check_place, count_parameters, export, import_weights, save_imported
 from fastlt.cli import DEBUG, Parser, guard
 from fastlt.errors import UserError
@@ -70,7 +70,8 @@ def _import(options: argparse.Namespace) -> str:
     state, kind = import_weights(options.file, options.backbone, options.image_size)
     save_imported(state, options.out)
     about = state["settings"]
-    return f"{options.out}: {kind}, {_model(about['backbone'], count_parameters(state['model']), about['classes'])}\n"
+    size = count_parameters(state["model"])
+    return f"{options.out}: {kind}, {_model(about['backbone'], size, about['classes'], classifier_kind(state))}\n"
 
 
 def _export(options: argparse.Namespace) -> str:
@@ -92,7 +93,7 @@ def _describe(options: argparse.Namespace) -> str:
     history = ["imported, not trained here"] if "imported" in about else [f"epoch {state['epoch']}, {chosen}", seen]
     lines = [
         f"{path}: checkpoint of fastlt, {'finished' if state.get('finished') else 'not finished'}",
-        _model(about.get("backbone"), count_parameters(state["model"]), classes),
+        _model(about.get("backbone"), count_parameters(state["model"]), classes, classifier_kind(state)),
         *history,
         f"key {state['key']}",
         *(f"  {name}: {value}" for name, value in about.items()),
@@ -103,14 +104,16 @@ def _describe(options: argparse.Namespace) -> str:
 def _describe_foreign(path: Path) -> str:
     weights = read_weights(path)
     name = identify(weights.backbone) or weights.backbone_name or "a backbone that fastlt does not have"
-    head = () if weights.classifier is None else weights.classifier
+    head = [tensor for tensor in weights.classifier or () if tensor is not None]
     count = count_parameters({**weights.backbone, **dict(zip(("fc.weight", "fc.bias"), head, strict=False))})
-    lines = [f"{path}: {weights.kind}", _model(name, count, len(head[0]) if head else 0), *weights.notes]
+    kind = "cosine" if len(head) == 1 else "linear"
+    lines = [f"{path}: {weights.kind}", _model(name, count, len(head[0]) if head else 0, kind), *weights.notes]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _model(backbone: str | None, parameters: int, classes: int) -> str:
+def _model(backbone: str | None, parameters: int, classes: int, classifier: str) -> str:
     head = f"{classes} classes" if classes else "no classifier"
+    head += ", compared by cosine" if classifier == "cosine" else ""
     return f"{backbone}, {parameters:,} parameters, {head}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlt.backbones import BACKBONES, is_own
+from fastlt.backbones import BACKBONES, JOINT, is_own
 from fastlt.errors import UserError
 
 # Where training codes put a state dict, the better one first where there are two.
@@ -32,13 +32,13 @@ class Weights:
     """What a file of weights holds.
 
     kind: what the file is, in words. backbone: tensors under the backbone's own names, float32 or integer, on the CPU.
-    classifier: weight [C, D] and bias [C] of the linear layer, float32, or None. backbone_name: only where the file
-    says it. notes: what was left out or changed, a line each.
+    classifier: weight [C, D] and bias [C], float32, or None; no bias where it compares by cosine. backbone_name: only
+    where the file says it. notes: what was left out or changed, a line each.
     """
 
     kind: str
     backbone: dict[str, Tensor]
-    classifier: tuple[Tensor, Tensor] | None
+    classifier: tuple[Tensor, Tensor | None] | None
     backbone_name: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -106,8 +106,14 @@ def is_ours(state: Any) -> bool:
         and state.keys() >= OURS
         and isinstance(state["settings"], dict)
         and isinstance(state["model"], dict)
-        and state["model"].keys() >= {"classifier.weight", "classifier.bias"}
+        and "classifier.weight" in state["model"]
+        and classifier_kind(state) in JOINT
     )
+
+
+def classifier_kind(state: Mapping[str, Any]) -> str:
+    """What the joint classifier of a checkpoint of fastlt is, a key of JOINT; older ones do not say it."""
+    return str(state.get("classifier", "linear"))
 
 
 def read_weights(path: Path, own: Collection[str] = ()) -> Weights:
@@ -120,7 +126,7 @@ def read_weights(path: Path, own: Collection[str] = ()) -> Weights:
     state, metadata = load_state(path)
     if is_ours(state):
         tensors = _tensors(state["model"], path)
-        classifier = tensors.pop("classifier.weight"), tensors.pop("classifier.bias")
+        classifier = tensors.pop("classifier.weight"), tensors.pop("classifier.bias", None)
         backbone = {name.removeprefix("backbone."): value for name, value in tensors.items()}
         return Weights(KIND_OURS, backbone, classifier, _name(state["settings"]))
     kind = "state dict" if path.suffix != ".safetensors" else "safetensors file"
@@ -177,6 +183,8 @@ def _single(tensors: dict[str, Tensor], kind: str, metadata: dict[str, str], own
         if weight is not None and weight.ndim == 2 and f"{head}.weight" not in own:
             rest = {name: value for name, value in tensors.items() if name not in (f"{head}.weight", f"{head}.bias")}
             bias = tensors.get(f"{head}.bias")
+            if bias is None and metadata.get("classifier") == "cosine":
+                return Weights(kind, rest, (weight, None), _name(metadata))
             notes = () if bias is not None else (_NO_BIAS,)
             pair = weight, torch.zeros(len(weight)) if bias is None else bias
             return Weights(kind, rest, pair, _name(metadata), notes)

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastlt import __version__
 from fastlt.backbones import IMAGE_SIZE, Model, build_backbone, build_model, is_own
 from fastlt.checkpoint.pretrained import closest, file_digest, fill, identify, misfit, shapes
-from fastlt.checkpoint.read import KIND_OURS, open_checkpoint, read_weights, reason
+from fastlt.checkpoint.read import KIND_OURS, classifier_kind, open_checkpoint, read_weights, reason
 from fastlt.errors import UserError
 from fastlt.log import say
 from fastlt.representation import SCHEMA, Settings, write_checkpoint
@@ -47,9 +47,10 @@ def import_weights(path: Path, backbone: str | None = None, image_size: int = IM
     for note in weights.notes:
         say(f"{path}: {note}")
     weight, bias = weights.classifier
-    model = build_model(name, len(weight), 0, image_size)
+    head = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    model = build_model(name, len(weight), 0, image_size, "cosine" if bias is None else "linear")
     fill(model.backbone, weights.backbone, str(path), f"backbone={name}")
-    fill(model.classifier, {"weight": weight, "bias": bias}, f"{path}: its classifier", f"backbone={name}")
+    fill(model.classifier, head, f"{path}: its classifier", f"backbone={name}")
     about = {"imported": path.name, "sha256": file_digest(path), "backbone": name, "classes": len(weight)}
     if is_own(name):
         about["image_size"] = image_size
@@ -60,6 +61,7 @@ def import_weights(path: Path, backbone: str | None = None, image_size: int = IM
         "settings": settings.about,
         "finished": True,
         "epoch": 0,
+        "classifier": model.classifier_kind,
         "model": model.state_dict(),
         "chosen_on_val": False,
         "seconds": 0.0,
@@ -87,7 +89,7 @@ def load_model(path: Path, backbone: str | None = None) -> tuple[Model, dict[str
     if not state.get("finished", False):
         raise UserError(f"{path} is not finished, it stands behind epoch {state['epoch']}: train it to its end first")
     size = state["settings"].get("image_size", IMAGE_SIZE)
-    model = build_model(name, len(state["model"]["classifier.weight"]), 0, size)
+    model = build_model(name, len(state["model"]["classifier.weight"]), 0, size, classifier_kind(state))
     fill(model, state["model"], str(path), f"backbone={name}")
     return model.eval(), state
 
@@ -95,8 +97,9 @@ def load_model(path: Path, backbone: str | None = None) -> tuple[Model, dict[str
 def export(path: Path, out: Path, overwrite: bool = False) -> dict[str, str]:
     """Writes the model of a checkpoint of fastlt as a .safetensors file, whole or not at all; its metadata.
 
-    Names are torchvision's: the backbone's own without prefix, and fc.weight, fc.bias. Raises UserError if `path` holds
-    no checkpoint of fastlt, or if `out` exists and not `overwrite`.
+    Names are torchvision's: the backbone's own without prefix, and fc.weight, fc.bias. A classifier that compares by
+    cosine has no fc.bias, and the metadata say classifier=cosine. Raises UserError if `path` holds no checkpoint of
+    fastlt, or if `out` exists and not `overwrite`.
     """
     if out.suffix != ".safetensors":
         raise UserError(f"--out={out}: the name must end in .safetensors")
@@ -118,6 +121,8 @@ def export(path: Path, out: Path, overwrite: bool = False) -> dict[str, str]:
         "backbone": str(state["settings"].get("backbone")),
         "classes": str(len(state["model"]["classifier.weight"])),
     }
+    if classifier_kind(state) == "cosine":
+        metadata["classifier"] = "cosine"
     from safetensors.torch import save_file
 
     def write() -> None:

@@ -1,19 +1,25 @@
 """What a stage-2 classifier is given and what it gives back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor, nn
+
+from fastlt.errors import UserError
+from fastlt.representation.schedule import STEPPED
+from fastlt.sampler import DRAWINGS
+
+Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Features:
-    """Cached features of a split: x float32 [N, D], labels int64 [N], in class order, on one device."""
+    """Cached features of a split: x float32 or float16 [N, D], labels int64 [N], in class order, on one device."""
 
-    x: torch.Tensor
-    labels: torch.Tensor
+    x: Tensor
+    labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -21,47 +27,118 @@ class Features:
 
 @dataclass(frozen=True)
 class Training:
-    """SGD on features: epochs, batch, top learning rate of a cosine to 0, weight decay."""
+    """SGD on features: epochs, batch, top learning rates of a cosine to 0, weight decays.
+
+    With several rates or decays every pair of them is trained, and the best is chosen.
+    """
 
     epochs: int
     batch: int
-    lr: float
-    weight_decay: float
+    lr: tuple[float, ...]
+    weight_decay: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 1:
+            raise UserError(f"stage 2: epochs={self.epochs}, batch={self.batch}: both must be at least 1")
+        if not self.lr or min(self.lr) <= 0:
+            raise UserError(f"stage2.lr={list(self.lr)}: one or more numbers greater than 0")
+        if not self.weight_decay or min(self.weight_decay) < 0:
+            raise UserError(f"stage2.weight_decay={list(self.weight_decay)}: one or more numbers of at least 0")
+
+
+@dataclass(frozen=True)
+class Stage2:
+    """How classifiers are trained on features.
+
+    crt: of those with new weights. lws: of those that only scale the joint classifier's. seeds: trainings of each, with
+    starts and orders of their own. drawing: as in Sampler. stepped: the learning rate falls with every `batch`, or once
+    an `epoch`, whose last is then at rate 0 as in the authors' code. scale_bias: lws scales W x + b as the authors'
+    code does, or W x alone as the paper says. hidden: units of an MLP's hidden layers.
+    """
+
+    crt: Training
+    lws: Training
+    seeds: int = 1
+    drawing: str = "quota"
+    stepped: str = "batch"
+    scale_bias: bool = True
+    hidden: int = 512
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise UserError(f"stage2.seeds={self.seeds}: it must be at least 1")
+        if self.drawing not in DRAWINGS:
+            raise UserError(f"stage2.drawing={self.drawing} is unknown: allowed are {', '.join(DRAWINGS)}")
+        if self.stepped not in STEPPED:
+            raise UserError(f"stage2.stepped={self.stepped} is unknown: allowed are {', '.join(STEPPED)}")
+        if self.hidden < 1:
+            raise UserError(f"stage2.hidden={self.hidden}: it must be at least 1")
 
 
 @dataclass(frozen=True)
 class Task:
     """All a classifier may learn from.
 
-    train: features of the training images. choose: features hyper-parameters are chosen on; choose_on: the name of that
-    split. weight [C, D], bias [C]: the joint classifier. groups: int8 [C], 0 many, 1 medium, 2 few. training: settings
-    by classifier.
+    train: features of the training images seen as at evaluation. views: the same with augmented passes behind them,
+    `train` itself where there are none. choose: features hyper-parameters are chosen on; choose_on: the name of that
+    split. joint: stage 1's classifier, `weight` [C, D] and perhaps `bias` [C]. counts: int64 [C], training images of
+    each class. groups: int8 [C], 0 many, 1 medium, 2 few.
     """
 
     train: Features
+    views: Features
     choose: Features
     choose_on: str
-    weight: torch.Tensor
-    bias: torch.Tensor
+    joint: nn.Module
+    counts: np.ndarray
     groups: np.ndarray
-    training: dict[str, Training]
+    stage2: Stage2
     seed: int
 
     @property
     def classes(self) -> int:
         """Number of classes C."""
-        return len(self.bias)
+        return len(self.counts)
+
+    @property
+    def weight(self) -> Tensor:
+        """Weights of the joint classifier, [C, D]."""
+        return self.joint.weight.detach()  # type: ignore[operator, return-value]
+
+    @property
+    def bias(self) -> Tensor:
+        """Biases of the joint classifier, [C]; zeros where it has none."""
+        bias = self.joint.bias
+        return self.weight.new_zeros(self.classes) if bias is None else bias.detach()  # type: ignore[operator, return-value]
 
 
 @dataclass(frozen=True)
 class Fitted:
     """A classifier ready to predict.
 
-    scores: features [n, D] -> class scores [n, C]; the largest wins. choices: what was set or chosen, for results.json.
-    weight: [C, D] if it is linear. curves: features of a split -> what is drawn over a hyper-parameter.
+    tensors: what its `scores` needs, float32. choices: what was set or chosen, for results.json. curves: features of a
+    split -> what is drawn over a hyper-parameter. others: the tensors of trainings with further seeds.
     """
 
-    scores: Callable[[torch.Tensor], torch.Tensor]
+    tensors: Tensors
     choices: dict[str, Any] = field(default_factory=dict)
-    weight: torch.Tensor | None = None
     curves: Callable[[Features], dict[str, list[float | None]]] | None = None
+    others: tuple[Tensors, ...] = ()
+
+
+def linear_scores(tensors: Tensors, x: Tensor) -> Tensor:
+    """W x + b: [n, D] -> [n, C]. tensors: weight [C, D] and perhaps bias [C]."""
+    return nn.functional.linear(x, tensors["weight"], tensors.get("bias"))
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """One entry of the table.
+
+    fit: learns. scores: (tensors, features float32 [n, D]) -> class scores [n, C]; the largest wins. uses: fields of
+    Stage2, and `views`, that change what it learns; a fitted one is used again until one of these changes.
+    """
+
+    fit: Callable[[Task], Fitted]
+    scores: Callable[[Tensors, Tensor], Tensor] = linear_scores
+    uses: tuple[str, ...] = ()

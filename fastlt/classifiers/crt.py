@@ -1,21 +1,21 @@
 """crt: classifier re-training (paper section 4). A new linear classifier, class-balanced, on frozen features."""
 
-from dataclasses import asdict
+from functools import partial
 
-import torch
-from torch import nn
+from fastlt.classifiers.base import Classifier, Fitted, Task
+from fastlt.classifiers.heads import Linear
+from fastlt.classifiers.trained import Recipe, fit_trained
 
-from fastlt.classifiers.base import Fitted, Task
-from fastlt.classifiers.sgd import train_balanced
+USES = ("crt", "seeds", "drawing", "stepped", "views")
 
 
-def fit(task: Task) -> Fitted:
+def fit(task: Task, loss: str = "cross_entropy") -> Fitted:
     """Scores W' x + b' with W', b' learned from a random start."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(task.seed)
-        linear = nn.Linear(task.weight.shape[1], task.classes)
-    linear = linear.to(task.weight.device)
-    training = task.training["crt"]
-    train_balanced(linear, list(linear.parameters()), task.train, task.classes, training, task.seed)
-    weight, bias = linear.weight.detach(), linear.bias.detach()
-    return Fitted(lambda x: x @ weight.T + bias, asdict(training), weight)
+    recipe = Recipe(task.stage2.crt, task.views, loss=loss)
+    dim, device = task.weight.shape[1], task.weight.device
+    return fit_trained(task, recipe, lambda seeds, settings: Linear(dim, task.classes, seeds, settings, device))
+
+
+CRT = Classifier(fit, uses=USES)
+# MiSLAS (Zhong et al. 2021): the head's labels are smoothed more than the tail's, and it gets less sure of itself.
+CRT_LAS = Classifier(partial(fit, loss="label_aware_smoothing"), uses=USES)

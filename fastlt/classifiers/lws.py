@@ -1,22 +1,22 @@
 """lws: learnable weight scaling (paper section 4). Directions stay the joint classifier's, lengths are learned."""
 
-from dataclasses import asdict
-
-import torch
-
-from fastlt.classifiers.base import Fitted, Task
-from fastlt.classifiers.sgd import train_balanced
+from fastlt.classifiers.base import Classifier, Fitted, Task, Tensors
+from fastlt.classifiers.fixed_scores import joint_scores
+from fastlt.classifiers.heads import Scale
+from fastlt.classifiers.trained import Recipe, fit_trained
 
 
 def fit(task: Task) -> Fitted:
-    """Scores f_i (w_i x + b_i), one learned scale f_i per class, from 1; as the authors' code, for b_i too."""
-    scale = torch.ones(task.classes, device=task.weight.device, requires_grad=True)
+    """Scores f_c (w_c x + b_c), one learned scale f_c per class, from 1; with scale_bias=false f_c w_c x + b_c."""
+    weight, bias, both = task.weight, task.bias, task.stage2.scale_bias
+    offset = bias.new_zeros(()) if both else bias
 
-    def logits(x: torch.Tensor) -> torch.Tensor:
-        return (x @ task.weight.T + task.bias) * scale
+    def fold(tensors: Tensors) -> Tensors:
+        scale = tensors["scale"]
+        return {"weight": weight * scale[:, None], "bias": bias * scale if both else bias}
 
-    training = task.training["lws"]
-    train_balanced(logits, [scale], task.train, task.classes, training, task.seed)
-    fixed = scale.detach()
-    weight, bias = task.weight * fixed[:, None], task.bias * fixed
-    return Fitted(lambda x: x @ weight.T + bias, asdict(training), weight)
+    recipe = Recipe(task.stage2.lws, joint_scores(task.views, weight, bias if both else None), fold=fold)
+    return fit_trained(task, recipe, lambda seeds, settings: Scale(task.classes, offset, seeds, settings, bias.device))
+
+
+LWS = Classifier(fit, uses=("lws", "seeds", "drawing", "stepped", "scale_bias", "views"))

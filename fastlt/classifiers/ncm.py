@@ -3,30 +3,36 @@
 from functools import partial
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
-from fastlt.classifiers.base import Fitted, Task
+from fastlt.classifiers.base import Classifier, Fitted, Task, Tensors
 from fastlt.kernels.class_mean import class_mean
 
-# The authors' default features: centred by the global mean, then L2-normalized. Means are not normalized again.
-KIND = "cl2n"
+NEVER = -1e30  # score of a class without training images: it has no mean, and is never predicted
 
 
-def fit(task: Task, distance: str) -> Fitted:
-    """Scores are the negative squared L2 distance, or the cosine, to each class mean of training features."""
+def fit(task: Task, kind: str, distance: str) -> Fitted:
+    """Means mu_c of the training features of kind `un` (x), `l2n` (x / ||x||) or `cl2n` ((x - m) / ||x - m||, m the
+    global mean: the authors' default). They are not normalized again."""
     means = class_mean(task.train.x, task.train.labels, task.classes)
-    center, mean = means.global_mean, means.cl2n
-    unit = functional.normalize(mean, dim=1)
-
-    def l2(x: torch.Tensor) -> torch.Tensor:
-        z = functional.normalize(x - center, dim=1)
-        return 2 * z @ mean.T - mean.square().sum(1) - z.square().sum(1, keepdim=True)
-
-    def cosine(x: torch.Tensor) -> torch.Tensor:
-        return functional.normalize(x - center, dim=1) @ unit.T
-
-    return Fitted({"l2": l2, "cosine": cosine}[distance], {"features": KIND, "distance": distance})
+    tensors = {"mean": getattr(means, kind), "none": torch.where(means.counts > 0, 0.0, NEVER)}
+    if kind == "cl2n":
+        tensors["centre"] = means.global_mean
+    return Fitted(tensors, {"features": kind, "distance": distance})
 
 
-fit_l2 = partial(fit, distance="l2")
-fit_cosine = partial(fit, distance="cosine")
+def scores(tensors: Tensors, x: Tensor, kind: str, distance: str) -> Tensor:
+    """The negative squared L2 distance, or the cosine, of z to each class mean; z of the same kind as the means."""
+    mean = tensors["mean"]
+    z = x - tensors["centre"] if kind == "cl2n" else x
+    z = functional.normalize(z, dim=1) if kind != "un" or distance == "cosine" else z
+    if distance == "cosine":
+        return z @ functional.normalize(mean, dim=1).T + tensors["none"]
+    return 2 * z @ mean.T - mean.square().sum(1) - z.square().sum(1, keepdim=True) + tensors["none"]
+
+
+def classifier(kind: str, distance: str) -> Classifier:
+    """The classifier of a kind of features and a distance."""
+    chosen = {"kind": kind, "distance": distance}
+    return Classifier(partial(fit, **chosen), partial(scores, **chosen))

@@ -1,43 +1,124 @@
-"""SGD on cached features with class-balanced batches, shared by the trained classifiers of stage 2."""
+"""SGD on cached features for many classifiers at once, shared by the trained classifiers of stage 2."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch.nn import functional
+from torch import Tensor
 
 from fastlt.classifiers.base import Features, Training
+from fastlt.classifiers.heads import Head
+from fastlt.losses.base import Loss
 from fastlt.representation.schedule import cosine
 from fastlt.sampler import Sampler
 
 MOMENTUM = 0.9
+WARM_UP = 3  # runs before a CUDA graph is captured: what is made at first use must not be in it
 
 
-def train_balanced(
-    logits: Callable[[torch.Tensor], torch.Tensor],
-    parameters: list[torch.Tensor],
-    train: Features,
+@dataclass(frozen=True)
+class Order:
+    """What the trainings of S seeds see: class law and drawing as in Sampler, epochs of `length` rows."""
+
+    law: str
+    drawing: str
+    seeds: list[int]
+    length: int
+
+    def epochs(self, labels: Tensor, classes: int, epochs: int) -> Callable[[int], Tensor]:
+        """A function from the epoch to row numbers, int64 [S, length] on the CPU.
+
+        labels: int64 [N], N a multiple of `length`: with augmented passes an epoch is a part of one of all rows.
+        """
+        labels = labels.cpu()
+        counts = torch.bincount(labels, minlength=classes)
+        start = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]).numpy()
+        members = torch.argsort(labels, stable=True).numpy()
+        parts = len(labels) // self.length
+        samplers = [Sampler(members, start, self.law, seed, epochs, self.drawing) for seed in self.seeds]
+
+        def rows(epoch: int) -> Tensor:
+            whole, part = divmod(epoch, parts)
+            here = slice(part * self.length, (part + 1) * self.length)
+            return torch.from_numpy(np.stack([sampler.order(whole)[here] for sampler in samplers]))
+
+        return rows
+
+
+def train(
+    head: Head,
+    rows: Features,
     classes: int,
+    order: Order,
     training: Training,
-    seed: int,
+    settings: list[dict[str, float]],
+    loss: Loss,
+    stepped: str = "batch",
 ) -> None:
-    """Minimizes cross-entropy over class-balanced batches of features; changes `parameters` in place.
+    """Minimizes the loss of every one of the head's S x K classifiers over batches of its seed; changes `head`.
 
-    logits: features [n, D] -> [n, C], differentiable in `parameters`. An epoch has as many draws as there are features.
+    rows: float32 or float16 [N, D], labels int64 [N], on the head's device. settings: `lr` and `weight_decay` of each
+    of the K. Momentum 0.9; the rate falls along a cosine to 0, with every batch or (stepped=epoch) once an epoch. The
+    classifiers do not know of one another: each ends as it would alone, but for the order of sums in a product.
     """
-    labels = train.labels.cpu()
-    counts = torch.bincount(labels, minlength=classes)
-    start = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]).numpy()
-    sampler = Sampler(torch.argsort(labels, stable=True).numpy(), start, "class", seed, training.epochs)
-    batch = min(training.batch, len(train))
-    steps = len(train) // batch
-    optimizer = torch.optim.SGD(parameters, training.lr, MOMENTUM, weight_decay=training.weight_decay)
+    step = Step(head, rows, len(order.seeds), min(training.batch, order.length), settings, loss)
+    steps = order.length // step.ids.shape[1]
+    epoch_rows = order.epochs(rows.labels, classes, training.epochs)
     for epoch in range(training.epochs):
-        order = torch.from_numpy(sampler.order(epoch)).to(train.x.device)
-        for step in range(steps):
-            ids = order[step * batch : (step + 1) * batch]
-            rate = cosine(training.lr, epoch * steps + step, training.epochs * steps)
-            optimizer.param_groups[0]["lr"] = rate
-            loss = functional.cross_entropy(logits(train.x[ids]), train.labels[ids])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        ids = epoch_rows(epoch).to(rows.x.device)
+        for number in range(steps):
+            share = epoch + 1 if stepped == "epoch" else epoch * steps + number
+            rate = cosine(1.0, share, training.epochs * (1 if stepped == "epoch" else steps))
+            step(ids[:, number * step.ids.shape[1] : (number + 1) * step.ids.shape[1]], rate)
+
+
+class Step:
+    """One step of all classifiers; on a GPU it is captured once and then replayed as a CUDA graph."""
+
+    def __init__(
+        self, head: Head, rows: Features, seeds: int, batch: int, settings: list[dict[str, float]], loss: Loss
+    ):
+        device = rows.x.device
+        self.head, self.rows, self.loss = head, rows, loss
+        self.ids = torch.zeros(seeds, batch, dtype=torch.int64, device=device)
+        self.rate = torch.zeros((), device=device)
+        self.lr = torch.tensor([setting["lr"] for setting in settings], device=device)
+        self.decay = torch.tensor([setting["weight_decay"] for setting in settings], device=device)
+        self.buffers = [torch.zeros_like(parameter) for parameter in head.parameters]
+        self.graph = self._capture() if device.type == "cuda" else None
+
+    def __call__(self, ids: Tensor, rate: float) -> None:
+        self.ids.copy_(ids)
+        self.rate.fill_(rate)
+        if self.graph is None:
+            self._run()
+        else:
+            self.graph.replay()
+
+    def _run(self) -> None:
+        x = self.rows.x[self.ids].float()
+        logits = self.head.logits(x)
+        labels = self.rows.labels[self.ids][:, :, None].expand(logits.shape[:3])
+        total = self.loss(logits, labels).sum() / self.ids.shape[1]
+        gradients = torch.autograd.grad(total, self.head.parameters)
+        with torch.no_grad():
+            for parameter, buffer, gradient in zip(self.head.parameters, self.buffers, gradients, strict=True):
+                each = (1, -1) + (1,) * (parameter.ndim - 2)  # a value for each of the K
+                buffer.mul_(MOMENTUM).add_(gradient).addcmul_(parameter, self.decay.view(each))
+                parameter.addcmul_(buffer, (self.lr * self.rate).view(each), value=-1)
+
+    def _capture(self) -> "torch.cuda.CUDAGraph":
+        # At rate 0 the warm-up moves no parameter, and the momentum it gathers is cleared.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                self._run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._run()
+        for buffer in self.buffers:
+            buffer.zero_()
+        return graph

@@ -1,7 +1,7 @@
 """Stage 1: a backbone and its joint linear classifier, trained end to end (paper section 3)."""
 
 from fastlt.representation.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
-from fastlt.representation.fit import Batches, Fit, evaluate_top1
+from fastlt.representation.fit import Batches, Fit, Stage, evaluate_top1
 from fastlt.representation.recipe import Recipe
 from fastlt.representation.schedule import Schedule, cosine
 from fastlt.representation.settings import Settings
@@ -16,6 +16,7 @@ __all__ = [
     "Representation",
     "Schedule",
     "Settings",
+    "Stage",
     "cosine",
     "evaluate_top1",
     "load_checkpoint",

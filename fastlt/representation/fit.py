@@ -3,7 +3,8 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -37,6 +38,23 @@ class Batches(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Stage:
+    """What tells other trainings of a model from stage 1.
+
+    name: in the progress line. lr_key: where the user sets the learning rate. rates: factors on it by child of the
+    model, 1 where none is given. weights: what of the model is kept when it is finished.
+    """
+
+    name: str = "stage 1"
+    lr_key: str = "protocol.lr"
+    rates: Mapping[str, float] = field(default_factory=dict)
+    weights: Callable[[Model], dict[str, Any]] = Model.state_dict
+
+
+STAGE_1 = Stage()
+
+
 class Fit:
     """One training: where it stands and how it goes on.
 
@@ -54,15 +72,21 @@ class Fit:
         seed: int = 0,
         precision: str = "fp32",
         ranks: Ranks = ALONE,
+        stage: Stage = STAGE_1,
     ):
         self.model, self.schedule, self.recipe, self.train, self.val = model, schedule, recipe, train, val
-        self.seed, self.bf16, self.ranks = seed, precision == "bf16", ranks
+        self.seed, self.bf16, self.ranks, self.stage = seed, precision == "bf16", ranks, stage
         self.steps = len(train) // recipe.accumulate
         if not self.steps:
             raise UserError(f"accumulate={recipe.accumulate}: an epoch has only {len(train)} batches to accumulate")
         self.batch = train.images // len(train) * recipe.accumulate * ranks.world  # images of a step
+        groups: dict[float, list[torch.nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault(stage.rates.get(name.partition(".")[0], 1.0), []).append(parameter)
+        self.factors = list(groups)
         self.optimizer = torch.optim.SGD(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            [{"params": parameters} for parameters in groups.values()],
             schedule.lr,
             schedule.momentum,
             weight_decay=schedule.weight_decay,
@@ -96,6 +120,7 @@ class Fit:
         loss is not finite.
         """
         start, first = time.monotonic(), self.step
+        self.criterion = self.recipe.make_criterion(self.epoch / self.schedule.epochs, self.train.device)
         self.model.train()
         batches = iter(self.train.epoch(self.epoch, self.position))
         while self.step < self.steps:
@@ -121,8 +146,8 @@ class Fit:
 
     def _step(self, parts: list[Batch]) -> None:
         number = self.epoch * self.steps + self.step
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.rate(number, self.steps)
+        for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
+            group["lr"] = factor * self.schedule.rate(number, self.steps)
         self.optimizer.zero_grad()
         for place, batch in enumerate(parts):
             if isinstance(self.replica, DistributedDataParallel):
@@ -130,7 +155,7 @@ class Fit:
             images = batch.images.to(memory_format=torch.channels_last)
             key = self.seed, number, place, self.ranks.rank
             with torch.autocast(self.train.device.type, torch.bfloat16, enabled=self.bf16):
-                loss = self.recipe.loss(self.replica, images, batch.labels, key) / len(parts)
+                loss = self.recipe.loss(self.replica, images, batch.labels, key, self.criterion) / len(parts)
             loss.backward()
             self.losses += loss.detach()
             self.position += len(batch.ids) * self.ranks.world
@@ -143,7 +168,8 @@ class Fit:
         mean = self._mean_loss()
         if not math.isfinite(mean):
             raise UserError(
-                f"the loss is {mean} in epoch {self.epoch + 1}, step {self.step}: lower protocol.lr={self.schedule.lr}"
+                f"the loss is {mean} in epoch {self.epoch + 1}, step {self.step}: lower "
+                f"{self.stage.lr_key}={self.schedule.lr}"
             )
         return f"epoch {self.epoch + 1}/{self.schedule.epochs}, loss {mean:.3f}"
 
@@ -154,20 +180,23 @@ class Fit:
         evaluated = self.average or self.model
         accuracy = evaluate_top1(evaluated, val, self.bf16, self.ranks)
         if accuracy > self.best:
-            kept = {name: value.detach().cpu().clone() for name, value in evaluated.state_dict().items()}
+            weights = self.stage.weights(evaluated)
+            kept = {name: value.detach().cpu().clone() for name, value in weights.items()}
             self.best, self.kept = accuracy, {"epoch": self.epoch + 1, "model": kept}
         return accuracy
 
     def state(self) -> dict[str, Any]:
         """All of a training; when it is finished, only its weights and whose they are."""
+        finished, model = self.epoch == self.schedule.epochs, self.average or self.model
         state = {
-            "finished": self.epoch == self.schedule.epochs,
+            "finished": finished,
             "epoch": self.epoch,
-            "model": (self.average or self.model).state_dict(),
+            "classifier": self.model.classifier_kind,
+            "model": self.stage.weights(model) if finished else model.state_dict(),
             "chosen_on_val": self.val is not None,
             "images": self.images,
         }
-        if state["finished"]:
+        if finished:
             return state | self.kept
         state |= {
             "optimizer": self.optimizer.state_dict(),

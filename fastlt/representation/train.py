@@ -89,7 +89,7 @@ class _Run:
         total = fit.batch * fit.steps * fit.schedule.epochs
         with (
             self._metrics() as metrics,
-            Progress("stage 1", total, done=fit.images) as progress,
+            Progress(fit.stage.name, total, done=fit.images) as progress,
             Interrupts() as self.asked,
             torch.random.fork_rng(cuda),
         ):

@@ -1,0 +1,166 @@
+"""Classifiers in training, many at once: S seeds, which see batches of their own, times K settings, which share them.
+
+Every parameter is [S, K, ...]; logits are [S, B, K, C] of rows [S, B, D]. For a linear classifier the K settings of a
+seed are one matrix product with K C columns.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fastlt.classifiers.base import Tensors
+
+
+class Head(Protocol):
+    """S x K classifiers in training."""
+
+    parameters: list[Tensor]
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Float32 [S, B, D] -> [S, B, K, C], differentiable in the parameters."""
+        ...
+
+    def tensors(self, seed: int, setting: int) -> Tensors:
+        """One of them, as its `scores` takes it."""
+        ...
+
+
+def spread(start: Callable[[], Tensor], seeds: list[int], settings: int, device: torch.device) -> Tensor:
+    """A parameter [S, K, ...]: for every seed what `start` draws with it, the same for all its settings."""
+    drawn = []
+    with torch.random.fork_rng(devices=[]):
+        for seed in seeds:
+            torch.manual_seed(seed)
+            drawn.append(start())
+    each = torch.stack(drawn).to(device)
+    return each[:, None].repeat(1, settings, *[1] * (each.ndim - 1)).requires_grad_()
+
+
+class _Products(torch.autograd.Function):
+    """x w^T + bias for stacks of matrices: x [S, B, D], w [S, M, D], bias [S, M] -> [S, B, M]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.baddbmm(bias[:, None], x, weight.mT)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        (gradient,), (x, weight) = gradients, ctx.saved_tensors
+        # In this order the gradient lies in memory as the weight does; autograd's own lies across, and updates crawl.
+        ahead = gradient @ weight if ctx.needs_input_grad[0] else None
+        return ahead, gradient.mT @ x, gradient.sum(1)
+
+
+def _products(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x [S, B, D], weight [S, K, C, D], bias [S, K, C] -> [S, B, K, C]."""
+    flat: Tensor = _Products.apply(x, weight.flatten(1, 2), bias.flatten(1, 2))  # type: ignore[assignment]
+    return flat.unflatten(2, weight.shape[1:3])
+
+
+class Linear:
+    """W x + b from PyTorch's random start."""
+
+    def __init__(self, dim: int, classes: int, seeds: list[int], settings: int, device: torch.device):
+        def start() -> Tensor:
+            linear = nn.Linear(dim, classes)
+            return torch.cat([linear.weight.detach(), linear.bias.detach()[:, None]], dim=1)
+
+        both = spread(start, seeds, settings, device).detach()
+        self.weight = both[..., :-1].contiguous().requires_grad_()
+        self.bias = both[..., -1].contiguous().requires_grad_()
+        self.parameters = [self.weight, self.bias]
+
+    def logits(self, x: Tensor) -> Tensor:
+        return _products(x, self.weight, self.bias)
+
+    def tensors(self, seed: int, setting: int) -> Tensors:
+        return {"weight": self.weight[seed, setting].detach(), "bias": self.bias[seed, setting].detach()}
+
+
+class Scale:
+    """f_c z_c + offset_c of fixed scores z [S, B, C], one learned f_c per class, from 1."""
+
+    def __init__(self, classes: int, offset: Tensor, seeds: list[int], settings: int, device: torch.device):
+        self.scale = spread(lambda: torch.ones(classes), seeds, settings, device)
+        self.offset = offset
+        self.parameters = [self.scale]
+
+    def logits(self, x: Tensor) -> Tensor:
+        return x[:, :, None] * self.scale[:, None] + self.offset
+
+    def tensors(self, seed: int, setting: int) -> Tensors:
+        return {"scale": self.scale[seed, setting].detach()}
+
+
+class Power:
+    """z_c / ||w_c||^tau of fixed scores z [S, B, C], tau learned, from 0."""
+
+    def __init__(self, log_norm: Tensor, seeds: list[int], settings: int):
+        self.tau = spread(lambda: torch.zeros(1), seeds, settings, log_norm.device)
+        # Its gradient is as large as the scores: unbounded, a first step leads to where the loss is no number.
+        self.tau.register_hook(lambda gradient: gradient.clamp(-1, 1))
+        self.log_norm = log_norm
+        self.parameters = [self.tau]
+
+    def logits(self, x: Tensor) -> Tensor:
+        return x[:, :, None] * torch.exp(-self.tau * self.log_norm)[:, None]
+
+    def tensors(self, seed: int, setting: int) -> Tensors:
+        return {"tau": self.tau[seed, setting].detach()}
+
+
+class Cosine:
+    """s cos(w_c, x) with a learned scale s."""
+
+    START = 16.0  # of the scale: cosines in -1..1 alone cannot make a confident softmax
+
+    def __init__(self, dim: int, classes: int, seeds: list[int], settings: int, device: torch.device):
+        self.weight = spread(lambda: nn.Linear(dim, classes).weight.detach(), seeds, settings, device)
+        self.log_scale = spread(lambda: torch.full((1,), math.log(self.START)), seeds, settings, device)
+        self.parameters = [self.weight, self.log_scale]
+
+    def logits(self, x: Tensor) -> Tensor:
+        unit = functional.normalize(self.weight, dim=3)
+        none = unit.new_zeros(unit.shape[:3])
+        return _products(functional.normalize(x, dim=2), unit, none) * self.log_scale.exp()[:, None]
+
+    def tensors(self, seed: int, setting: int) -> Tensors:
+        unit = functional.normalize(self.weight[seed, setting].detach(), dim=1)
+        return {"weight": unit * self.log_scale[seed, setting].detach().exp()}
+
+
+class Mlp:
+    """Layers of `hidden` ReLU units, then W h + b."""
+
+    def __init__(
+        self, dim: int, hidden: int, layers: int, classes: int, seeds: list[int], settings: int, device: torch.device
+    ):
+        sizes = [dim, *[hidden] * layers, classes]
+        self.layers = [
+            Linear(before, behind, [seed * len(sizes) + place for seed in seeds], settings, device)
+            for place, (before, behind) in enumerate(pairwise(sizes))
+        ]
+        self.parameters = [parameter for layer in self.layers for parameter in layer.parameters]
+
+    def logits(self, x: Tensor) -> Tensor:
+        first, *others = self.layers
+        h = functional.relu(first.logits(x))  # [S, B, K, H]: one product for all settings, as they share x
+        for place, layer in enumerate(others):
+            rows = h.transpose(1, 2).flatten(0, 1)  # [S K, B, H]: from here on each setting has rows of its own
+            product: Tensor = _Products.apply(rows, layer.weight.flatten(0, 1), layer.bias.flatten(0, 1))  # type: ignore[assignment]
+            h = product.unflatten(0, layer.weight.shape[:2]).transpose(1, 2)
+            h = functional.relu(h) if place < len(others) - 1 else h
+        return h
+
+    def tensors(self, seed: int, setting: int) -> Tensors:
+        named = {}
+        for place, layer in enumerate(self.layers):
+            for name, value in layer.tensors(seed, setting).items():
+                named[f"{place}.{name}"] = value
+        return named

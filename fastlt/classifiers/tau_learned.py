@@ -1,0 +1,32 @@
+"""tau_learned: tau-normalization, tau learned by gradient on class-balanced training images (paper, appendix B.5)."""
+
+from dataclasses import replace
+
+import torch
+
+from fastlt.classifiers.base import Classifier, Fitted, Task, Tensors
+from fastlt.classifiers.fixed_scores import joint_scores
+from fastlt.classifiers.heads import Power
+from fastlt.classifiers.trained import Recipe, fit_trained
+
+SLOWER = 0.1  # of the learning rate for scales: tau moves all of them at once
+
+
+def fit(task: Task) -> Fitted:
+    """Scores w_j x / ||w_j||^tau, tau the one parameter that cross-entropy is minimized over, from 0."""
+    weight = task.weight
+    norm = weight.norm(dim=1)
+    log_norm = torch.where(norm > 0, norm, 1.0).log()  # a class that was never learned scores 0 at any tau
+
+    def fold(tensors: Tensors) -> Tensors:
+        return {"weight": weight * torch.exp(-tensors["tau"] * log_norm)[:, None], "tau": tensors["tau"]}
+
+    rates = tuple(SLOWER * lr for lr in task.stage2.lws.lr)
+    training = replace(task.stage2.lws, lr=rates, weight_decay=(0.0,))  # decay would pull tau to the joint classifier
+    recipe = Recipe(training, joint_scores(task.views, weight, None), fold=fold)
+    fitted = fit_trained(task, recipe, lambda seeds, settings: Power(log_norm, seeds, settings))
+    fitted.choices["tau"] = float(fitted.tensors["tau"])
+    return fitted
+
+
+TAU_LEARNED = Classifier(fit, uses=("lws", "seeds", "drawing", "stepped", "views"))

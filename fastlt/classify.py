@@ -1,0 +1,128 @@
+"""Stage 2: fits every classifier that is not fitted yet, measures it on test, and keeps it."""
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastlt.classifiers import find_classifier, is_own
+from fastlt.classifiers.base import Classifier, Features, Task, Tensors
+from fastlt.errors import UserError
+from fastlt.evaluate import average, evaluate
+from fastlt.log import Progress
+from fastlt.representation.checkpoint import write_checkpoint
+from fastlt.representation.settings import Settings
+from fastlt.temperature import fit_temperature
+
+SCHEMA = 1
+CODE = ("classifiers/*.py", "losses/*.py", "kernels/*.py", "classify.py", "evaluate.py", "sampler.py", "temperature.py")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A classifier to fit. counts: int64 [C], training images that decide on groups, those held out included. about:
+    what its task depends on, besides Stage2. checkpoint: the weights below it."""
+
+    name: str
+    task: Task
+    test: Features
+    counts: np.ndarray
+    about: Mapping[str, Any]
+    checkpoint: str
+
+
+def classify(jobs: list[Job], folder: Path) -> dict[str, dict[str, Any]]:
+    """A row of results.json for each; `folder`/NAME.pt keeps its tensors and the row. What is there and depends on the
+    same is taken from there; a user's own classifier is always fitted again, as its code may have changed.
+
+    Raises UserError where trainings diverged, when all others are done and kept.
+    """
+    rows = {job.name: _kept(job, folder) for job in jobs}
+    missing = [job for job in jobs if rows[job.name] is None]
+    if not missing:
+        return rows  # type: ignore[return-value]
+    folder.mkdir(parents=True, exist_ok=True)
+    with Progress("classifiers", len(missing), "classifiers") as progress:
+        for job in missing:
+            rows[job.name] = _fit(job, folder)
+            progress.advance(1, job.name)
+    if diverged := [name for name, row in rows.items() if row is None]:
+        raise UserError(
+            f"the training of {', '.join(diverged)} diverged: lower its learning rate, such as stage2.lr=[0.01], or "
+            "leave it out; the other classifiers are kept"
+        )
+    return rows  # type: ignore[return-value]
+
+
+def file_of(folder: Path, name: str) -> Path:
+    """Where a classifier is kept."""
+    return folder / f"{name.replace(':', '.')}.pt"
+
+
+def _key(job: Job) -> str:
+    settings = {**asdict(job.task.stage2), "views": len(job.task.views) // len(job.task.train) - 1}
+    uses = {name: settings[name] for name in find_classifier(job.name).uses}
+    about = {"classifier": job.name, "code": _code(), "choose_on": job.task.choose_on, **job.about, **uses}
+    return Settings(about).key
+
+
+@cache
+def _code() -> str:
+    """Digest of the source that rows come from: an older fastlt's are fitted again."""
+    here, digest = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(path for pattern in CODE for path in here.glob(pattern)):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _kept(job: Job, folder: Path) -> dict[str, Any] | None:
+    path = file_of(folder, job.name)
+    if is_own(job.name) or not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # damaged, in whatever way: it is made anew
+        return None
+    known = state.get("schema") == SCHEMA and state.get("key") == _key(job)
+    return state["row"] if known else None
+
+
+def _fit(job: Job, folder: Path) -> dict[str, Any] | None:
+    classifier, task = find_classifier(job.name), job.task
+    start = time.monotonic()
+    fitted = classifier.fit(task)
+    seconds = time.monotonic() - start
+    if not all(tensor.isfinite().all() for tensors in (fitted.tensors, *fitted.others) for tensor in tensors.values()):
+        return None
+    measured = [_measured(classifier, tensors, job) for tensors in (fitted.tensors, *fitted.others)]
+    row = average(measured)
+    row["choices"] = fitted.choices
+    if "weight" in fitted.tensors and fitted.tensors["weight"].shape == task.weight.shape:
+        row["weight_norms"] = fitted.tensors["weight"].norm(dim=1).tolist()
+    if fitted.curves is not None:
+        splits = {task.choose_on: task.choose, "test": job.test}
+        row["curves"] = {name: fitted.curves(features) for name, features in splits.items()}
+    row |= {"seconds": round(seconds, 3), "key": _key(job)}
+    state = {
+        "schema": SCHEMA,
+        "classifier": job.name,
+        "key": row["key"],
+        "checkpoint": job.checkpoint,
+        "temperature": measured[0]["calibrated"]["temperature"],
+        "tensors": {name: tensor.cpu() for name, tensor in fitted.tensors.items()},
+        "row": row,
+    }
+    write_checkpoint(state, file_of(folder, job.name))
+    return row
+
+
+def _measured(classifier: Classifier, tensors: Tensors, job: Job) -> dict[str, Any]:
+    scores = partial(classifier.scores, tensors)
+    temperature = fit_temperature(scores, job.task.choose)
+    return evaluate(scores, job.test, job.counts, temperature)

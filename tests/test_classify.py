@@ -1,0 +1,114 @@
+"""Fitting what is not fitted yet: reuse, its limits, trainings that diverge."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_classifiers import COUNTS, drawn, made
+
+from fastlt import classify as module
+from fastlt.classifiers.base import Features, Fitted, Stage2, Task, Training
+from fastlt.classify import Job, classify, file_of
+from fastlt.errors import UserError
+
+TRAINING = Training(2, 64, (0.2,), (5e-4,))
+NAMES = ("joint", "ncm_l2", "crt", "tau_norm", "lws")
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return made(COUNTS, Stage2(TRAINING, TRAINING))
+
+
+def jobs(task: Task, *names: str, **about: str) -> list[Job]:
+    test = drawn(np.full(len(COUNTS), 30), 3)
+    return [Job(name, task, test, COUNTS, {"representation": "r", **about}, "checkpoint.pt") for name in names]
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
+
+
+def test_a_second_run_fits_only_what_is_new(task: Task, tmp_path: Path) -> None:
+    first = classify(jobs(task, *NAMES), tmp_path)
+    before = times(tmp_path)
+    second = classify(jobs(task, *NAMES, "cosine"), tmp_path)
+    after = times(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {"cosine.pt"}
+    assert {name: second[name] for name in NAMES} == first
+    assert list(second) == [*NAMES, "cosine"]
+
+
+@pytest.mark.parametrize(
+    ("change", "fitted_again"),
+    [
+        (lambda t: replace(t, stage2=replace(t.stage2, lws=Training(1, 64, (0.2,), (0.0,)))), {"lws"}),
+        (lambda t: replace(t, stage2=replace(t.stage2, seeds=2)), {"crt", "lws"}),
+        (lambda t: replace(t, choose_on="test"), set(NAMES)),
+        (lambda t: replace(t, views=Features(t.train.x.repeat(2, 1), t.train.labels.repeat(2))), {"crt", "lws"}),
+    ],
+    ids=["lws", "seeds", "choose_on", "views"],
+)
+def test_what_depends_on_a_change_is_fitted_again(change, fitted_again: set[str], task: Task, tmp_path: Path) -> None:
+    classify(jobs(task, *NAMES), tmp_path)
+    before = times(tmp_path)
+    classify(jobs(change(task), *NAMES), tmp_path)
+    assert {Path(name).stem for name, time in times(tmp_path).items() if before[name] != time} == fitted_again
+
+
+def test_features_of_something_else_are_not_mixed_up(task: Task, tmp_path: Path) -> None:
+    classify(jobs(task, "joint"), tmp_path)
+    before = times(tmp_path)
+    classify(jobs(task, "joint", representation="another"), tmp_path)
+    assert times(tmp_path) != before
+
+
+def test_other_code_fits_again(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classify(jobs(task, "joint"), tmp_path)
+    before = times(tmp_path)
+    monkeypatch.setattr(module, "_code", lambda: "newer")
+    classify(jobs(task, "joint"), tmp_path)
+    assert times(tmp_path) != before
+    assert len(list(Path(module.__file__).parent.glob("classifiers/*.py"))) > 10  # what the digest is of
+
+
+def test_a_damaged_file_is_made_anew(task: Task, tmp_path: Path) -> None:
+    first = classify(jobs(task, "ncm_l2"), tmp_path)
+    path = file_of(tmp_path, "ncm_l2")
+    path.write_bytes(path.read_bytes()[:100])
+    again = classify(jobs(task, "ncm_l2"), tmp_path)
+    assert {**again["ncm_l2"], "seconds": 0} == {**first["ncm_l2"], "seconds": 0}
+    assert torch.load(path, weights_only=True)["row"] == again["ncm_l2"]
+
+
+def test_seeds_are_averaged(task: Task, tmp_path: Path) -> None:
+    several = replace(task, stage2=replace(task.stage2, seeds=3))
+    row = classify(jobs(several, "crt"), tmp_path)["crt"]
+    alone = [classify(jobs(replace(task, seed=seed), "crt"), tmp_path / str(seed))["crt"]["all"] for seed in range(3)]
+    assert row["seeds"] == 3
+    assert row["all"] == pytest.approx(np.mean(alone), abs=0.4)
+    assert row["std"]["all"] == pytest.approx(np.std(alone, ddof=1), abs=0.4)
+
+
+def prior(task: Task) -> Fitted:
+    return Fitted({"weight": task.weight * (1 + len(CALLS))}, {"calls": CALLS.append(1) or len(CALLS)})
+
+
+CALLS: list[int] = []
+
+
+def test_an_own_classifier_is_always_fitted_again(task: Task, tmp_path: Path) -> None:
+    name = f"{__name__}:prior"
+    calls = [classify(jobs(task, name), tmp_path)[name]["choices"]["calls"] for _ in range(2)]
+    assert calls == [1, 2]
+    assert file_of(tmp_path, name).exists()
+
+
+def test_a_training_that_diverges_is_told_and_the_others_are_kept(task: Task, tmp_path: Path) -> None:
+    wild = replace(task, stage2=Stage2(Training(4, 64, (1e38,), (0.0,)), TRAINING))
+    with pytest.raises(UserError, match="the training of crt diverged: lower its learning rate"):
+        classify(jobs(wild, "joint", "crt", "lws"), tmp_path)
+    assert set(times(tmp_path)) == {"joint.pt", "lws.pt"}
