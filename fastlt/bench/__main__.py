@@ -1,4 +1,4 @@
-"""python -m fastlt.bench convert|index|kernels|loader|train [key=value ...]: a table on stderr, JSON on stdout."""
+"""python -m fastlt.bench convert|index|kernels|loader|stage2|train [key=value ...]: table on stderr, JSON on stdout."""
 
 import datetime
 import json
@@ -15,6 +15,7 @@ from fastlt.bench.loader import bench_loader
 from fastlt.bench.loader_stages import bottleneck
 from fastlt.bench.plot import plot
 from fastlt.bench.rows import append, last_run, markdown
+from fastlt.bench.stage2 import bench_stage2
 from fastlt.bench.train import bench_train
 from fastlt.cli import guard, hydra_command
 from fastlt.config import BenchConfig
@@ -26,6 +27,7 @@ BENCHES = {
     "index": bench_index,
     "kernels": bench_kernels,
     "loader": bench_loader,
+    "stage2": bench_stage2,
     "train": bench_train,
 }
 
@@ -35,7 +37,7 @@ def measure(cfg: Any) -> None:
     """Runs the benchmark that the command line names first."""
     if cfg.plot and not cfg.rows:
         raise UserError(f"plot={cfg.plot} is drawn from rows: add rows=FILE.jsonl")
-    device = machine.pick_device(cfg.device if _name in ("kernels", "train") else "cpu")
+    device = machine.pick_device(cfg.device if _name in ("kernels", "stage2", "train") else "cpu")
     threads = machine.set_threads(cfg.threads)
     rows = BENCHES[_name](cfg)
     about = {"bench": _name, "device": machine.describe(device, threads), "versions": machine.versions()}
