@@ -13,10 +13,15 @@ from fastlt.bench import kernel_rivals as rivals
 from fastlt.bench.kernel_data import SIZES, KernelData
 from fastlt.bench.kernels import AUTHORS_TAUS, every_tau
 from fastlt.bench.rows import Row, append, markdown, measure
+from fastlt.bench.stage2 import task_of
+from fastlt.bench.stage2_rivals import DECAY, LR, TorchLoop
+from fastlt.classifiers.heads import Linear
+from fastlt.classifiers.sgd import Step
 from fastlt.kernels.class_mean import class_mean
 from fastlt.kernels.group_count import group_count
 from fastlt.kernels.nearest_mean import nearest_mean
 from fastlt.kernels.tau_normalize import tau_normalize
+from fastlt.losses import make_loss
 
 
 def test_cases_are_measured_in_turn_and_the_first_round_does_not_count(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,6 +74,8 @@ def test_index(tmp_path: Path) -> None:
         (["foo"], "benchmark 'foo' is unknown: allowed are convert, index"),
         (["convert"], "images=None: no .jpg, .jpeg or .png file there"),
         (["index", "samples=5"], "samples=5: at least 90000"),
+        (["stage2", "size=huge"], "size=huge is unknown: allowed are tiny, standard, imagenet_lt, inaturalist2018"),
+        (["stage2", "size=tiny", "cases=[knn]"], "cases: knn is unknown, allowed are joint, ncm_l2"),
         (["kernels", "size=huge"], "size=huge is unknown: allowed are tiny, standard, imagenet_lt, inaturalist2018"),
         (["kernels", "size=tiny", "cases=[matmu]"], "cases: matmu is unknown, allowed are memory_read"),
         (["convert", "foo=1"], "unknown key foo: allowed are images, copies, peers"),
@@ -79,6 +86,36 @@ def test_wrong_input(arguments: list[str], message: str, tmp_path: Path) -> None
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_stage2(tmp_path: Path) -> None:
+    cases = "cases=[joint,crt,lws,tau_norm]"
+    done = run("-m", "fastlt.bench", "stage2", "size=tiny", "rounds=1", cases, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = {row["case"]: row for row in json.loads(done.stdout.splitlines()[-1])["rows"]}
+    assert list(rows)[:7] == ["joint", "crt", "lws", "tau_norm", "every_classifier", "peak_memory", "features"]
+    total = sum(rows[name]["median"] for name in ("joint", "crt", "lws", "tau_norm"))
+    assert rows["every_classifier"]["median"] == pytest.approx(total)
+    assert rows["step_torch_9"]["median"] == pytest.approx(9 * rows["step_torch"]["median"])
+    assert {"products", "step_crt", "step_crt_9", "crt_torch", "lws_torch", "tau_authors"} <= rows.keys()
+
+
+def test_steps_of_rivals_learn_the_same_thing() -> None:
+    """Ours and PyTorch's modules, on the same batches from the same start, end at the same weights."""
+    task, _ = task_of(KernelData(SIZES["tiny"], torch.device("cpu")))
+    rival = TorchLoop(task, 32)
+    head = Linear(16, 12, [0], 1, torch.device("cpu"))
+    with torch.no_grad():
+        head.weight[0, 0].copy_(rival.linear.weight)
+        head.bias[0, 0].copy_(rival.linear.bias)
+    loss = make_loss("cross_entropy", torch.from_numpy(task.counts))
+    step = Step(head, task.train, 1, 32, [{"lr": LR, "weight_decay": DECAY}], loss)
+    ids = torch.randint(len(task.train), (6, 1, 32), generator=torch.Generator().manual_seed(0))
+    rival.batches = iter([(task.train.x[batch[0]], task.train.labels[batch[0]]) for batch in ids])
+    for batch in ids:
+        step(batch, 1.0)
+        rival.crt_step()
+    torch.testing.assert_close(head.weight[0, 0].detach(), rival.linear.weight.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_kernels(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Stage-2 classifiers on drawn features: what each is by definition, and that they do what the paper says."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -198,6 +199,16 @@ def test_lws_scales_the_joint_classifier(both: bool, task: Task) -> None:
     assert scale[-1] > scale[0]  # the rarest class gains most
 
 
+@pytest.mark.parametrize("name", ["lws", "tau_learned"])
+def test_scores_of_many_classes_are_made_batch_by_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = made(COUNTS, Stage2(TRAINING, TRAINING), dim=3)
+    direct = CLASSIFIERS[name].fit(task).tensors["weight"]
+    z = functional.linear(task.train.x, task.weight, task.bias if name == "lws" else None)
+    ready = Features(z, task.train.labels), lambda scores: scores
+    monkeypatch.setattr(f"fastlt.classifiers.{name}.fixed_scores", lambda *_: ready)
+    torch.testing.assert_close(CLASSIFIERS[name].fit(task).tensors["weight"], direct, rtol=1e-4, atol=1e-5)
+
+
 def test_cosine_depends_on_directions_alone(task: Task, test_features: Features) -> None:
     found = scores("cosine", task, test_features.x)
     torch.testing.assert_close(scores("cosine", task, 3 * test_features.x), found)
@@ -212,6 +223,21 @@ def test_training_is_seeded(name: str, task: Task, test_features: Features) -> N
     first = scores(name, task, test_features.x)
     torch.manual_seed(456)
     assert torch.equal(first, scores(name, task, test_features.x))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", list(CLASSIFIERS))
+def test_a_gpu_gives_the_same(name: str, task: Task, test_features: Features) -> None:
+    """There the steps of a training are replayed as one CUDA graph."""
+
+    def moved(features: Features) -> Features:
+        return Features(features.x.cuda(), features.labels.cuda())
+
+    parts = {part: moved(getattr(task, part)) for part in ("train", "views", "choose")}
+    there = replace(task, **parts, joint=copy.deepcopy(task.joint).cuda())  # type: ignore[arg-type]
+    here = scores(name, task, test_features.x)
+    torch.testing.assert_close(scores(name, there, test_features.x.cuda()).cpu(), here, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINED if name != "logit_adjusted_loss"])  # chooses by all seeds

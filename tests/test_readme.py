@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_classifiers import COUNTS, made
 
+from fastlt.classifiers.base import Stage2, Training
 from fastlt.shards.reader import Dataset
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -44,3 +46,17 @@ def test_the_kernels_on_their_own() -> None:
     assert (known["predicted"] == labels).mean() > 0.9
     assert 0.2 < known["tau"] < 3 and known["accuracy"] > 80
     assert known["sure"].shape == (3,) and known["balanced"].shape == (4, 6)
+
+
+def test_a_classifier_of_ones_own() -> None:
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "prior_free" in block]
+    assert len(code.splitlines()) < 30
+    known: dict = {}
+    exec(code, known)
+    task = made(COUNTS, Stage2(Training(1, 64, (0.1,), (0.0,)), Training(1, 64, (0.1,), (0.0,))))
+    fitted = known["prior_free"](task)
+    log_prior = np.log(COUNTS / COUNTS.sum())
+    strength = fitted.choices["strength"]
+    assert strength > 0  # the joint classifier favours the head
+    np.testing.assert_allclose(fitted.tensors["bias"], task.bias.numpy() - strength * log_prior, rtol=1e-5)
+    assert fitted.choices["chosen_on"] == "val"

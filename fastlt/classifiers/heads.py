@@ -84,32 +84,34 @@ class Linear:
 
 
 class Scale:
-    """f_c z_c + offset_c of fixed scores z [S, B, C], one learned f_c per class, from 1."""
+    """f_c z_c + offset_c, one learned f_c per class, from 1. scores: rows -> fixed scores z [S, B, C]."""
 
-    def __init__(self, classes: int, offset: Tensor, seeds: list[int], settings: int, device: torch.device):
-        self.scale = spread(lambda: torch.ones(classes), seeds, settings, device)
-        self.offset = offset
+    def __init__(
+        self, scores: Callable[[Tensor], Tensor], classes: int, offset: Tensor, seeds: list[int], settings: int
+    ):
+        self.scale = spread(lambda: torch.ones(classes), seeds, settings, offset.device)
+        self.scores, self.offset = scores, offset
         self.parameters = [self.scale]
 
     def logits(self, x: Tensor) -> Tensor:
-        return x[:, :, None] * self.scale[:, None] + self.offset
+        return self.scores(x)[:, :, None] * self.scale[:, None] + self.offset
 
     def tensors(self, seed: int, setting: int) -> Tensors:
         return {"scale": self.scale[seed, setting].detach()}
 
 
 class Power:
-    """z_c / ||w_c||^tau of fixed scores z [S, B, C], tau learned, from 0."""
+    """z_c / ||w_c||^tau, tau learned, from 0. scores: rows -> fixed scores z [S, B, C]."""
 
-    def __init__(self, log_norm: Tensor, seeds: list[int], settings: int):
+    def __init__(self, scores: Callable[[Tensor], Tensor], log_norm: Tensor, seeds: list[int], settings: int):
         self.tau = spread(lambda: torch.zeros(1), seeds, settings, log_norm.device)
         # Its gradient is as large as the scores: unbounded, a first step leads to where the loss is no number.
         self.tau.register_hook(lambda gradient: gradient.clamp(-1, 1))
-        self.log_norm = log_norm
+        self.scores, self.log_norm = scores, log_norm
         self.parameters = [self.tau]
 
     def logits(self, x: Tensor) -> Tensor:
-        return x[:, :, None] * torch.exp(-self.tau * self.log_norm)[:, None]
+        return self.scores(x)[:, :, None] * torch.exp(-self.tau * self.log_norm)[:, None]
 
     def tensors(self, seed: int, setting: int) -> Tensors:
         return {"tau": self.tau[seed, setting].detach()}

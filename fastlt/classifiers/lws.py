@@ -1,7 +1,7 @@
 """lws: learnable weight scaling (paper section 4). Directions stay the joint classifier's, lengths are learned."""
 
 from fastlt.classifiers.base import Classifier, Fitted, Task, Tensors
-from fastlt.classifiers.fixed_scores import joint_scores
+from fastlt.classifiers.fixed_scores import fixed_scores
 from fastlt.classifiers.heads import Scale
 from fastlt.classifiers.trained import Recipe, fit_trained
 
@@ -15,8 +15,9 @@ def fit(task: Task) -> Fitted:
         scale = tensors["scale"]
         return {"weight": weight * scale[:, None], "bias": bias * scale if both else bias}
 
-    recipe = Recipe(task.stage2.lws, joint_scores(task.views, weight, bias if both else None), fold=fold)
-    return fit_trained(task, recipe, lambda seeds, settings: Scale(task.classes, offset, seeds, settings, bias.device))
+    rows, scores = fixed_scores(task.views, weight, bias if both else None)
+    recipe = Recipe(task.stage2.lws, rows, fold=fold)
+    return fit_trained(task, recipe, lambda seeds, settings: Scale(scores, task.classes, offset, seeds, settings))
 
 
 LWS = Classifier(fit, uses=("lws", "seeds", "drawing", "stepped", "scale_bias", "views"))

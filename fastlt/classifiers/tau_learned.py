@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from fastlt.classifiers.base import Classifier, Fitted, Task, Tensors
-from fastlt.classifiers.fixed_scores import joint_scores
+from fastlt.classifiers.fixed_scores import fixed_scores
 from fastlt.classifiers.heads import Power
 from fastlt.classifiers.trained import Recipe, fit_trained
 
@@ -23,9 +23,10 @@ def fit(task: Task) -> Fitted:
 
     rates = tuple(SLOWER * lr for lr in task.stage2.lws.lr)
     training = replace(task.stage2.lws, lr=rates, weight_decay=(0.0,))  # decay would pull tau to the joint classifier
-    recipe = Recipe(training, joint_scores(task.views, weight, None), fold=fold)
-    fitted = fit_trained(task, recipe, lambda seeds, settings: Power(log_norm, seeds, settings))
-    fitted.choices["tau"] = float(fitted.tensors["tau"])
+    rows, scores = fixed_scores(task.views, weight, None)
+    recipe = Recipe(training, rows, fold=fold)
+    fitted = fit_trained(task, recipe, lambda seeds, settings: Power(scores, log_norm, seeds, settings))
+    fitted.choices.update(tau=float(fitted.tensors["tau"]), chosen_on="train", criterion="class-balanced cross-entropy")
     return fitted
 
 
