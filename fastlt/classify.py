@@ -114,7 +114,7 @@ def _fit(job: Job, folder: Path) -> dict[str, Any] | None:
         "classifier": job.name,
         "key": row["key"],
         "checkpoint": job.checkpoint,
-        "temperature": measured[0]["calibrated"]["temperature"],
+        "temperature": measured[0].get("calibrated", {}).get("temperature", 1.0),
         "tensors": {name: tensor.cpu() for name, tensor in fitted.tensors.items()},
         "row": row,
     }
@@ -124,5 +124,6 @@ def _fit(job: Job, folder: Path) -> dict[str, Any] | None:
 
 def _measured(classifier: Classifier, tensors: Tensors, job: Job) -> dict[str, Any]:
     scores = partial(classifier.scores, tensors)
-    temperature = fit_temperature(scores, job.task.choose)
+    # A classifier is surer on the images it was fitted to, and rightly: a temperature from there misleads.
+    temperature = None if job.task.choose_on == "train" else fit_temperature(scores, job.task.choose)
     return evaluate(scores, job.test, job.counts, temperature)

@@ -203,8 +203,8 @@ def _model(dataset: Dataset, options: Options, device: torch.device, ranks: Rank
 def _say_choice(choose_on: str, names: list[str]) -> None:
     if choose_on == "train" and names != ["joint"]:
         say(
-            "no val split: tau and other settings are chosen on the training images themselves; hold_out=0.1 keeps "
-            "some apart for it"
+            "no val split: tau and other settings are chosen on the training images themselves, and no temperature is "
+            "fitted; hold_out=0.1 keeps some images apart for both"
         )
     if choose_on == "test":
         say("settings are chosen on the test split, as asked: results are marked, and no fair test of them")

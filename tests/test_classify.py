@@ -93,6 +93,15 @@ def test_seeds_are_averaged(task: Task, tmp_path: Path) -> None:
     assert row["std"]["all"] == pytest.approx(np.std(alone, ddof=1), abs=0.4)
 
 
+def test_no_temperature_comes_from_the_images_that_were_fitted(task: Task, tmp_path: Path) -> None:
+    row = classify(jobs(task, "crt"), tmp_path)["crt"]
+    state = torch.load(file_of(tmp_path, "crt"), weights_only=True)
+    assert row["calibrated"]["temperature"] == state["temperature"] != 1
+    on_train = replace(task, choose=task.train, choose_on="train")
+    assert "calibrated" not in classify(jobs(on_train, "crt"), tmp_path)["crt"]
+    assert torch.load(file_of(tmp_path, "crt"), weights_only=True)["temperature"] == 1
+
+
 def prior(task: Task) -> Fitted:
     return Fitted({"weight": task.weight * (1 + len(CALLS))}, {"calls": CALLS.append(1) or len(CALLS)})
 

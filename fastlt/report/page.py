@@ -104,8 +104,6 @@ def _calibration(results: dict[str, Any], drawn: list[str]) -> str:
         f"ECE in %; the temperature T of softmax(scores / T) is one number for each classifier{where}. It changes "
         "confidences, not predictions."
     )
-    if results.get("temperature_on") == "train":
-        about += " The classifiers were fitted to the same images, and are right more often on them than on others."
     if results.get("temperature_on") == "test":
         about += f"\n\n{DAGGER} fitted to the test images themselves, so the ECE with temperature is flattering."
     return f"## Calibration\n\n{table}\n\n{about}"
