@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastlt.classifiers.base import Features, Training
 from fastlt.classifiers.heads import Head
+from fastlt.log import Progress
 from fastlt.losses.base import Loss
 from fastlt.representation.schedule import cosine
 from fastlt.sampler import Sampler
@@ -65,12 +66,14 @@ def train(
     step = Step(head, rows, len(order.seeds), min(training.batch, order.length), settings, loss)
     steps = order.length // step.ids.shape[1]
     epoch_rows = order.epochs(rows.labels, classes, training.epochs)
-    for epoch in range(training.epochs):
-        ids = epoch_rows(epoch).to(rows.x.device)
-        for number in range(steps):
-            share = epoch + 1 if stepped == "epoch" else epoch * steps + number
-            rate = cosine(1.0, share, training.epochs * (1 if stepped == "epoch" else steps))
-            step(ids[:, number * step.ids.shape[1] : (number + 1) * step.ids.shape[1]], rate)
+    with Progress("training on features", training.epochs * steps, "batches") as progress:
+        for epoch in range(training.epochs):
+            ids = epoch_rows(epoch).to(rows.x.device)
+            for number in range(steps):
+                share = epoch + 1 if stepped == "epoch" else epoch * steps + number
+                rate = cosine(1.0, share, training.epochs * (1 if stepped == "epoch" else steps))
+                step(ids[:, number * step.ids.shape[1] : (number + 1) * step.ids.shape[1]], rate)
+                progress.advance()
 
 
 class Step:

@@ -152,7 +152,7 @@ class Fit:
         for place, batch in enumerate(parts):
             if isinstance(self.replica, DistributedDataParallel):
                 self.replica.require_backward_grad_sync = place == len(parts) - 1
-            images = batch.images.to(memory_format=torch.channels_last)
+            images = _full(batch.images, self.bf16)
             key = self.seed, number, place, self.ranks.rank
             with torch.autocast(self.train.device.type, torch.bfloat16, enabled=self.bf16):
                 loss = self.recipe.loss(self.replica, images, batch.labels, key, self.criterion) / len(parts)
@@ -243,8 +243,13 @@ def evaluate_top1(model: Model, loader: Batches, bf16: bool = False, ranks: Rank
     counts = torch.zeros(2, dtype=torch.int64, device=loader.device)
     for batch in loader.epoch():
         with torch.autocast(loader.device.type, torch.bfloat16, enabled=bf16):
-            logits = model(batch.images.to(memory_format=torch.channels_last))
+            logits = model(_full(batch.images, bf16))
         counts[0] += (logits.argmax(1) == batch.labels).sum()
         counts[1] += len(batch.ids)
     correct, total = ranks.sum(counts).tolist()
     return 100.0 * correct / total
+
+
+def _full(images: torch.Tensor, bf16: bool) -> torch.Tensor:
+    """A GPU's loader gives float16, which autocast turns into what it wants; without it the weights are float32."""
+    return (images if bf16 else images.float()).to(memory_format=torch.channels_last)
