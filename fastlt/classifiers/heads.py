@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -41,26 +42,43 @@ def spread(start: Callable[[], Tensor], seeds: list[int], settings: int, device:
     return each[:, None].repeat(1, settings, *[1] * (each.ndim - 1)).requires_grad_()
 
 
+LARGE = 1 << 18  # weights of a classifier from which on a CPU gains nothing by products of several at once
+
+
 class _Products(torch.autograd.Function):
-    """x w^T + bias for stacks of matrices: x [S, B, D], w [S, M, D], bias [S, M] -> [S, B, M]."""
+    """x [S, B, D], weight [S, K, C, D], bias [S, K, C] -> [S, B, K, C]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return torch.baddbmm(bias[:, None], x, weight.mT)
+        if not _apart(weight):
+            return torch.baddbmm(bias.flatten(1)[:, None], x, weight.flatten(1, 2).mT).unflatten(2, weight.shape[1:3])
+        out = x.new_empty(*x.shape[:2], *weight.shape[1:3])
+        for s, k in np.ndindex(*weight.shape[:2]):
+            torch.addmm(bias[s, k], x[s], weight[s, k].T, out=out[s, :, k])
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         (gradient,), (x, weight) = gradients, ctx.saved_tensors
-        # In this order the gradient lies in memory as the weight does; autograd's own lies across, and updates crawl.
-        ahead = gradient @ weight if ctx.needs_input_grad[0] else None
-        return ahead, gradient.mT @ x, gradient.sum(1)
+        flat = gradient.flatten(2)
+        ahead = flat @ weight.flatten(1, 2) if ctx.needs_input_grad[0] else None
+        # Transposed like this the result lies in memory as weights do; autograd's own lies across, and updates crawl.
+        if not _apart(weight):
+            return ahead, (flat.mT @ x).view_as(weight), gradient.sum(1)
+        back = torch.empty_like(weight)
+        for s, k in np.ndindex(*weight.shape[:2]):
+            torch.mm(gradient[s, :, k].T, x[s], out=back[s, k])
+        return ahead, back, gradient.sum(1)
+
+
+def _apart(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.shape[2] * weight.shape[3] >= LARGE
 
 
 def _products(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x [S, B, D], weight [S, K, C, D], bias [S, K, C] -> [S, B, K, C]."""
-    flat: Tensor = _Products.apply(x, weight.flatten(1, 2), bias.flatten(1, 2))  # type: ignore[assignment]
-    return flat.unflatten(2, weight.shape[1:3])
+    """As _Products."""
+    return _Products.apply(x, weight, bias)  # type: ignore[return-value]
 
 
 class Linear:
@@ -154,9 +172,13 @@ class Mlp:
         first, *others = self.layers
         h = functional.relu(first.logits(x))  # [S, B, K, H]: one product for all settings, as they share x
         for place, layer in enumerate(others):
-            rows = h.transpose(1, 2).flatten(0, 1)  # [S K, B, H]: from here on each setting has rows of its own
-            product: Tensor = _Products.apply(rows, layer.weight.flatten(0, 1), layer.bias.flatten(0, 1))  # type: ignore[assignment]
-            h = product.unflatten(0, layer.weight.shape[:2]).transpose(1, 2)
+            # From here on each setting has rows of its own: S K stacks of one classifier each.
+            stacks = (
+                h.transpose(1, 2).flatten(0, 1),
+                layer.weight.flatten(0, 1)[:, None],
+                layer.bias.flatten(0, 1)[:, None],
+            )
+            h = _products(*stacks)[:, :, 0].unflatten(0, layer.weight.shape[:2]).transpose(1, 2)
             h = functional.relu(h) if place < len(others) - 1 else h
         return h
 

@@ -108,7 +108,8 @@ class Step:
         with torch.no_grad():
             for parameter, buffer, gradient in zip(self.head.parameters, self.buffers, gradients, strict=True):
                 each = (1, -1) + (1,) * (parameter.ndim - 2)  # a value for each of the K
-                buffer.mul_(MOMENTUM).add_(gradient).addcmul_(parameter, self.decay.view(each))
+                gradient.addcmul_(parameter, self.decay.view(each))
+                torch.add(gradient, buffer, alpha=MOMENTUM, out=buffer)
                 parameter.addcmul_(buffer, (self.lr * self.rate).view(each), value=-1)
 
     def _capture(self) -> "torch.cuda.CUDAGraph":
