@@ -107,6 +107,8 @@ def _one_line(error: BaseException, schema: type | None) -> str:
         return f"{match[1]} is not given: add {match[1]}=VALUE"
     if match := re.search(r"full_key: (\S+)", text):
         told = next((str(part) for part in chain if str(part).startswith("Value")), str(chain[-1]))
+        if "is not a ListConfig" in told:
+            return f"{match[1]} takes a list: write '{match[1]}=[A,B]', in quotes, also for a single one"
         return f"{match[1]}: {told.splitlines()[0]}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{lines[0]} (arguments are key=value)" if "mismatched" in text or "missing EQUAL" in text else lines[0]

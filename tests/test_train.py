@@ -159,6 +159,8 @@ def test_a_choice_made_on_test_is_marked(place: Path, first: dict[str, Any]) -> 
         (["bn=drift"], "bn=drift is unknown: allowed are frozen, train"),
         (["views=-1"], "views=-1: it must be 0 (none) or more"),
         (["feature_dtype=int8"], "feature_dtype=int8 is unknown: allowed are float32, float16"),
+        (["stage2.lr=0.1"], "stage2.lr takes a list: write 'stage2.lr=[A,B]', in quotes, also for a single one"),
+        (["classifiers=all"], "classifiers takes a list: write 'classifiers=[A,B]'"),
         (["stage2.seeds=0"], "stage2.seeds=0: it must be at least 1"),
         (["stage2.lr=[0.1,-1]"], "stage2.lr=[0.1, -1.0]: one or more numbers greater than 0"),
         (["stage2.drawing=once"], "stage2.drawing=once is unknown: allowed are quota, iid, reference"),
