@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from fastlt.cli import hydra_command, recompose
@@ -21,6 +22,7 @@ from fastlt.report.table import results_table
 from fastlt.results import write_results
 from fastlt.shards.reader import Dataset
 
+FURTHER = ("protocol.", "+protocol.", "precision=", "accumulate=")  # told in results.json as they were given
 EMBEDDED = "data/shapes"  # made when it is missing; every other dataset is converted by its owner
 
 
@@ -43,6 +45,7 @@ def main(cfg: Any) -> None:
     results = run_experiment(dataset, options, folder, device, threads, ranks)
     if results is None:
         return
+    results["overrides"] = [given for given in HydraConfig.get().overrides.task if given.startswith(FURTHER)]
     write_results(results, folder)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
     sys.stdout.write(results_table(results) + "\n")

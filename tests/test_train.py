@@ -40,6 +40,13 @@ def read(run: Path) -> dict[str, Any]:
     return json.loads((run / "results.json").read_text())
 
 
+def test_the_report_repeats_what_was_given(place: Path, first: dict[str, Any]) -> None:
+    report = (place / "first" / "report.md").read_text()
+    assert "python -m fastlt.train data=DIR backbone=resnet32 sampler=instance protocol=cifar_lt_200" in report
+    assert "protocol.batch=16" in report
+    assert first["overrides"] == ["protocol.batch=16"]
+
+
 def untimed(results: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in results.items() if key not in TIMES}
     return kept | {"classifiers": {name: {**row, "seconds": 0} for name, row in kept["classifiers"].items()}}

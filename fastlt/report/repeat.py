@@ -63,6 +63,7 @@ def command(results: dict[str, Any]) -> str:
         words.append(f"classifiers=[{','.join(names)}]")
     words += [f"{key}={results[key]}" for key, unset in _UNSET.items() if results.get(key, unset) != unset]
     words += [f"stage2.{key}={_value(value)}" for key, value in (results.get("stage2") or {}).items()]
+    words += results.get("overrides") or []
     # In quotes where needed: some shells read [ ] as a pattern.
     return " ".join(["python -m fastlt.train", *map(shlex.quote, words)])
 
