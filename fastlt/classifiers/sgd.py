@@ -89,7 +89,10 @@ class Step:
         self.lr = torch.tensor([setting["lr"] for setting in settings], device=device)
         self.decay = torch.tensor([setting["weight_decay"] for setting in settings], device=device)
         self.buffers = [torch.zeros_like(parameter) for parameter in head.parameters]
-        self.graph = self._capture() if device.type == "cuda" else None
+        self.graph = None
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                self.graph = self._capture()
 
     def __call__(self, ids: Tensor, rate: float) -> None:
         self.ids.copy_(ids)
