@@ -81,6 +81,9 @@ def _code() -> str:
     return digest.hexdigest()
 
 
+_code()  # while it is the source that was imported: a run may go on for hours
+
+
 def _kept(job: Job, folder: Path) -> dict[str, Any] | None:
     path = file_of(folder, job.name)
     if is_own(job.name) or not path.exists():
