@@ -1,6 +1,6 @@
 """Classifiers in training, many at once: S seeds, which see batches of their own, times K settings, which share them.
 
-Every parameter is [S, K, ...]; logits are [S, B, K, C] of rows [S, B, D]. For a linear classifier the K settings of a
+Every parameter is [S, K, ...]; logits are [S, K, B, C] of rows [S, B, D]. For a linear classifier the K settings of a
 seed are one matrix product with K C columns.
 """
 
@@ -23,7 +23,7 @@ class Head(Protocol):
     parameters: list[Tensor]
 
     def logits(self, x: Tensor) -> Tensor:
-        """Float32 [S, B, D] -> [S, B, K, C], differentiable in the parameters."""
+        """Float32 [S, B, D] -> [S, K, B, C], differentiable in the parameters."""
         ...
 
     def tensors(self, seed: int, setting: int) -> Tensors:
@@ -46,39 +46,41 @@ LARGE = 1 << 18  # weights of a classifier from which on a CPU gains nothing by 
 
 
 class _Products(torch.autograd.Function):
-    """x [S, B, D], weight [S, K, C, D], bias [S, K, C] -> [S, B, K, C]."""
+    """x [S, B, D], weight [S, K, C, D], bias [S, K, C] -> [S, K, B, C]. back: memory for the gradient of the weight, as
+    so much of it, asked for anew at every step, would come in pages that the system clears first."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, back: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
+        ctx.back = back
         if not _apart(weight):
-            return torch.baddbmm(bias.flatten(1)[:, None], x, weight.flatten(1, 2).mT).unflatten(2, weight.shape[1:3])
-        out = x.new_empty(*x.shape[:2], *weight.shape[1:3])
+            wide = torch.baddbmm(bias.flatten(1)[:, None], x, weight.flatten(1, 2).mT)
+            return wide.unflatten(2, weight.shape[1:3]).transpose(1, 2)
+        out = x.new_empty(*weight.shape[:2], x.shape[1], weight.shape[2])
         for s, k in np.ndindex(*weight.shape[:2]):
-            torch.addmm(bias[s, k], x[s], weight[s, k].T, out=out[s, :, k])
+            torch.addmm(bias[s, k], x[s], weight[s, k].T, out=out[s, k])
         return out
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        (gradient,), (x, weight) = gradients, ctx.saved_tensors
-        flat = gradient.flatten(2)
-        ahead = flat @ weight.flatten(1, 2) if ctx.needs_input_grad[0] else None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+        (gradient,), (x, weight), back = gradients, ctx.saved_tensors, ctx.back
+        ahead = (gradient @ weight).sum(1) if ctx.needs_input_grad[0] else None
         # Transposed like this the result lies in memory as weights do; autograd's own lies across, and updates crawl.
         if not _apart(weight):
-            return ahead, (flat.mT @ x).view_as(weight), gradient.sum(1)
-        back = torch.empty_like(weight)
-        for s, k in np.ndindex(*weight.shape[:2]):
-            torch.mm(gradient[s, :, k].T, x[s], out=back[s, k])
-        return ahead, back, gradient.sum(1)
+            torch.bmm(gradient.transpose(2, 3).flatten(1, 2), x, out=back.flatten(1, 2))
+        else:
+            for s, k in np.ndindex(*weight.shape[:2]):
+                torch.mm(gradient[s, k].T, x[s], out=back[s, k])
+        return ahead, back, gradient.sum(2), None
 
 
 def _apart(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.shape[2] * weight.shape[3] >= LARGE
 
 
-def _products(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _products(x: Tensor, weight: Tensor, bias: Tensor, back: Tensor) -> Tensor:
     """As _Products."""
-    return _Products.apply(x, weight, bias)  # type: ignore[return-value]
+    return _Products.apply(x, weight, bias, back)  # type: ignore[return-value]
 
 
 class Linear:
@@ -93,9 +95,10 @@ class Linear:
         self.weight = both[..., :-1].contiguous().requires_grad_()
         self.bias = both[..., -1].contiguous().requires_grad_()
         self.parameters = [self.weight, self.bias]
+        self.back = torch.empty_like(self.weight, requires_grad=False)
 
     def logits(self, x: Tensor) -> Tensor:
-        return _products(x, self.weight, self.bias)
+        return _products(x, self.weight, self.bias, self.back)
 
     def tensors(self, seed: int, setting: int) -> Tensors:
         return {"weight": self.weight[seed, setting].detach(), "bias": self.bias[seed, setting].detach()}
@@ -112,7 +115,7 @@ class Scale:
         self.parameters = [self.scale]
 
     def logits(self, x: Tensor) -> Tensor:
-        return self.scores(x)[:, :, None] * self.scale[:, None] + self.offset
+        return self.scores(x)[:, None] * self.scale[:, :, None] + self.offset
 
     def tensors(self, seed: int, setting: int) -> Tensors:
         return {"scale": self.scale[seed, setting].detach()}
@@ -129,7 +132,7 @@ class Power:
         self.parameters = [self.tau]
 
     def logits(self, x: Tensor) -> Tensor:
-        return self.scores(x)[:, :, None] * torch.exp(-self.tau * self.log_norm)[:, None]
+        return self.scores(x)[:, None] * torch.exp(-self.tau * self.log_norm)[:, :, None]
 
     def tensors(self, seed: int, setting: int) -> Tensors:
         return {"tau": self.tau[seed, setting].detach()}
@@ -144,11 +147,12 @@ class Cosine:
         self.weight = spread(lambda: nn.Linear(dim, classes).weight.detach(), seeds, settings, device)
         self.log_scale = spread(lambda: torch.full((1,), math.log(self.START)), seeds, settings, device)
         self.parameters = [self.weight, self.log_scale]
+        self.back = torch.empty_like(self.weight, requires_grad=False)
 
     def logits(self, x: Tensor) -> Tensor:
         unit = functional.normalize(self.weight, dim=3)
         none = unit.new_zeros(unit.shape[:3])
-        return _products(functional.normalize(x, dim=2), unit, none) * self.log_scale.exp()[:, None]
+        return _products(functional.normalize(x, dim=2), unit, none, self.back) * self.log_scale.exp()[:, :, None]
 
     def tensors(self, seed: int, setting: int) -> Tensors:
         unit = functional.normalize(self.weight[seed, setting].detach(), dim=1)
@@ -170,16 +174,12 @@ class Mlp:
 
     def logits(self, x: Tensor) -> Tensor:
         first, *others = self.layers
-        h = functional.relu(first.logits(x))  # [S, B, K, H]: one product for all settings, as they share x
-        for place, layer in enumerate(others):
+        h = first.logits(x)  # one product for all settings, as they share x
+        for layer in others:
             # From here on each setting has rows of its own: S K stacks of one classifier each.
-            stacks = (
-                h.transpose(1, 2).flatten(0, 1),
-                layer.weight.flatten(0, 1)[:, None],
-                layer.bias.flatten(0, 1)[:, None],
-            )
-            h = _products(*stacks)[:, :, 0].unflatten(0, layer.weight.shape[:2]).transpose(1, 2)
-            h = functional.relu(h) if place < len(others) - 1 else h
+            parts = layer.weight, layer.bias, layer.back
+            stacks = (part.flatten(0, 1)[:, None] for part in parts)
+            h = _products(functional.relu(h).flatten(0, 1), *stacks)[:, 0].unflatten(0, layer.weight.shape[:2])
         return h
 
     def tensors(self, seed: int, setting: int) -> Tensors:

@@ -26,8 +26,8 @@ def logit_adjusted(task: Task) -> Fitted:
         each = [make_loss("logit_adjusted", counts, options={"tau": setting["tau"]}) for setting in settings]
 
         def total(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-            parts = zip(each, logits.unbind(2), labels.unbind(2), strict=True)
-            return torch.stack([one(z, y) for one, z, y in parts], dim=2)
+            parts = zip(each, logits.unbind(1), labels.unbind(1), strict=True)
+            return torch.stack([one(z, y) for one, z, y in parts], dim=1)
 
         return total
 

@@ -103,9 +103,10 @@ class Step:
             self.graph.replay()
 
     def _run(self) -> None:
-        x = self.rows.x[self.ids].float()
+        flat = self.ids.flatten()
+        x = self.rows.x.index_select(0, flat).float().unflatten(0, self.ids.shape)
         logits = self.head.logits(x)
-        labels = self.rows.labels[self.ids][:, :, None].expand(logits.shape[:3])
+        labels = self.rows.labels.index_select(0, flat).view_as(self.ids)[:, None].expand(logits.shape[:3])
         total = self.loss(logits, labels).sum() / self.ids.shape[1]
         gradients = torch.autograd.grad(total, self.head.parameters)
         with torch.no_grad():
