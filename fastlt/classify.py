@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -37,27 +37,26 @@ class Job:
     checkpoint: str
 
 
-def classify(jobs: list[Job], folder: Path) -> dict[str, dict[str, Any]]:
-    """A row of results.json for each; `folder`/NAME.pt keeps its tensors and the row. What is there and depends on the
-    same is taken from there; a user's own classifier is always fitted again, as its code may have changed.
+def classify(jobs: Iterable[Job], folder: Path, total: int) -> dict[str, dict[str, Any]]:
+    """A row of results.json for each of `total` jobs; `folder`/NAME.pt keeps its tensors and the row. What is there and
+    depends on the same is taken from there; a user's own classifier is always fitted again, as its code may have
+    changed. A job is let go before the next is asked for: features of several representations need not fit into memory.
 
-    Raises UserError where trainings diverged, when all others are done and kept.
+    Raises UserError where some could not be fitted, when all others are done and kept.
     """
-    rows = {job.name: _kept(job, folder) for job in jobs}
-    missing = [job for job in jobs if rows[job.name] is None]
-    if not missing:
-        return rows  # type: ignore[return-value]
+    rows: dict[str, dict[str, Any]] = {}
+    failed = []
     folder.mkdir(parents=True, exist_ok=True)
-    with Progress("classifiers", len(missing), "classifiers") as progress:
-        for job in missing:
-            rows[job.name] = _fit(job, folder)
+    with Progress("classifiers", total, "classifiers") as progress:
+        for job in jobs:
+            try:
+                rows[job.name] = _kept(job, folder) or _fit(job, folder)
+            except UserError as error:
+                failed.append(f"{job.name}: {error}")
             progress.advance(1, job.name)
-    if diverged := [name for name, row in rows.items() if row is None]:
-        raise UserError(
-            f"the training of {', '.join(diverged)} diverged: lower its learning rate, such as stage2.lr=[0.01], or "
-            "leave it out; the other classifiers are kept"
-        )
-    return rows  # type: ignore[return-value]
+    if failed:
+        raise UserError(f"{'; '.join(failed)}, or leave it out of classifiers=[...]; the others are kept")
+    return rows
 
 
 def file_of(folder: Path, name: str) -> Path:
@@ -96,18 +95,18 @@ def _kept(job: Job, folder: Path) -> dict[str, Any] | None:
     return state["row"] if known else None
 
 
-def _fit(job: Job, folder: Path) -> dict[str, Any] | None:
+def _fit(job: Job, folder: Path) -> dict[str, Any]:
     classifier, task = find_classifier(job.name), job.task
     start = time.monotonic()
     fitted = classifier.fit(task)
     seconds = time.monotonic() - start
     if not all(tensor.isfinite().all() for tensors in (fitted.tensors, *fitted.others) for tensor in tensors.values()):
-        return None
+        raise UserError("its training diverged: lower its learning rate, such as stage2.lr=[0.01]")
     measured = [_measured(classifier, tensors, job) for tensors in (fitted.tensors, *fitted.others)]
     row = average(measured)
     row["choices"] = fitted.choices
     if "weight" in fitted.tensors and fitted.tensors["weight"].shape == task.weight.shape:
-        row["weight_norms"] = fitted.tensors["weight"].norm(dim=1).tolist()
+        row["weight_norms"] = fitted.tensors["weight"].double().norm(dim=1).tolist()  # squares may leave float32
     if fitted.curves is not None:
         splits = {task.choose_on: task.choose, "test": job.test}
         row["curves"] = {name: fitted.curves(features) for name, features in splits.items()}

@@ -1,6 +1,7 @@
 """One experiment: representation (trained or reused) -> features -> all classifiers -> results."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -64,19 +65,21 @@ def run_experiment(
         return None
     _say_choice(choose_on, options.names())
     features = _features(representation, options, folder, loaders, orders, options.views)
-    jobs = []
-    for name, base in bases.items():
-        retraining = options.retrainings().get(name)
-        own = retraining is not None and not retraining.keeps_backbone
-        seen = _features(base, options, folder / name, loaders, orders) if own else features
-        if base is representation:  # absolute, if it lies elsewhere: a run folder is read from anywhere
-            path = str(Path(options.representation).resolve()) if options.representation else "checkpoint.pt"
-        else:
-            path = f"{name}/checkpoint.pt"
-        jobs.append(_job(name, base, dataset, options, seen, choose_on, path))
+
+    def jobs() -> Iterator[Job]:
+        for name, base in bases.items():
+            retraining = options.retrainings().get(name)
+            own = retraining is not None and not retraining.keeps_backbone
+            seen = _features(base, options, folder / name, loaders, orders) if own else features
+            if base is representation:  # absolute, if it lies elsewhere: a run folder is read from anywhere
+                path = str(Path(options.representation).resolve()) if options.representation else "checkpoint.pt"
+            else:
+                path = f"{name}/checkpoint.pt"
+            yield _job(name, base, dataset, options, seen, choose_on, path)
+
     return {
         **about(dataset, options, representation, choose_on),
-        "classifiers": classify(jobs, folder / "classifiers"),
+        "classifiers": classify(jobs(), folder / "classifiers", len(bases)),
         "versions": machine.versions(),
         "device": machine.describe(device, threads),
     }

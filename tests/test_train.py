@@ -249,6 +249,7 @@ def test_a_representation_of_other_classes_is_refused(place: Path, first: dict[s
 def test_imported_weights_get_every_classifier(place: Path, tmp_path: Path) -> None:
     from torchvision.models import resnet18
 
+    torch.manual_seed(0)
     torch.save(resnet18(num_classes=4).state_dict(), tmp_path / "theirs.pth")
     done = run("-m", "fastlt.checkpoint", "import", "theirs.pth", "--out", "ours.pt", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -143,7 +143,7 @@ def _alone(size: str, device: torch.device, names: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             job = Job(name, task, test, task.counts, {"representation": size}, "checkpoint.pt")
-            seconds[name] = _seconds(lambda job=job: classify([job], Path(folder)), device)
+            seconds[name] = _seconds(lambda job=job: classify([job], Path(folder), 1), device)
             say(f"{name}: {seconds[name]:.1f} s")
     features = (data.train.nbytes + data.test.nbytes + task.choose.x.nbytes) / 1e9
     peak = peak_memory() if device.type == "cpu" else torch.cuda.max_memory_allocated(device) / 1e9

@@ -5,6 +5,7 @@ import torch
 from fastlt.classifiers.base import Classifier, Features, Fitted, Task
 from fastlt.classifiers.choice import CRITERION
 from fastlt.classifiers.tau_curve import chosen_tau, drawn_curve
+from fastlt.errors import UserError
 from fastlt.kernels.tau_normalize import tau_normalize
 from fastlt.kernels.winning_interval import winning_interval_linear
 
@@ -20,8 +21,14 @@ def fit(task: Task, on_train: bool = False) -> Fitted:
 
     features, name = (task.train, "train") if on_train else (task.choose, task.choose_on)
     choices = chosen_tau(*intervals(features), features.labels, task.groups, CRITERION, task.seed)
-    # A class that was never learned has a zero weight vector: it stays zero, at any tau.
-    weight = tau_normalize(task.weight, choices["tau"])[0]
+    try:
+        # A class that was never learned has a zero weight vector: it stays zero, at any tau.
+        weight = tau_normalize(task.weight, choices["tau"])[0]
+    except ValueError:
+        raise UserError(
+            f"the best tau on {name} is {choices['tau']:g}, and weights divided by that power of their length leave "
+            "float32: train a joint classifier whose weights differ more in length"
+        ) from None
     return Fitted(
         {"weight": weight},
         {**choices, "chosen_on": name},
