@@ -6,14 +6,14 @@ from torch.nn import functional
 from fastlt.classifiers.base import Classifier, Fitted, Task, Tensors
 from fastlt.classifiers.crt import USES
 from fastlt.classifiers.heads import Cosine
-from fastlt.classifiers.trained import Recipe, fit_trained
+from fastlt.classifiers.trained import Setup, fit_trained
 
 
 def fit(task: Task) -> Fitted:
     """Scores s cos(w_c, x), W and the scale s learned, W from a random start."""
     dim, device = task.weight.shape[1], task.weight.device
-    recipe = Recipe(task.stage2.crt, task.views, scores=scores)
-    return fit_trained(task, recipe, lambda seeds, settings: Cosine(dim, task.classes, seeds, settings, device))
+    setup = Setup(task.stage2.crt, task.views, scores=scores)
+    return fit_trained(task, setup, lambda seeds, settings: Cosine(dim, task.classes, seeds, settings, device))
 
 
 def scores(tensors: Tensors, x: Tensor) -> Tensor:

@@ -4,16 +4,16 @@ from functools import partial
 
 from fastlt.classifiers.base import Classifier, Fitted, Task
 from fastlt.classifiers.heads import Linear
-from fastlt.classifiers.trained import Recipe, fit_trained
+from fastlt.classifiers.trained import Setup, fit_trained
 
 USES = ("crt", "seeds", "drawing", "stepped", "views")
 
 
 def fit(task: Task, loss: str = "cross_entropy") -> Fitted:
     """Scores W' x + b' with W', b' learned from a random start."""
-    recipe = Recipe(task.stage2.crt, task.views, loss=loss)
+    setup = Setup(task.stage2.crt, task.views, loss=loss)
     dim, device = task.weight.shape[1], task.weight.device
-    return fit_trained(task, recipe, lambda seeds, settings: Linear(dim, task.classes, seeds, settings, device))
+    return fit_trained(task, setup, lambda seeds, settings: Linear(dim, task.classes, seeds, settings, device))
 
 
 CRT = Classifier(fit, uses=USES)

@@ -1,7 +1,7 @@
 """Classifiers in training, many at once: S seeds, which see batches of their own, times K settings, which share them.
 
 Every parameter is [S, K, ...]; logits are [S, K, B, C] of rows [S, B, D]. For a linear classifier the K settings of a
-seed are one matrix product with K C columns.
+seed are one matrix product with K C columns, but for large ones on a CPU.
 """
 
 import math

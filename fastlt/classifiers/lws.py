@@ -3,7 +3,7 @@
 from fastlt.classifiers.base import Classifier, Fitted, Task, Tensors
 from fastlt.classifiers.fixed_scores import fixed_scores
 from fastlt.classifiers.heads import Scale
-from fastlt.classifiers.trained import Recipe, fit_trained
+from fastlt.classifiers.trained import Setup, fit_trained
 
 
 def fit(task: Task) -> Fitted:
@@ -16,8 +16,8 @@ def fit(task: Task) -> Fitted:
         return {"weight": weight * scale[:, None], "bias": bias * scale if both else bias}
 
     rows, scores = fixed_scores(task.views, weight, bias if both else None)
-    recipe = Recipe(task.stage2.lws, rows, fold=fold)
-    return fit_trained(task, recipe, lambda seeds, settings: Scale(scores, task.classes, offset, seeds, settings))
+    setup = Setup(task.stage2.lws, rows, fold=fold)
+    return fit_trained(task, setup, lambda seeds, settings: Scale(scores, task.classes, offset, seeds, settings))
 
 
 LWS = Classifier(fit, uses=("lws", "seeds", "drawing", "stepped", "scale_bias", "views"))

@@ -9,7 +9,7 @@ from torch.nn import functional
 from fastlt.classifiers.base import Classifier, Fitted, Task, Tensors
 from fastlt.classifiers.crt import USES
 from fastlt.classifiers.heads import Mlp
-from fastlt.classifiers.trained import Recipe, fit_trained
+from fastlt.classifiers.trained import Setup, fit_trained
 
 SLOWER = 0.1  # of the linear classifier's learning rate, at which three hidden layers diverge
 
@@ -18,9 +18,9 @@ def fit(task: Task, layers: int) -> Fitted:
     """Scores W h + b behind `layers` hidden layers h = ReLU(V x + a) of `hidden` units each."""
     dim, device, hidden = task.weight.shape[1], task.weight.device, task.stage2.hidden
     training = replace(task.stage2.crt, lr=tuple(SLOWER * lr for lr in task.stage2.crt.lr))
-    recipe = Recipe(training, task.views, scores=scores)
+    setup = Setup(training, task.views, scores=scores)
     fitted = fit_trained(
-        task, recipe, lambda seeds, settings: Mlp(dim, hidden, layers, task.classes, seeds, settings, device)
+        task, setup, lambda seeds, settings: Mlp(dim, hidden, layers, task.classes, seeds, settings, device)
     )
     fitted.choices.update(hidden=hidden, layers=layers)
     return fitted

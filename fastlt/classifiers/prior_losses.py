@@ -6,7 +6,7 @@ import torch
 from fastlt.classifiers.base import Classifier, Fitted, Task
 from fastlt.classifiers.crt import USES
 from fastlt.classifiers.heads import Linear
-from fastlt.classifiers.trained import Recipe, fit_trained
+from fastlt.classifiers.trained import Setup, fit_trained
 from fastlt.losses import make_loss
 from fastlt.losses.base import Loss
 
@@ -15,7 +15,7 @@ TAUS = (0.5, 1.0, 1.5, 2.0)  # trained side by side; the best on the split for c
 
 def balanced_softmax(task: Task) -> Fitted:
     """Scores W x + b, learned with cross-entropy of W x + b + log n_c under instance-balanced sampling."""
-    return fit_trained(task, Recipe(task.stage2.crt, task.views, "instance", "balanced_softmax"), _linear(task))
+    return fit_trained(task, Setup(task.stage2.crt, task.views, "instance", "balanced_softmax"), _linear(task))
 
 
 def logit_adjusted(task: Task) -> Fitted:
@@ -31,8 +31,8 @@ def logit_adjusted(task: Task) -> Fitted:
 
         return total
 
-    recipe = Recipe(task.stage2.crt, task.views, "instance", loss, {"tau": TAUS})
-    return fit_trained(task, recipe, _linear(task))
+    setup = Setup(task.stage2.crt, task.views, "instance", loss, {"tau": TAUS})
+    return fit_trained(task, setup, _linear(task))
 
 
 def _linear(task: Task):

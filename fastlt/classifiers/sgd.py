@@ -19,7 +19,7 @@ WARM_UP = 3  # runs before a CUDA graph is captured: what is made at first use m
 
 
 @dataclass(frozen=True)
-class Order:
+class Draws:
     """What the trainings of S seeds see: class law and drawing as in Sampler, epochs of `length` rows."""
 
     law: str
@@ -51,7 +51,7 @@ def train(
     head: Head,
     rows: Features,
     classes: int,
-    order: Order,
+    draws: Draws,
     training: Training,
     settings: list[dict[str, float]],
     loss: Loss,
@@ -63,9 +63,9 @@ def train(
     of the K. Momentum 0.9; the rate falls along a cosine to 0, with every batch or (stepped=epoch) once an epoch. The
     classifiers do not know of one another: each ends as it would alone, but for the order of sums in a product.
     """
-    step = Step(head, rows, len(order.seeds), min(training.batch, order.length), settings, loss)
-    steps = order.length // step.ids.shape[1]
-    epoch_rows = order.epochs(rows.labels, classes, training.epochs)
+    step = Step(head, rows, len(draws.seeds), min(training.batch, draws.length), settings, loss)
+    steps = draws.length // step.ids.shape[1]
+    epoch_rows = draws.epochs(rows.labels, classes, training.epochs)
     with Progress("training on features", training.epochs * steps, "batches") as progress:
         for epoch in range(training.epochs):
             ids = epoch_rows(epoch).to(rows.x.device)

@@ -7,7 +7,7 @@ import torch
 from fastlt.classifiers.base import Classifier, Fitted, Task, Tensors
 from fastlt.classifiers.fixed_scores import fixed_scores
 from fastlt.classifiers.heads import Power
-from fastlt.classifiers.trained import Recipe, fit_trained
+from fastlt.classifiers.trained import Setup, fit_trained
 
 SLOWER = 0.1  # of the learning rate for scales: tau moves all of them at once
 
@@ -24,8 +24,8 @@ def fit(task: Task) -> Fitted:
     rates = tuple(SLOWER * lr for lr in task.stage2.lws.lr)
     training = replace(task.stage2.lws, lr=rates, weight_decay=(0.0,))  # decay would pull tau to the joint classifier
     rows, scores = fixed_scores(task.views, weight, None)
-    recipe = Recipe(training, rows, fold=fold)
-    fitted = fit_trained(task, recipe, lambda seeds, settings: Power(scores, log_norm, seeds, settings))
+    setup = Setup(training, rows, fold=fold)
+    fitted = fit_trained(task, setup, lambda seeds, settings: Power(scores, log_norm, seeds, settings))
     fitted.choices.update(tau=float(fitted.tensors["tau"]), chosen_on="train", criterion="class-balanced cross-entropy")
     return fitted
 

@@ -9,7 +9,7 @@ from typing import Any
 from fastlt.classifiers.base import Features, Fitted, Task, Tensors, Training, linear_scores
 from fastlt.classifiers.choice import Scores, choose
 from fastlt.classifiers.heads import Head
-from fastlt.classifiers.sgd import Order, train
+from fastlt.classifiers.sgd import Draws, train
 from fastlt.losses import make_loss
 from fastlt.losses.base import Loss
 
@@ -17,7 +17,7 @@ Fold = Callable[[Tensors], Tensors]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Setup:
     """What is trained, and how.
 
     rows: what is learned from. law: class law of the order, as in Sampler. loss: of fastlt.losses, or a function from
@@ -34,27 +34,27 @@ class Recipe:
     scores: Callable[..., Any] = linear_scores
 
 
-def fit_trained(task: Task, recipe: Recipe, make: Callable[[list[int], int], Head]) -> Fitted:
+def fit_trained(task: Task, setup: Setup, make: Callable[[list[int], int], Head]) -> Fitted:
     """Trains `stage2.seeds` classifiers with every setting and keeps the setting that is best on `task.choose`.
 
     make: (seeds, number of settings) -> the head that is trained.
     """
-    training, stage2 = recipe.training, task.stage2
-    named = {"lr": training.lr, "weight_decay": training.weight_decay, **(recipe.extra or {})}
+    training, stage2 = setup.training, task.stage2
+    named = {"lr": training.lr, "weight_decay": training.weight_decay, **(setup.extra or {})}
     settings = [dict(zip(named, values, strict=True)) for values in product(*named.values())]
     seeds = [task.seed + number for number in range(stage2.seeds)]
     head = make(seeds, len(settings))
-    order = Order(recipe.law, stage2.drawing if recipe.law == "class" else "quota", seeds, len(task.train))
-    train(head, recipe.rows, task.classes, order, training, settings, _loss(task, recipe, settings), stage2.stepped)
+    draws = Draws(setup.law, stage2.drawing if setup.law == "class" else "quota", seeds, len(task.train))
+    train(head, setup.rows, task.classes, draws, training, settings, _loss(task, setup, settings), stage2.stepped)
 
     def tensors(seed: int, setting: int) -> Tensors:
-        return recipe.fold(head.tensors(seed, setting))
+        return setup.fold(head.tensors(seed, setting))
 
     def scores(seed: int, setting: int) -> Scores:
-        return partial(recipe.scores, tensors(seed, setting))
+        return partial(setup.scores, tensors(seed, setting))
 
     fixed: dict[str, Any] = {"epochs": training.epochs, "batch": training.batch}
-    fixed |= {"sampler": recipe.law} if recipe.law != "class" else {}
+    fixed |= {"sampler": setup.law} if setup.law != "class" else {}
     number, chosen = 0, settings[0]
     if len(settings) > 1:
         candidates = [[scores(seed, setting) for seed in range(len(seeds))] for setting in range(len(settings))]
@@ -64,10 +64,10 @@ def fit_trained(task: Task, recipe: Recipe, make: Callable[[list[int], int], Hea
     return Fitted(first, {**fixed, **chosen}, others=tuple(others))
 
 
-def _loss(task: Task, recipe: Recipe, settings: list[dict[str, float]]) -> Loss:
-    if callable(recipe.loss):
-        return recipe.loss(settings)
-    return make_loss(recipe.loss, task.train.labels.new_tensor(task.counts))
+def _loss(task: Task, setup: Setup, settings: list[dict[str, float]]) -> Loss:
+    if callable(setup.loss):
+        return setup.loss(settings)
+    return make_loss(setup.loss, task.train.labels.new_tensor(task.counts))
 
 
 def _own(tensors: Tensors) -> Tensors:
