@@ -1,9 +1,11 @@
-"""Datasets that several tests use, made once."""
+"""Fixtures that several tests use: datasets made once, one thread."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from pictures import Pictures, conversion
 
 from fastlt.convert import convert
@@ -36,3 +38,12 @@ def mixed_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Pictures as JPEG, but a third of the training images, those of the rarest classes, raw."""
     options = conversion(raw_fraction=0.33)
     return Dataset(convert(Pictures(), options, tmp_path_factory.mktemp("mixed") / "data", workers=1))
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors as small as those of tests lose by a second thread, and much where other work runs beside."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,7 +1,6 @@
 """Stage-2 classifiers on drawn features: what each is by definition, and that they do what the paper says."""
 
 import copy
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -55,13 +54,7 @@ def made(counts: np.ndarray, stage2: Stage2, dim: int = 16, chosen: np.ndarray |
     return Task(train, train, choose, "val", linear, counts, class_groups(counts), stage2, seed=0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """For many short operations: threads would wait for one another longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Losses: each against its formula in float64, sample by sample; what they do to a long tail."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,13 +15,7 @@ from fastlt.losses import LOSSES, classifier_of, make_loss
 COUNTS = (500, 120, 33, 7, 1)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors this small lose by a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def probabilities(z: np.ndarray) -> np.ndarray:
