@@ -73,7 +73,7 @@ def guard(command: Callable[[], Any], schema: type | None = None) -> None:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get(DEBUG) == "1":
             raise
-        sys.stderr.write(f"error: {_one_line(error, schema)}\n")
+        sys.stderr.write(f"error: {one_line(error, schema)}\n")
         sys.exit(WRONG_INPUT)
     except Stopped as stopped:
         sys.stderr.write(f"stopped by {signal.Signals(stopped.signal).name}: {stopped}\n")
@@ -88,7 +88,7 @@ def recompose(name: str, choices: list[str], own: bool = True) -> DictConfig:
     return hydra.compose(name, [*(HydraConfig.get().overrides.task if own else []), *choices])
 
 
-def _one_line(error: BaseException, schema: type | None) -> str:
+def one_line(error: BaseException, schema: type | None) -> str:
     if isinstance(error, UserError):
         return str(error)
     chain: list[BaseException] = []

@@ -2,7 +2,7 @@
 
 import signal
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -16,15 +16,21 @@ class Stopped(Exception):
 
 
 class Interrupts:
-    """While entered, a first SIGINT or SIGTERM only sets `signal`; the next one has its usual effect at once."""
+    """While entered, a first SIGINT or SIGTERM only sets `signal`; the next one has its usual effect at once.
+
+    Where nobody stopped for the first one, it has its usual effect at the end.
+    """
 
     signal: int | None = None
+    under_way: ClassVar["Interrupts | None"] = None  # the one that is entered
 
     def __enter__(self) -> "Interrupts":
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._outer, Interrupts.under_way = Interrupts.under_way, self
+        self._before = {number: signal.signal(number, self.note) for number in SIGNALS}
         return self
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def note(self, number: int, _: FrameType | None = None) -> None:
+        """What the first signal does."""
         self.signal = number
         self._restore()
 
@@ -32,8 +38,11 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        Interrupts.under_way = self._outer
         self._restore()
+        if self.signal is not None and kind is None:
+            signal.raise_signal(self.signal)
 
     def check(self, text: str) -> None:
         """Raises Stopped if a signal came."""

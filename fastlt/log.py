@@ -12,11 +12,20 @@ from tqdm import tqdm
 from fastlt.errors import UserError
 
 LINE_EVERY = 10.0  # seconds between two lines of progress in a log
+TELL_EVERY = 1.0  # seconds between two states of the file of `tell_progress`
 
 tqdm.monitor_interval = 0  # no watcher thread: worker processes are started beside a bar
 
 
 _silent = False
+_told: Path | None = None  # where Progress tells another process how far this one is
+
+
+def tell_progress(path: Path | None) -> None:
+    """From now on every Progress also keeps the JSON file `path` up to date, once a second: label, done, total, unit,
+    rate, note. None: no longer."""
+    global _told
+    _told = path
 
 
 def silence() -> None:
@@ -52,6 +61,7 @@ class Progress:
         self.note = ""
         self._stream = stream or sys.stderr
         self._start = self._line = time.monotonic()
+        self._file = -TELL_EVERY
         self._first = done
         self._bar = None
         if self._stream.isatty() and not _silent:
@@ -97,6 +107,15 @@ class Progress:
             left = duration((self.total - self.done) / max(self.rate, 1e-9))
             note = f", {self.note}" if self.note else ""
             say(f"{self.label}: {self.done}/{self.total} {self.unit}, {self.rate:.0f} {self.unit}/s, {left} left{note}")
+        if _told is not None and time.monotonic() - self._file >= TELL_EVERY:
+            self._file = time.monotonic()
+            self._tell(_told)
+
+    def _tell(self, path: Path) -> None:
+        state = {name: getattr(self, name) for name in ("label", "done", "total", "unit", "rate", "note")}
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(json.dumps(state))
+        temporary.replace(path)
 
 
 class MetricsFile:

@@ -4,26 +4,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from fastlt.cli import hydra_command, recompose
+from fastlt.cli import hydra_command
 from fastlt.config import TrainConfig
-from fastlt.convert import convert_configured
 from fastlt.device import pick_device, set_threads
+from fastlt.embedded import EMBEDDED, draw_embedded
 from fastlt.errors import UserError
 from fastlt.experiment import run_experiment
-from fastlt.log import say
+from fastlt.lock import locked
 from fastlt.options import Options
-from fastlt.ranks import join, ranks_here
+from fastlt.ranks import ALONE, Ranks, join, ranks_here
 from fastlt.report import write_report
 from fastlt.report.table import results_table
 from fastlt.results import write_results
 from fastlt.shards.reader import Dataset
 
 FURTHER = ("protocol.", "+protocol.", "precision=", "accumulate=")  # told in results.json as they were given
-EMBEDDED = "data/shapes"  # made when it is missing; every other dataset is converted by its owner
+LOCK = "run.lock"  # in a run folder, held while it is written
 
 
 @hydra_command("train", TrainConfig)
@@ -31,43 +32,40 @@ def main(cfg: Any) -> None:
     """Trains, classifies, evaluates, reports. The last line of stdout is the report's path."""
     ranks = ranks_here()
     device = pick_device(cfg.device, ranks.local)
-    if cfg.data == EMBEDDED and not Path(EMBEDDED).exists():
-        if ranks.world > 1:
-            raise UserError(f"{EMBEDDED} is not there yet: let one process draw it with python -m fastlt.train")
-        say("drawing the embedded data set")
-        convert_configured(recompose("convert", ["dataset=shapes", f"out={EMBEDDED}"], own=False))
-    threads = set_threads(cfg.threads, ranks.neighbours)
+    if ranks.world > 1 and cfg.data in EMBEDDED and not Path(cfg.data).exists():
+        raise UserError(f"{cfg.data} is not there yet: let one process draw it with python -m fastlt.train")
+    draw_embedded(cfg.data)
     dataset = Dataset(cfg.data)
-    cfg = _resolved(cfg, dataset)
-    options = _options(cfg, device)
+    overrides = list(HydraConfig.get().overrides.task)
+    cfg = resolve(cfg, overrides, dataset)
+    options = options_of(cfg, device.type)
     folder = Path(cfg.run or f"runs/{options.run_name(dataset)}")
+    threads = set_threads(cfg.threads, ranks.neighbours)
     join(ranks, device)
-    results = run_experiment(dataset, options, folder, device, threads, ranks)
-    if results is None:
+    if not ranks.main:
+        train(cfg, dataset, folder, device, threads, overrides, ranks)
         return
-    results["overrides"] = [given for given in HydraConfig.get().overrides.task if given.startswith(FURTHER)]
-    write_results(results, folder)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
-    sys.stdout.write(results_table(results) + "\n")
-    sys.stdout.write(f"{write_report(results, folder)}\n")
+    with locked(folder / LOCK, f"run={folder}"):
+        train(cfg, dataset, folder, device, threads, overrides, ranks)
 
 
-def _resolved(cfg: Any, dataset: Dataset) -> Any:
-    """The configuration with protocol and backbone named: the dataset's and the protocol's where none was asked for."""
-    choices = []
+def resolve(cfg: Any, overrides: list[str], dataset: Dataset) -> Any:
+    """The configuration with protocol and backbone named: the dataset's and the protocol's where none was asked for.
+
+    cfg: as composed of the overrides.
+    """
     if cfg.protocol.name == "auto":
-        choices.append(f"protocol={dataset.about['protocol']}")
-        cfg = recompose("train", choices)
+        cfg = hydra.compose("train", [*overrides, f"protocol={dataset.about['protocol']}"])
     if cfg.backbone.name == "auto":
-        choices.append(f"backbone={cfg.protocol.backbone}")
-        cfg = recompose("train", choices)
+        cfg.backbone.name = cfg.protocol.backbone
     cfg.epochs = cfg.protocol.epochs if cfg.epochs is None else cfg.epochs
     cfg.image_size = cfg.protocol.image_size if cfg.image_size is None else cfg.image_size
     return cfg
 
 
-def _options(cfg: Any, device: torch.device) -> Options:
-    precision = ("bf16" if device.type == "cuda" else "fp32") if cfg.precision == "auto" else cfg.precision
+def options_of(cfg: Any, device: str) -> Options:
+    """The options that a resolved configuration stands for on this kind of device, cpu or cuda."""
+    precision = ("bf16" if device == "cuda" else "fp32") if cfg.precision == "auto" else cfg.precision
     protocol: Any = OmegaConf.to_container(cfg.protocol, resolve=True, throw_on_missing=True)
     stage2: Any = OmegaConf.to_container(cfg.stage2, resolve=True)
     return Options(
@@ -96,6 +94,31 @@ def _options(cfg: Any, device: torch.device) -> Options:
         overwrite=cfg.overwrite,
         max_damaged=cfg.max_damaged,
     )
+
+
+def train(
+    cfg: Any,
+    dataset: Dataset,
+    folder: Path,
+    device: torch.device,
+    threads: int,
+    overrides: list[str],
+    ranks: Ranks = ALONE,
+    further: dict[str, Any] | None = None,
+) -> None:
+    """Runs the experiment of a resolved configuration in `folder`, whose lock the caller holds, and writes results and
+    report; the first rank prints the table and the report's path.
+
+    overrides: what the configuration was composed of. further: entries added to results.json.
+    """
+    results = run_experiment(dataset, options_of(cfg, device.type), folder, device, threads, ranks)
+    if results is None:
+        return
+    results["overrides"] = [given for given in overrides if given.startswith(FURTHER)]
+    write_results({**results, **(further or {})}, folder)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    sys.stdout.write(results_table(results) + "\n")
+    sys.stdout.write(f"{write_report(results, folder)}\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,22 @@
+"""Data sets that are drawn when they are first asked for; every other one is converted by its owner."""
+
+from pathlib import Path
+
+from fastlt.cli import recompose
+from fastlt.convert import convert_configured
+from fastlt.lock import locked
+from fastlt.log import say
+
+# Folder -> arguments of tools/convert.py.
+EMBEDDED = {"data/shapes": ["dataset=shapes"], "data/shapes_6": ["dataset=shapes", "classes=6"]}
+PATIENCE = 600.0  # seconds; another process may be drawing it
+
+
+def draw_embedded(data: str) -> None:
+    """Draws and converts the embedded data set if `data` names one that is not there. Needs a running command."""
+    if data not in EMBEDDED or Path(data).exists():
+        return
+    with locked(Path(f"{data}.lock"), data, PATIENCE):
+        if not Path(data).exists():
+            say(f"drawing the embedded data set {data}")
+            convert_configured(recompose("convert", [*EMBEDDED[data], f"out={data}"], own=False))
