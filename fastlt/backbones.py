@@ -56,6 +56,21 @@ class CifarResNet(nn.Module):
         return self.layers(functional.relu(self.bn1(self.conv1(x)))).mean((2, 3))
 
 
+class ProjectedResNet(CifarResNet):
+    """A CifarResNet whose features are projected to [N, length], to be drawn.
+
+    A linear layer and a batch norm without parameters, and no ReLU: features have mean 0 and variance 1, and so fill
+    the plane all around the origin. Without the batch norm two features collapse onto a line.
+    """
+
+    def __init__(self, blocks: int, length: int):
+        super().__init__(blocks)
+        self.project = nn.Sequential(nn.Linear(64, length, bias=False), nn.BatchNorm1d(length, affine=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(super().forward(x))
+
+
 def _torchvision(block: str, layers: list[int], **options: Any) -> nn.Module:
     from torchvision.models import resnet  # here: its import costs as long as torch's own
 
@@ -77,6 +92,7 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnext50": (partial(_torchvision, "Bottleneck", [3, 4, 6, 3], **_NEXT), 2048),
     "resnext101": (partial(_torchvision, "Bottleneck", [3, 4, 23, 3], **_NEXT), 2048),
     "resnext152": (partial(_torchvision, "Bottleneck", [3, 8, 36, 3], **_NEXT), 2048),
+    "resnet32_2d": (partial(ProjectedResNet, 5, 2), 2),
 }
 IMAGE_SIZE = 224  # pixels; what an own backbone is tried on where nothing else is said
 

@@ -14,8 +14,9 @@ import torch
 from fastlt.classifiers import find_classifier, is_own
 from fastlt.classifiers.base import Classifier, Features, Task, Tensors
 from fastlt.errors import UserError
-from fastlt.evaluate import average, evaluate
+from fastlt.evaluate import ROWS, average, evaluate
 from fastlt.log import Progress
+from fastlt.plane import SIDE, lattice, write_regions
 from fastlt.representation.checkpoint import write_checkpoint
 from fastlt.representation.settings import Settings
 from fastlt.temperature import fit_temperature
@@ -27,7 +28,8 @@ CODE = ("classifiers/*.py", "losses/*.py", "kernels/*.py", "classify.py", "evalu
 @dataclass(frozen=True)
 class Job:
     """A classifier to fit. counts: int64 [C], training images that decide on groups, those held out included. about:
-    what its task depends on, besides Stage2. checkpoint: the weights below it."""
+    what its task depends on, besides Stage2. checkpoint: the weights below it. plane: as in `plane_of`, where its
+    features lie in one and its regions are wanted."""
 
     name: str
     task: Task
@@ -35,6 +37,7 @@ class Job:
     counts: np.ndarray
     about: Mapping[str, Any]
     checkpoint: str
+    plane: dict[str, Any] | None = None
 
 
 def classify(jobs: Iterable[Job], folder: Path, total: int) -> dict[str, dict[str, Any]]:
@@ -50,7 +53,8 @@ def classify(jobs: Iterable[Job], folder: Path, total: int) -> dict[str, dict[st
     with Progress("classifiers", total, "classifiers") as progress:
         for job in jobs:
             try:
-                rows[job.name] = _kept(job, folder) or _fit(job, folder)
+                state = _kept(job, folder) or _fit(job, folder)
+                rows[job.name] = {**state["row"], **_regions(job, state["tensors"])}
             except UserError as error:
                 failed.append(f"{job.name}: {error}")
             progress.advance(1, job.name)
@@ -92,7 +96,7 @@ def _kept(job: Job, folder: Path) -> dict[str, Any] | None:
     except Exception:  # damaged, in whatever way: it is made anew
         return None
     known = state.get("schema") == SCHEMA and state.get("key") == _key(job)
-    return state["row"] if known else None
+    return state if known else None
 
 
 def _fit(job: Job, folder: Path) -> dict[str, Any]:
@@ -121,7 +125,7 @@ def _fit(job: Job, folder: Path) -> dict[str, Any]:
         "row": row,
     }
     write_checkpoint(state, file_of(folder, job.name))
-    return row
+    return state
 
 
 def _measured(classifier: Classifier, tensors: Tensors, job: Job) -> dict[str, Any]:
@@ -129,3 +133,14 @@ def _measured(classifier: Classifier, tensors: Tensors, job: Job) -> dict[str, A
     # A classifier is surer on the images it was fitted to, and rightly: a temperature from there misleads.
     temperature = None if job.task.choose_on == "train" else fit_temperature(scores, job.task.choose)
     return evaluate(scores, job.test, job.counts, temperature)
+
+
+@torch.inference_mode()
+def _regions(job: Job, tensors: Tensors) -> dict[str, list[str]]:
+    """What is predicted where in the plane, with several seeds by the first; nothing where there is no plane."""
+    if job.plane is None:
+        return {}
+    scores = partial(find_classifier(job.name).scores, tensors)
+    tiles = torch.from_numpy(lattice(job.plane)).split(ROWS)
+    predicted = torch.cat([scores(x).max(1)[1] for x in tiles])
+    return {"regions": write_regions(predicted.view(SIDE, SIDE).numpy())}

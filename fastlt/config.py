@@ -132,6 +132,7 @@ class ConvertConfig:
     minimum: int = 1  # images that long_tail leaves every class at least
     alpha: float = 6.0  # exponent of long_tail=pareto: 6 made ImageNet-LT, 1.34 Places-LT
     head: str | None = None  # large classes of long_tail: first or random; default: random for pareto, else first
+    classes: int | None = None  # of shapes: the most frequent so many of its 36; default: all
     seed: int = 0  # of what is drawn: shapes, the choice of images in a long tail
     encode: str | None = None  # keep, jpeg, png, raw or auto; default: the dataset's
     raw_fraction: float = 0.2  # of encode=auto: share of the training images stored raw, those drawn most often
@@ -165,14 +166,55 @@ class BenchConfig:
     plot: str | None = None  # picture that is drawn from the rows file
 
 
+@dataclass
+class SlurmConfig:
+    """What each cell of a grid asks SLURM for."""
+
+    partition: str | None = None  # default: the cluster's
+    time: str = "24:00:00"  # limit of a cell: minutes, or [days-]hours:minutes:seconds
+    gpus: int = 1  # 0: on CPUs
+    cpus: int = 8
+    memory: float | None = None  # GB; default: the cluster's
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    at_once: int = 256  # cells of the array that may run side by side
+    requeue: int = 10  # how often a cell may reach its time limit and be queued again
+    signal_seconds: int = 120  # before the time limit: a cell then saves itself
+    setup: list[str] = field(default_factory=list)  # shell lines before a cell, such as module load
+    extra: dict[str, Any] = field(default_factory=dict)  # further flags of sbatch
+
+
+@dataclass
+class CellsConfig:
+    """A grid: parts, each a list of arguments of fastlt.train, of which `key=A,B` stands for one cell with A and one
+    with B; every combination is a cell."""
+
+    name: str = MISSING
+    parts: list[list[str]] = MISSING
+
+
+@dataclass
+class GridConfig:
+    grid: CellsConfig = field(default_factory=CellsConfig)
+    out: str | None = None  # folder of all runs and the report; default: runs/ and the grid's name
+    launcher: str = "local"  # this node, or slurm
+    at_once: int = 0  # cells side by side on this node; 0: one on every GPU, or as many as there are cores
+    dry_run: bool = False  # only list the cells, with an estimate of time and disk
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+
+
 def register() -> None:
     """Makes the schemas known to Hydra under the names that conf/ refers to."""
     store: Any = ConfigStore.instance()
     train: Any = OmegaConf.structured(TrainConfig)
     OmegaConf.set_struct(train.protocol.loss_options, False)  # the loss says which keys there are
+    grid: Any = OmegaConf.structured(GridConfig)
+    OmegaConf.set_struct(grid.slurm.extra, False)
     store.store("train_schema", train)
     store.store("convert_schema", ConvertConfig)
     store.store("bench_schema", BenchConfig)
+    store.store("grid_schema", grid)
     store.store("dataset_schema", DatasetConfig, group="dataset")
     store.store("sampler_schema", SamplerConfig, group="sampler")
     store.store("backbone_schema", BackboneConfig, group="backbone")

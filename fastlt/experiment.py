@@ -24,6 +24,7 @@ from fastlt.log import say
 from fastlt.losses import classifier_of
 from fastlt.options import Options
 from fastlt.plan import Augment
+from fastlt.plane import plane_of
 from fastlt.ranks import ALONE, Ranks, leave
 from fastlt.representation import Fit, Representation, Settings, train_representation
 from fastlt.results import about
@@ -66,6 +67,9 @@ def run_experiment(
     _say_choice(choose_on, options.names())
     features = _features(representation, options, folder, loaders, orders, options.views)
 
+    test = features["test"]
+    plane = plane_of(test.x.cpu().numpy(), test.labels.cpu().numpy()) if test.x.shape[1] == 2 else None
+
     def jobs() -> Iterator[Job]:
         for name, base in bases.items():
             retraining = options.retrainings().get(name)
@@ -75,10 +79,11 @@ def run_experiment(
                 path = str(Path(options.representation).resolve()) if options.representation else "checkpoint.pt"
             else:
                 path = f"{name}/checkpoint.pt"
-            yield _job(name, base, dataset, options, seen, choose_on, path)
+            yield _job(name, base, dataset, options, seen, choose_on, path, None if own else plane)
 
     return {
         **about(dataset, options, representation, choose_on),
+        **({} if plane is None else {"plane": plane}),
         "classifiers": classify(jobs(), folder / "classifiers", len(bases)),
         "versions": machine.versions(),
         "device": machine.describe(device, threads),
@@ -119,6 +124,7 @@ def _job(
     features: dict[str, Features],
     choose_on: str,
     checkpoint: str,
+    plane: dict[str, Any] | None,
 ) -> Job:
     counts = dataset.split("train").counts
     task = Task(
@@ -138,7 +144,7 @@ def _job(
         "hold_out": options.hold_out,
         "seed": options.seed,
     }
-    return Job(name, task, features["test"], counts, determined, checkpoint)
+    return Job(name, task, features["test"], counts, determined, checkpoint, plane)
 
 
 def _class_start(dataset: Dataset, kept: np.ndarray) -> np.ndarray:

@@ -10,7 +10,16 @@ import torchvision
 from torch import nn
 from torchvision.models import resnet
 
-from fastlt.backbones import BACKBONES, CifarResNet, CosineClassifier, Model, build_model, freeze_before, parameters
+from fastlt.backbones import (
+    BACKBONES,
+    CifarResNet,
+    CosineClassifier,
+    Model,
+    build_model,
+    freeze_before,
+    last_block,
+    parameters,
+)
 from fastlt.errors import UserError
 
 OWN = """
@@ -63,6 +72,20 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_resnet32_has_the_size_of_the_paper() -> None:
     assert parameters(Model("resnet32", 10)) == 464_154  # He et al. 2016, table 6: 0.46 M
+
+
+def test_two_features_fill_the_plane_around_the_origin() -> None:
+    torch.manual_seed(0)
+    model = Model("resnet32_2d", 6)
+    assert parameters(model) == parameters(Model("resnet32", 6)) + 2 * 64 - 62 * 6
+    features = model.train().backbone(torch.randn(256, 3, 16, 16)).detach()
+    torch.testing.assert_close(features.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(features.var(0, unbiased=False), torch.ones(2), atol=1e-2, rtol=0)
+    assert all(((features * sign) > 0).all(1).any() for sign in torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]]))
+    assert last_block(model) == "layers.10"
+    freeze_before(model, "project")
+    learns = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert learns == {"backbone.project.0.weight", "classifier.weight", "classifier.bias"}
 
 
 @pytest.mark.parametrize("name", list(BACKBONES))

@@ -241,6 +241,8 @@ class Malicious:
         (("dataset=image_folder", "root=nowhere", "out=out"), "nowhere"),
         (("dataset=image_folder", "root=.", "out=out", "imbalance=9"), "imbalance=9 needs a law: add long_tail="),
         (("dataset=shapes", "long_tail=pareto", "out=out"), "long_tail=pareto: dataset=shapes has a long tail"),
+        (("dataset=shapes", "out=out", "classes=40"), "classes=40 is not in 2..36"),
+        (("dataset=cifar10_lt", "source=cifar", "classes=5", "out=out"), "classes=5 is for dataset=shapes: leave it"),
         (("dataset=csv", "root=.", "out=out"), "table is not given: dataset=csv needs table=PATH"),
         (("dataset=csv", "root=.", "train=x.csv", "out=out"), "takes the table of training as table=FILE"),
         (("dataset=shapes",), "out is not given"),

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fastlt.errors import UserError
-from fastlt.sources.base import SPLITS
+from fastlt.sources.base import SPLITS, described
 from fastlt.sources.shapes import COMBINATIONS, Shapes
 from fastlt.sources.shapes_draw import PATTERNS, SIDES, SILHOUETTES
 
@@ -77,6 +77,24 @@ def test_every_class_decodes_as_rgb_of_the_stated_size():
     assert len(sizes) > 18
 
 
+def test_fewer_classes_are_the_most_frequent_ones_by_the_same_law():
+    every, few = Shapes(), Shapes(classes=6)
+    order = np.argsort(-every.train_counts, kind="stable")
+    assert few.class_names == [every.class_names[place] for place in sorted(order[:6])]
+    assert len({silhouette for silhouette, _ in few.combinations}) == 6
+    assert np.sort(few.train_counts).tolist() == [4, 10, 25, 63, 159, 400]
+    by_count = [few.class_names[place] for place in np.argsort(-few.train_counts)]
+    assert by_count == [every.class_names[place] for place in order[:6]]
+    assert (few.name, every.name) == ("shapes_6", "shapes")
+    assert set(np.bincount(few.splits["test"].labels)) == {25}
+    assert pickle.loads(pickle.dumps(few)).class_names == few.class_names
+    whole = Shapes(classes=36)
+    assert whole.class_names == every.class_names and np.array_equal(whole.train_counts, every.train_counts)
+    assert (
+        "classes" not in described(every) and described(few)["classes"] == 6
+    )  # the default's dataset.json is as it was
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -88,6 +106,8 @@ def test_every_class_decodes_as_rgb_of_the_stated_size():
         ({"val_per_class": 0}, "val_per_class=0"),
         ({"val_per_class": 2.5}, "val_per_class=2.5"),
         ({"test_per_class": -3}, "test_per_class=-3"),
+        ({"classes": 1}, "classes=1 is not in 2..36"),
+        ({"classes": 37}, "classes=37"),
     ],
 )
 def test_wrong_options_are_refused_in_one_line(options, named):

@@ -9,8 +9,9 @@ from fastlt.groups import GROUPS
 from fastlt.report.calibration import drawn_reliability, fitted_on
 from fastlt.report.canvas import MOST_LINES
 from fastlt.report.draw_classes import block_size, drawn_norms
+from fastlt.report.draw_regions import drawn_regions, few_share, points_within
 from fastlt.report.figures import over_tau
-from fastlt.report.names import escaped, listed, long_name, number
+from fastlt.report.names import escaped, label, listed, long_name, number
 from fastlt.report.shifted import drawn_over_priors
 
 
@@ -31,6 +32,28 @@ def _accuracy(results: dict[str, Any]) -> tuple[str, str]:
     names = listed(rows) if len(rows) <= MOST_LINES else f"{len(rows)} classifiers"
     return (
         f"Bars: accuracy on many, medium, few and all classes for {names}; the table holds the numbers.",
+        f"{caption}.",
+    )
+
+
+def _regions(results: dict[str, Any]) -> tuple[str, str]:
+    shown, rows = drawn_regions(results), results["classifiers"]
+    known = [name for name, row in rows.items() if "regions" in row]
+    points, images = points_within(results["plane"]), sum(results["class_counts"]["test"])
+    caption = (
+        "What each classifier predicts where in the plane of the backbone's two features; points are "
+        f"{'the' if points == images else f'{points:,} of {images:,}'} test images in the colour and with the marker "
+        "of their own class; above each panel accuracies on test in %"
+    )
+    if results["groups"]["few"]:
+        shares = "; ".join(f"{escaped(label(name))} {few_share(results, name):.0f} %" for name in shown)
+        caption += f". Share of the drawn plane that goes to few-shot classes: {shares}"
+    if any(rows[name].get("seeds", 1) > 1 for name in shown):
+        caption += ". With several seeds, regions are those of the first"
+    if len(shown) < len(known):
+        caption += f"; drawn are {len(shown)} of {len(known)} classifiers, the paper's first"
+    return (
+        f"Regions: the class that {listed(shown)} predict over the two features, with test images on top.",
         f"{caption}.",
     )
 
@@ -101,6 +124,7 @@ def _sampling(results: dict[str, Any]) -> tuple[str, str]:
 
 _CAPTIONS: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
     "accuracy_by_group": _accuracy,
+    "decision_regions": _regions,
     "shifted_priors": _shifted,
     "reliability": _reliability,
     "weight_norms": _norms,

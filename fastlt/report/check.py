@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fastlt.errors import UserError
 from fastlt.groups import GROUPS
+from fastlt.plane import read_regions
 
 SCHEMA = 1
 _REQUIRED: dict[str, tuple[type, str]] = {
@@ -45,6 +47,8 @@ def check_results(results: Any) -> None:
     if not results["classifiers"]:
         raise UserError("classifiers is empty; allowed is at least one classifier")
     _check_object(results, "stage2", "")
+    if "plane" in results:
+        _check_plane(results["plane"], classes)
     for name, row in results["classifiers"].items():
         if not isinstance(row, dict):
             raise UserError(f"classifiers.{name} is {_short(row)}; allowed is an object with the accuracies of {name}")
@@ -75,6 +79,8 @@ def _check_classifier(where: str, row: dict[str, Any], classes: int) -> None:
         if after.get("reliability"):
             _check_bins(after["reliability"], f"{where}.calibrated.reliability")
     _check_confusions(row.get("confusions", []), f"{where}.confusions", classes)
+    if "regions" in row:
+        _check_regions(row["regions"], f"{where}.regions", classes)
     for split, curve in (row.get("curves") or {}).items():
         if not isinstance(curve, dict):
             raise UserError(f"{where}.curves.{split} is {_short(curve)}; allowed is an object with a list of tau")
@@ -106,6 +112,31 @@ def _check_confusions(rows: Any, where: str, classes: int) -> None:
     if wrong:
         what = "a list of [true class, predicted class, images, percent]"
         raise UserError(f"{where} holds {_short(wrong[0])}; allowed is {what}")
+
+
+def _check_plane(plane: Any, classes: int) -> None:
+    if not isinstance(plane, dict):
+        raise UserError(f"plane is {_short(plane)}; allowed is an object with x, labels, low and high")
+    for end in ("low", "high"):
+        _check_list(plane.get(end), f"plane.{end}", 2)
+    if not all(-math.inf < low < high < math.inf for low, high in zip(plane["low"], plane["high"], strict=True)):
+        raise UserError(f"plane.low is {plane['low']}; allowed is a pair of numbers below plane.high")
+    labels = plane.get("labels")
+    if not isinstance(labels, list) or not labels or not all(_is_count(label) and label < classes for label in labels):
+        raise UserError(f"plane.labels is {_short(labels)}; allowed is a list of class numbers below {classes}")
+    if not isinstance(plane.get("x"), list) or len(plane["x"]) != len(labels):
+        raise UserError(f"plane.x is {_short(plane.get('x'))}; allowed is a list of {len(labels)} points")
+    for point in plane["x"]:
+        _check_list(point, "a point of plane.x", 2)
+
+
+def _check_regions(rows: Any, where: str, classes: int) -> None:
+    try:
+        highest = read_regions(rows).max()
+    except ValueError as error:
+        raise UserError(f"{where}: {error}; allowed is a list with the rows of a square") from None
+    if highest >= classes:
+        raise UserError(f"{where} holds class {highest}; allowed is a number below {classes}")
 
 
 def _check_bins(bins: dict[str, Any], where: str) -> None:

@@ -13,9 +13,11 @@ from fastlt.palette import styled
 from fastlt.report.draw_accuracy import accuracy_by_group, accuracy_over_tau, shifted_priors
 from fastlt.report.draw_calibration import reliability
 from fastlt.report.draw_classes import class_counts, sampling_weights, weight_norms
+from fastlt.report.draw_regions import decision_regions
 
 DRAWINGS: dict[str, Callable[[dict[str, Any]], Figure | None]] = {
     "accuracy_by_group": accuracy_by_group,
+    "decision_regions": decision_regions,
     "shifted_priors": shifted_priors,
     "reliability": reliability,
     "weight_norms": weight_norms,
@@ -48,7 +50,7 @@ def save_figures(results: dict[str, Any], folder: Path) -> list[str]:
         figure = draw(results)
         if figure is not None:
             figure.savefig(folder / f"{name}.png", dpi=160, metadata={"Software": None})
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+            figure.savefig(folder / f"{name}.svg", dpi=160, metadata={"Date": None, "Creator": None})
             drawn.append(name)
     for path in [*folder.glob("*.png"), *folder.glob("*.svg")]:
         if path.stem not in drawn and (path.stem in DRAWINGS or path.stem.startswith(OVER_TAU)):

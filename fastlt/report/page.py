@@ -16,14 +16,14 @@ from fastlt.report.summary import summary
 from fastlt.report.table import SPREAD, cells, columns, seeds_note
 
 # The figures of these sections stand in them, all others behind.
-_PLACED = ("accuracy_by_group", "shifted_priors", "reliability")
+_PLACED = ("accuracy_by_group", "decision_regions", "shifted_priors", "reliability")
 
 
 def page(results: dict[str, Any], drawn: list[str]) -> str:
     """The text of report.md for the results and the names of the figures that were drawn."""
     representation = f"{escaped(results['backbone'])}, {escaped(sampling(results))}, seed {results['seed']}"
     parts = [f"# {escaped(results['dataset'])}: {representation}", summary(results), _table(results)]
-    parts += _drawn(results, drawn, "accuracy_by_group")
+    parts += [*_drawn(results, drawn, "accuracy_by_group"), *_drawn(results, drawn, "decision_regions")]
     parts += [_choices(results)]
     parts += [figure(results, name) for name in drawn if name.startswith(OVER_TAU)]
     parts += [_shifted(results), *_drawn(results, drawn, "shifted_priors")]

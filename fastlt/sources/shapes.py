@@ -38,6 +38,7 @@ class Shapes:
 
     imbalance: training images of the most frequent class / of the rarest one; counts fall exponentially in between.
     max_per_class: training images of the most frequent class. val_per_class, test_per_class: images of every class.
+    classes: the most frequent so many of all 36 combinations; up to 12 have a silhouette each. None: all.
     Raises UserError for options outside what is allowed.
     """
 
@@ -46,12 +47,15 @@ class Shapes:
     max_per_class: int = 400
     val_per_class: int = 20
     test_per_class: int = 25
+    classes: int | None = None
 
     def __post_init__(self) -> None:
         for option, least in (("seed", 0), ("max_per_class", 1), ("val_per_class", 1), ("test_per_class", 1)):
             value = getattr(self, option)
             if not isinstance(value, int) or value < least:
                 raise UserError(f"shapes: {option}={value} is not a whole number >= {least}: pass {least} or more")
+        if self.classes is not None and self.classes not in range(2, len(COMBINATIONS) + 1):
+            raise UserError(f"shapes: classes={self.classes} is not in 2..{len(COMBINATIONS)}: pass one of them")
         if not (math.isfinite(self.imbalance) and self.imbalance >= 1):
             raise UserError(
                 f"shapes: imbalance={self.imbalance} is not a number >= 1: pass 1 for equal counts, 100 for a long tail"
@@ -64,17 +68,27 @@ class Shapes:
 
     @property
     def name(self) -> str:
-        return "shapes"
+        return "shapes" if self.classes is None else f"shapes_{self.classes}"
+
+    @cached_property
+    def combinations(self) -> list[tuple[str, str]]:
+        """Silhouette and pattern of every class."""
+        return [COMBINATIONS[place] for place in self._places]
 
     @property
     def class_names(self) -> list[str]:
-        return [f"{pattern} {silhouette}" for silhouette, pattern in COMBINATIONS]
+        return [f"{pattern} {silhouette}" for silhouette, pattern in self.combinations]
 
     @property
     def train_counts(self) -> np.ndarray:
         """Training images of every class, int64 [C]: max_per_class * imbalance^(-rank / (C - 1)), rounded."""
-        ranks = _ranks()
+        ranks = _ranks()[self._places]
         return np.round(self.max_per_class * self.imbalance ** (-ranks / (len(ranks) - 1))).astype(np.int64)
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        """Where the classes stand in COMBINATIONS, ascending."""
+        return np.flatnonzero(_ranks() < (self.classes or len(COMBINATIONS)))
 
     @property
     def splits(self) -> dict[str, Listing]:
@@ -82,7 +96,7 @@ class Shapes:
 
     @cached_property
     def _listings(self) -> dict[str, Listing]:
-        classes = len(COMBINATIONS)
+        classes = len(self.class_names)
         counts = {
             "train": self.train_counts,
             "val": np.full(classes, self.val_per_class),
@@ -96,7 +110,7 @@ class Shapes:
         return splits
 
     def __getstate__(self) -> dict:
-        # Listings are derived: leaving them out keeps what is sent to worker processes small.
+        # Everything else is derived: leaving them out keeps what is sent to worker processes small.
         return {option: getattr(self, option) for option in self.__dataclass_fields__}
 
     def load(self, split: str, index: int) -> bytes:
@@ -105,7 +119,7 @@ class Shapes:
         The same (seed, split, index) of a class gives the same bytes in any process; another build of NumPy or Pillow
         may round a pixel differently. max_per_class and imbalance matter in so far as they say which class an index is.
         """
-        silhouette, pattern = COMBINATIONS[self.splits[split].labels[index]]
+        silhouette, pattern = self.combinations[self.splits[split].labels[index]]
         key = np.random.SeedSequence(self.seed, spawn_key=(SPLITS.index(split), index))
         return draw(np.random.default_rng(key), silhouette, pattern)
 
