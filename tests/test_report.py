@@ -16,12 +16,14 @@ import pytest
 
 from fastlt.errors import UserError
 from fastlt.groups import GROUPS, group_sizes
+from fastlt.plane import write_regions
 from fastlt.report import figures, results_table, write_report
 from fastlt.report.__main__ import main
 from fastlt.report.canvas import MOST_LINES, line_styles
 from fastlt.report.draw_accuracy import accuracy_by_group, accuracy_over_tau
 from fastlt.report.draw_classes import drawn_norms
-from fastlt.report.names import LABELS
+from fastlt.report.draw_regions import decision_regions, few_share
+from fastlt.report.names import LABELS, PAPER
 from fastlt.report.page import page
 from fastlt.report.repeat import command
 from fastlt.report.shifted import drawn_over_priors
@@ -87,7 +89,7 @@ def made(
 
 def measured(results: dict[str, Any], seeds: int = 1) -> dict[str, Any]:
     """The results with what newer runs hold as well: calibration, confusions, shifted priors, seeds, times."""
-    results = copy.deepcopy(results)
+    results = flat(results)
     results["temperature_on"] = results["choose_on"]
     classes = len(results["class_names"])
     for place, (name, row) in enumerate(results["classifiers"].items()):
@@ -103,6 +105,21 @@ def measured(results: dict[str, Any], seeds: int = 1) -> dict[str, Any]:
         if seeds > 1 and name != "joint" and not name.startswith("ncm"):
             keys = ("many", "medium", "few", "all", "mean_class", "top5", "ece")
             row |= {"seeds": seeds, "std": {key: None if row[key] is None else 0.3 + place for key in keys}}
+    return results
+
+
+def flat(results: dict[str, Any], cells: int = 24) -> dict[str, Any]:
+    """The results as of a backbone with two features: classes on a circle, in the middle of each region a test image;
+    with joint the first class takes the regions of the last third."""
+    results = copy.deepcopy(results)
+    classes = len(results["class_names"])
+    angles = 2 * np.pi * np.arange(classes) / classes
+    middles = np.stack([np.cos(angles), np.sin(angles)], 1).round(3)
+    results["plane"] = {"x": middles.tolist(), "labels": list(range(classes)), "low": [-2, -2], "high": [2, 2]}
+    across, up = np.meshgrid(*[np.linspace(-2, 2, cells)] * 2)
+    nearest = (np.arctan2(up, across) / (2 * np.pi) * classes).round().astype(int) % classes
+    for name, row in results["classifiers"].items():
+        row["regions"] = write_regions(np.where(nearest > 2 * classes // 3, 0, nearest) if name == "joint" else nearest)
     return results
 
 
@@ -426,6 +443,46 @@ def test_calibration_before_and_after() -> None:
     assert "| ECE with temperature † |" in flattering and "† fitted to the test images" in flattering
 
 
+def test_decision_regions_of_two_features(tmp_path: Path) -> None:
+    results = flat(made(train=[400, 159, 63, 25, 10, 4]))
+    figure = decision_regions(results)
+    assert figure is not None
+    assert [axes.get_title(loc="left").split("\n")[0] for axes in figure.axes] == [LABELS[name] for name in PAPER]
+    assert "all 44.4, few 7.7" in figure.axes[0].get_title(loc="left")
+    assert len({(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes}) == 1
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert named[0] == "class 0: 400 (many)" and named[-1] == "class 5: 4 (few)"
+    fills = figure.axes[0].get_images()[0].get_array()
+    assert fills is not None
+    assert len(np.unique(np.asarray(fills).reshape(-1, 3), axis=0)) == 5  # joint has no region of the last class
+    text = write_report(results, tmp_path).read_text(encoding="utf-8")
+    share = few_share(results, "crt")
+    assert 100 / 6 < few_share(results, "joint") + 5 < share < 100 / 2
+    assert f"few-shot classes: joint {few_share(results, 'joint'):.0f} %; cRT {share:.0f} %" in text
+    assert "points are the test images" not in text and "points are 6 of 120 test images" in text
+
+
+def test_decision_regions_of_what_there_is(many: dict[str, Any]) -> None:
+    assert decision_regions(made()) is None
+    without_regions = flat(made(train=[400, 30, 5]))
+    for row in without_regions["classifiers"].values():
+        del row["regions"]
+    assert decision_regions(without_regions) is None
+    for results in (flat(made(train=[900, 300], names=("joint",))), flat(many), flat(made(names=("a:b", "crt")))):
+        figure = decision_regions(results)
+        assert figure is not None
+        assert sum(axes.get_visible() for axes in figure.axes) == min(6, len(results["classifiers"]))
+    assert len(many["classifiers"]) > 6 and "drawn are 6 of" in page(flat(many), ["decision_regions"])
+
+
+def test_many_points_leave_the_figure_small(tmp_path: Path) -> None:
+    results = flat(made(train=[400, 30, 5]))
+    rng = np.random.default_rng(0)
+    results["plane"] |= {"x": rng.normal(size=(2000, 2)).tolist(), "labels": rng.integers(0, 3, 2000).tolist()}
+    write_report(results, tmp_path)
+    assert (tmp_path / "figures" / "decision_regions.svg").stat().st_size < 600_000
+
+
 def test_other_priors_in_test() -> None:
     text = page(measured(made(names=("joint", "crt"))), [])
     assert "| classifier | forward 50 | forward 10 | uniform | backward 10 | backward 50 |" in text
@@ -508,11 +565,10 @@ def test_command_line_on_one_run(tmp_path: Path) -> None:
 def test_command_line_on_a_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (0, 1):
         saved(tmp_path / "grid" / f"seed{seed}", small(seed))
-    out = tmp_path / "out"
-    assert main([str(tmp_path / "grid"), str(tmp_path / "grid" / "seed1"), "--out", str(out)]) == 0
-    assert capsys.readouterr().out.split() == [str(out / f"seed{seed}" / "report.md") for seed in (0, 1)]
-    assert "seed 1" in (out / "seed1" / "report.md").read_text(encoding="utf-8")
-    assert not (tmp_path / "grid" / "seed0" / "report.md").exists()
+    assert main([str(tmp_path / "grid"), str(tmp_path / "grid" / "seed1")]) == 0
+    reports = [tmp_path / "grid" / f"seed{seed}" / "report.md" for seed in (0, 1)]
+    assert capsys.readouterr().out.split() == list(map(str, reports))
+    assert "seed 1" in reports[1].read_text(encoding="utf-8")
 
 
 def broken(path: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -552,6 +608,14 @@ BROKEN = {
     "grid": (broken((*CRT, "choices", "grid"), [0.1, 0.2]), "crt.choices.grid is [0.1, 0.2]"),
     "bootstrap": (broken((*CRT, "choices", "bootstrap"), {"same_choice": "all"}), "bootstrap.same_choice is 'all'"),
     "stage2": (broken(("stage2",), [1]), "stage2 is [1]"),
+    "plane": (broken(("plane",), [1]), "plane is [1]"),
+    "axis": (broken(("plane", "low"), [0.0]), "plane.low is [0.0]"),
+    "turned": (broken(("plane", "low"), [5, 5]), "plane.low is [5, 5]; allowed is a pair of numbers below plane.high"),
+    "points": (broken(("plane", "x"), [[1.0, 2.0]]), "plane.x is [[1.0, 2.0]]; allowed is a list of 3 points"),
+    "point": (broken(("plane", "x"), [[1.0, 2.0], [1.0], [0.0, 0.0]]), "a point of plane.x is [1.0]"),
+    "labels": (broken(("plane", "labels"), [0, 1, 3]), "plane.labels is [0, 1, 3]; allowed is a list of class numbers"),
+    "regions": (broken((*CRT, "regions"), ["0*1 1*1", "0*3"]), "crt.regions: '0*3' is no row of 2 cells"),
+    "region": (broken((*CRT, "regions"), ["0*1 1*1", "3*2"]), "crt.regions holds class 3; allowed is a number below 3"),
 }
 
 

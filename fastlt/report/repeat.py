@@ -52,20 +52,23 @@ def command(results: dict[str, Any]) -> str:
             words.append(f"{key}={results[key]}")
     if results.get("drawing", "quota") != "quota":
         words.append(f"sampler.drawing={results['drawing']}")
-    if results.get("hold_out"):
-        words.append(f"hold_out={results['hold_out']:g}")
+    names = list(results["classifiers"])
+    if set(names) != set(PAPER):
+        words.append(f"classifiers=[{','.join(names)}]")
+    # In quotes where needed: some shells read [ ] as a pattern.
+    return " ".join(["python -m fastlt.train", *map(shlex.quote, [*words, *changes(results)])])
+
+
+def changes(results: dict[str, Any]) -> list[str]:
+    """key=value of what was given besides backbone, sampler, protocol, seed, epochs, image size and classifiers."""
+    words = [f"hold_out={results['hold_out']:g}"] if results.get("hold_out") else []
     # What training takes when it is not told: held-out images, else val, else train.
     untold = "held_out" if results.get("hold_out") else "val" if "val" in results["class_counts"] else "train"
     if results.get("choose_on", untold) != untold:
         words.append(f"choose_on={results['choose_on']}")
-    names = list(results["classifiers"])
-    if set(names) != set(PAPER):
-        words.append(f"classifiers=[{','.join(names)}]")
     words += [f"{key}={results[key]}" for key, unset in _UNSET.items() if results.get(key, unset) != unset]
     words += [f"stage2.{key}={_value(value)}" for key, value in (results.get("stage2") or {}).items()]
-    words += results.get("overrides") or []
-    # In quotes where needed: some shells read [ ] as a pattern.
-    return " ".join(["python -m fastlt.train", *map(shlex.quote, words)])
+    return words + (results.get("overrides") or [])
 
 
 def _value(value: Any) -> str:
