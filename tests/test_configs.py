@@ -13,7 +13,7 @@ from fastlt.representation import Schedule
 from fastlt.sampler import LAWS
 
 CONF = Path(__file__).parents[1] / "conf"
-COMMANDS = {"train": ("protocol", "backbone", "sampler"), "convert": ("dataset",)}
+COMMANDS = {"train": ("protocol", "backbone", "sampler"), "convert": ("dataset",), "grid": ("grid",)}
 CASES = [
     (command, group, path.stem)
     for command, groups in COMMANDS.items()

@@ -1,0 +1,1 @@
+"""python -m fastlt.grid: many experiments as the cells of one grid."""

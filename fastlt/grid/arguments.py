@@ -1,0 +1,69 @@
+"""What of a command line is the grid's and what its cells', and which cells a grid's parts stand for."""
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from fastlt.config import GridConfig
+from fastlt.errors import UserError
+
+OWN = (*(field.name for field in fields(GridConfig)), "hydra")
+FLAGS = {"--dry-run": "dry_run=true"}  # as everybody types it
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Arguments of the grid, and those that go to every cell."""
+    own: list[str] = []
+    cells: list[str] = []
+    for argument in (FLAGS.get(argument, argument) for argument in arguments):
+        if argument in ("-m", "--multirun"):
+            raise UserError(f"{argument}: a grid sweeps by itself, as in seed=0,1,2; leave it out")
+        key = re.split(r"[=.@]", argument.lstrip("+~"), maxsplit=1)[0]
+        (own if argument.startswith("-") or key in OWN else cells).append(argument)
+    return own, cells
+
+
+def combinations(parts: Sequence[Sequence[str]], given: Sequence[str]) -> list[list[str]]:
+    """The arguments of every cell, one list each: `key=A,B` is a cell with A and one with B.
+
+    given: what takes the place of the parts' arguments of the same key, in all of them. Cells that differ in their seed
+    only come seed after seed, so that every setting has its first results early. Raises UserError for an argument that
+    cannot be read, and for `data` in the place of several.
+    """
+    replacing, parsed = _parse(given), [_parse(part) for part in parts]
+    keys = {override.key_or_group for override in replacing}
+    data = {o.get_value_element_as_str() for part in parsed for o in part if o.key_or_group == "data"}
+    if "data" in keys and len(data) > 1:
+        raise UserError(
+            f"data=...: this grid is of {' and '.join(sorted(data))}; for data of your own take grid=samplers"
+        )
+    cells: list[list[str]] = []
+    for part in parsed:
+        overrides = [override for override in part if override.key_or_group not in keys] + replacing
+        cells += [list(cell) for cell in itertools.product(*map(_values, overrides))]
+    unique = list(dict.fromkeys(map(tuple, cells)))
+    return [list(cell) for cell in sorted(unique, key=_seed)]
+
+
+def _parse(arguments: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(list(arguments))
+    except HydraException as error:
+        raise UserError(f"{str(error).splitlines()[0]} (arguments are key=value)") from error
+
+
+def _values(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    key = override.get_key_element()
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _seed(cell: tuple[str, ...]) -> int:
+    seeds = [argument.partition("=")[2] for argument in cell if argument.startswith("seed=")]
+    return int(seeds[-1]) if seeds and seeds[-1].isdecimal() else 0

@@ -1,0 +1,73 @@
+"""One cell of a grid, computed in a process of its own."""
+
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+
+import submitit
+from omegaconf import OmegaConf
+
+from fastlt.device import pick_device, set_threads
+from fastlt.errors import UserError
+from fastlt.grid.cells import result_key
+from fastlt.interrupts import Stopped
+from fastlt.lock import Busy, locked
+from fastlt.log import tell_progress
+from fastlt.shards.reader import Dataset
+from fastlt.train import LOCK, train
+
+PROGRESS = "progress.json"  # in the run folder of a cell that is being computed
+
+
+def run_cell(frozen: Path, threads: int = 0, slot: Path | None = None) -> str:
+    """Computes the cell of a frozen file in its run folder: "done", or "busy" where another process does.
+
+    What it began before goes on: the training behind its checkpoint, features, classifiers. threads: of the CPU; 0 for
+    one per core. slot: lock file of the part of a machine it takes up. Raises Stopped, after saving, when a signal
+    asked for it, and what made the cell fail, once failed.json tells it.
+    """
+    cell = OmegaConf.load(frozen)
+    run = frozen.parent.parent / frozen.stem
+    with contextlib.ExitStack() as held:
+        try:
+            if slot is not None:
+                held.enter_context(locked(slot, str(slot)))
+            held.enter_context(locked(run / LOCK, f"run={run}"))
+        except Busy:
+            return "busy"
+        if result_key(run) == cell.key:
+            return "done"
+        (run / "failed.json").unlink(missing_ok=True)
+        tell_progress(run / PROGRESS)
+        start = time.time()
+        try:
+            device = pick_device(cell.config.device)
+            used = set_threads(threads or cell.config.threads)
+            dataset = Dataset(cell.config.data)
+            train(cell.config, dataset, run, device, used, list(cell.overrides), further={"cell": cell.key})
+            (run / PROGRESS).unlink(missing_ok=True)
+        except Stopped:
+            raise
+        except Exception as error:
+            write_failure(run, _line(error), time.time() - start)
+            raise
+        finally:
+            tell_progress(None)
+    return "done"
+
+
+def write_failure(run: Path, error: str, seconds: float, log: str | None = None) -> None:
+    """Writes down why a cell has no results. log: where its output went; default: that of the job this process is."""
+    run.mkdir(parents=True, exist_ok=True)
+    if log is None and "SUBMITIT_EXECUTOR" in os.environ:
+        log = str(submitit.JobEnvironment().paths.stdout)
+    failure = {"error": error, "log": log, "time": time.time(), "seconds": round(seconds, 1)}
+    (run / "failed.json").write_text(json.dumps(failure, indent=1) + "\n")
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    line = lines[0] if lines else "no reason given"
+    return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
