@@ -1,4 +1,4 @@
-# make demo   environment, embedded data set, training, all classifiers, report
+# make demo   environment, embedded data set, the demo grid (four samplers, two seeds, six classifiers), report
 # make test   environment, lint, types, all tests; those of the CUDA kernels in a simulator
 # make lint   ruff and pyright
 # make bench-peers   other libraries, in an environment of their own, for benchmarks beside them
@@ -10,7 +10,7 @@ READY := $(VENV)/.installed
 .PHONY: demo test lint env bench-peers clean
 
 demo: env
-	$(BIN)/python -m fastlt.train
+	$(BIN)/python -m fastlt.grid
 
 test: env lint
 	$(BIN)/python -m pytest

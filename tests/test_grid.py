@@ -149,6 +149,7 @@ def test_more_classifiers_are_of_the_same_run(place: Path, monkeypatch: pytest.M
         (["run=here"], "run=... is not for a grid"),
         (["launcher=cloud"], "launcher=cloud is unknown: allowed are local, slurm"),
         (["at_once=-1"], "at_once=-1: it must be 0"),
+        (["device=cuda:1"], "device=cuda:1: a grid takes device=cpu or device=cuda"),
         (["data=nowhere"], "nowhere"),
         (["grid=demo"], "this grid is of data/shapes and data/shapes_6; for data of your own take grid=samplers"),
         (["stage2.seeds=1,2"], "cells that differ in stage2.seeds=1, stage2.seeds=2 would train one representation"),
@@ -228,19 +229,18 @@ class Stand:
 
 def test_the_view_counts_cells_and_images(tmp_path: Path) -> None:
     training = {"label": "stage 1", "total": 1000, "unit": "images", "note": "epoch 1/2, loss 2.0"}
-    here: Any = Stand(tmp_path / "here", done=250, rate=50.0, **training)
+    here: Any = Stand(tmp_path / "here_seed0_1a2b3c4d", done=250, rate=50.0, **training)
     there: Any = Stand(tmp_path / "there", done=500, rate=25.0, **training)
     waiting: list[Any] = [there, *(Stand(tmp_path / name) for name in ("w1", "w2"))]
     done: list[Any] = [Stand(tmp_path / "d")]
-    progress = Progress(waiting, {"here": here}, {"there": there}, done, {"f": "the loss is nan"})
+    progress = Progress(waiting, {here.name: here}, {"there": there}, done, {"f": "the loss is nan"})
     stream = io.StringIO()
     View(2, stream)(progress)
     text = stream.getvalue()
-    assert "1 cells done (1 before), 2 running, 2 waiting, 1 failed; 75 images/s" in text
-    assert "FAILED f: the loss is nan" in text
     # Whole cells take 20 s and 40 s; the running ones need 15 s and 20 s more: (2 * 30 + 35) / 2.
-    assert "about 48s left" in text
-    assert "here: stage 1 25 %, 50 images/s, epoch 1/2, loss 2.0" in text
+    assert "1 cells done (1 before), 2 running, 2 waiting, 1 failed; 48s left; 75 images/s; 0s so far" in text
+    assert "FAILED f: the loss is nan" in text
+    assert "here_seed0: stage 1 25 %, 50 images/s, epoch 1/2, loss 2.0" in text
     assert "there (another process): stage 1 50 %" in text
 
 

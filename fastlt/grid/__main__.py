@@ -48,8 +48,7 @@ def run_grid(cfg: Any, arguments: list[str]) -> int:
         raise UserError(f"launcher={cfg.launcher} is unknown: allowed are {', '.join(LAUNCHERS)}")
     slurm = cfg.launcher == "slurm"
     out = Path(cfg.out or f"runs/{cfg.grid.name}")
-    asked = [argument.partition("=")[2] for argument in arguments if argument.startswith("device=")]
-    device = ("cuda" if cfg.slurm.gpus else "cpu") if slurm else pick_device(asked[-1] if asked else "auto").type
+    device = ("cuda" if cfg.slurm.gpus else "cpu") if slurm else _device(arguments)
     cells = settle(combinations(cfg.grid.parts, arguments), out, device)
     missing = [cell for cell in cells if not cell.finished]
     slots = _slots(cfg, cells, missing, device)
@@ -61,11 +60,20 @@ def run_grid(cfg: Any, arguments: list[str]) -> int:
     if slurm:
         return _submit(cfg, missing, out)
     failed = run_local(cells, slots, out, View(len(slots))) if missing else {}
-    if any(cell.finished for cell in cells):
-        sys.stdout.write(f"{write_across([out], out)}\n")
+    say("writing the report")
+    sys.stdout.write(f"{write_across([out], out)}\n")
     for name, reason in failed.items():
         sys.stderr.write(f"failed: {name}: {reason}\n")
     return FAILED if failed else 0
+
+
+def _device(arguments: list[str]) -> str:
+    """cpu or cuda, as asked for or as there is."""
+    asked = [argument.partition("=")[2] for argument in arguments if argument.startswith("device=")]
+    if asked and ":" in asked[-1]:
+        which = "CUDA_VISIBLE_DEVICES=0,2 says which GPUs"
+        raise UserError(f"device={asked[-1]}: a grid takes device=cpu or device=cuda; {which}")
+    return pick_device(asked[-1] if asked else "auto").type
 
 
 def _slots(cfg: Any, cells: list[Cell], missing: list[Cell], device: str) -> list[Slot]:

@@ -74,9 +74,9 @@ class View:
         left = self._left(progress)
         parts = [
             f"{len(progress.done)} cells done{ready}, {len(cells)} running, {waiting} waiting{failed}",
+            *([] if left is None else [f"{duration(left)} left"]),
             f"{rate:.0f} images/s",
             f"{duration(time.monotonic() - self.begin)} so far",
-            *([] if left is None else [f"about {duration(left)} left"]),
         ]
         return "; ".join(parts)
 
@@ -112,7 +112,7 @@ def running_rows(progress: Progress) -> list[str]:
             if state:
                 text = f"{state['label']} {100 * state['done'] / max(state['total'], 1):.0f} %"
                 text += f", {state['rate']:.0f} {state['unit']}/s" + (f", {state['note']}" if state["note"] else "")
-            rows.append(f"{name}{where}: {text}")
+            rows.append(f"{name.rpartition('_')[0] or name}{where}: {text}")  # on a terminal there is no room for keys
     return rows
 
 

@@ -15,7 +15,7 @@ from fastlt.report.across.model import Across
 from fastlt.report.across.runs import gather
 from fastlt.report.across.spreadsheet import write_results, write_table
 from fastlt.report.across.tables import build_tables
-from fastlt.report.across.texts import RUN_HEADS, run_rows, summary, title, warnings
+from fastlt.report.across.texts import run_table, summary, title, warnings
 from fastlt.report.find import find_runs
 
 __all__ = ["write_across"]
@@ -54,6 +54,7 @@ def write_across(roots: list[Path], out: Path) -> Path:
 
     (out / "tables").mkdir(parents=True, exist_ok=True)
     earlier = _earlier(out / "report.md")
+    heads, rows = run_table(settings)
     across = Across(
         title=title(settings),
         summary=summary(settings, tables, missing),
@@ -61,8 +62,8 @@ def write_across(roots: list[Path], out: Path) -> Path:
         gaps=missing,
         tables=tables,
         drawings=save_drawings(settings, out / "figures") if settings else (),
-        run_heads=RUN_HEADS,
-        runs=run_rows(settings),
+        run_heads=heads,
+        runs=rows,
         figures=out / "figures",
     )
     for table in tables:

@@ -59,13 +59,15 @@ def warnings(settings: Sequence[Setting], gathered: Sequence[str], gaps: Sequenc
     return (*texts, *gathered)
 
 
-def run_rows(settings: Sequence[Setting]) -> tuple[tuple[str, ...], ...]:
-    """A row of texts for each run, under RUN_HEADS."""
-    return tuple(
+def run_table(settings: Sequence[Setting]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Heads, and a row of texts for each run, without columns in which no run has anything."""
+    rows = [
         _run_row(setting, folder, results)
         for setting in settings
         for folder, results in zip(setting.folders, setting.runs, strict=True)
-    )
+    ]
+    kept = [place for place in range(len(RUN_HEADS)) if any(row[place] for row in rows)]
+    return tuple(RUN_HEADS[place] for place in kept), tuple(tuple(row[place] for place in kept) for row in rows)
 
 
 def _run_row(setting: Setting, folder: str, results: dict[str, Any]) -> tuple[str, ...]:
