@@ -89,6 +89,7 @@ def recompose(name: str, choices: list[str], own: bool = True) -> DictConfig:
 
 
 def one_line(error: BaseException, schema: type | None) -> str:
+    """What users can mend, in one line. schema: dataclass whose keys are allowed, for the message on an unknown one."""
     if isinstance(error, UserError):
         return str(error)
     chain: list[BaseException] = []

@@ -113,6 +113,14 @@ def test_a_training_that_was_cut_off_goes_on(place: Path, first: dict[str, Any])
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
 
 
+def test_hydras_own_sweep_makes_a_run_of_each(place: Path) -> None:
+    small = ("data=data", *SMALL, "epochs=1", "classifiers=[joint]")
+    done = run("-m", "fastlt.train", "-m", *small, "sampler=class,sqrt", cwd=place)
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(path.read_text()) for path in (place / "runs").glob("*/results.json")]
+    assert sorted(one["sampler"] for one in results) == ["class", "sqrt"]
+
+
 def test_held_out_images_choose_tau_and_are_not_trained_on(place: Path) -> None:
     done = train("data=data", "run=held", "hold_out=0.2", "classifiers=[joint,tau_norm]", *SMALL, cwd=place)
     assert done.returncode == 0, done.stderr

@@ -17,11 +17,13 @@ from fastlt.grid.estimate import print_estimate
 from fastlt.grid.local import Slot, run_local, slots_here
 from fastlt.grid.slurm import submit
 from fastlt.grid.view import View
+from fastlt.lock import locked
 from fastlt.log import say
 from fastlt.report.across import write_across
 
 LAUNCHERS = ("local", "slurm")
 FAILED = 1  # exit code where a cell failed
+REPORT_PATIENCE = 600.0  # seconds; another command may be writing it
 
 
 def main() -> None:
@@ -60,8 +62,9 @@ def run_grid(cfg: Any, arguments: list[str]) -> int:
     if slurm:
         return _submit(cfg, missing, out)
     failed = run_local(cells, slots, out, View(len(slots))) if missing else {}
-    say("writing the report")
-    sys.stdout.write(f"{write_across([out], out)}\n")
+    with locked(out / "report.lock", f"the report in {out}", REPORT_PATIENCE):
+        say("writing the report")
+        sys.stdout.write(f"{write_across([out], out)}\n")
     for name, reason in failed.items():
         sys.stderr.write(f"failed: {name}: {reason}\n")
     return FAILED if failed else 0

@@ -27,7 +27,8 @@ from fastlt.train import LOCK, options_of, resolve
 
 # What changes how a cell runs, and not what comes out of it.
 HOW = ("data", "run", "device", "threads", "compile", "save_epochs", "save_minutes", "tensorboard", "overwrite")
-SWEPT = ("run", "overwrite")  # keys of training that a grid keeps to itself
+KEPT = ("run", "overwrite")  # keys of training that a grid keeps to itself
+FAILURE = "failed.json"
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,17 @@ class Cell:
 
     def failure(self) -> dict[str, Any] | None:
         """error, log and time of its last failure, if any."""
-        path = self.run / "failed.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        try:
+            return json.loads((self.run / FAILURE).read_text())
+        except FileNotFoundError:
+            return None
 
     def freeze(self) -> None:
         """Writes down what a job needs to know."""
         self.frozen.parent.mkdir(parents=True, exist_ok=True)
         config = OmegaConf.to_container(self.config, resolve=True)
         text = OmegaConf.to_yaml({"key": self.key, "overrides": self.overrides, "config": config})
-        _replace(self.frozen, text)
+        replace_file(self.frozen, text)
 
     def planned(self) -> dict[str, Any]:
         """Its entry in grid.json."""
@@ -114,7 +117,7 @@ def settle(combinations: Sequence[list[str]], out: Path, device: str) -> list[Ce
     datasets: dict[str, Dataset] = {}
     cells: dict[str, Cell] = {}
     for overrides in combinations:
-        for key in SWEPT:
+        for key in KEPT:
             if any(given.startswith(f"{key}=") for given in overrides):
                 raise UserError(f"{key}=... is not for a grid: every cell has a folder of its own below out=DIR")
         cell = _cell(overrides, out, device, datasets)
@@ -156,7 +159,7 @@ def write_plan(grid: str, cells: Sequence[Cell], out: Path) -> None:
     for cell in cells:
         cell.freeze()
     plan = {"grid": grid, "cells": [cell.planned() for cell in cells]}
-    _replace(out / "grid.json", json.dumps(plan, indent=1) + "\n")
+    replace_file(out / "grid.json", json.dumps(plan, indent=1) + "\n")
 
 
 def _plain(config: Any) -> dict[str, Any]:
@@ -164,7 +167,7 @@ def _plain(config: Any) -> dict[str, Any]:
     return plain
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Writes a file whole or not at all, also beside another command that writes the same one."""
     temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     temporary.write_text(text)

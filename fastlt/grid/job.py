@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from fastlt.device import pick_device, set_threads
 from fastlt.errors import UserError
-from fastlt.grid.cells import result_key
+from fastlt.grid.cells import FAILURE, replace_file, result_key
 from fastlt.interrupts import Stopped
 from fastlt.lock import Busy, locked
 from fastlt.log import tell_progress
@@ -39,7 +39,7 @@ def run_cell(frozen: Path, threads: int = 0, slot: Path | None = None) -> str:
             return "busy"
         if result_key(run) == cell.key:
             return "done"
-        (run / "failed.json").unlink(missing_ok=True)
+        (run / FAILURE).unlink(missing_ok=True)
         tell_progress(run / PROGRESS)
         start = time.time()
         try:
@@ -64,7 +64,7 @@ def write_failure(run: Path, error: str, seconds: float, log: str | None = None)
     if log is None and "SUBMITIT_EXECUTOR" in os.environ:
         log = str(submitit.JobEnvironment().paths.stdout)
     failure = {"error": error, "log": log, "time": time.time(), "seconds": round(seconds, 1)}
-    (run / "failed.json").write_text(json.dumps(failure, indent=1) + "\n")
+    replace_file(run / FAILURE, json.dumps(failure, indent=1) + "\n")
 
 
 def _line(error: Exception) -> str:
