@@ -199,7 +199,7 @@ class GridConfig:
     grid: CellsConfig = field(default_factory=CellsConfig)
     out: str | None = None  # folder of all runs and the report; default: runs/ and the grid's name
     launcher: str = "local"  # this node, or slurm
-    at_once: int = 0  # cells side by side on this node; 0: one on every GPU, or as many as there are cores
+    at_once: int = 0  # cells side by side on this node, sharing its GPUs; 0: one on each, or on each core
     dry_run: bool = False  # only list the cells, with an estimate of time and disk
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
 

@@ -194,19 +194,20 @@ def test_a_dry_run_writes_nothing(
         (("cpu", 0, 8, 4, 0, 4), [Slot(None, 4, n) for n in range(2)]),
         (("cpu", 0, 2, 8, 1, 0), [Slot(None, 2, 0)]),
         (("cpu", 0, 1, 8, 0, 0), [Slot(None, 1, 0)]),
-        (("cuda", 4, 32, 9, 0, 0), [Slot(n, 8, n) for n in range(4)]),
-        (("cuda", 4, 32, 9, 2, 0), [Slot(n, 16, n) for n in range(2)]),
-        (("cuda", 1, 32, 9, 3, 0), [Slot(0, 32, 0)]),
+        (("cuda", 4, 32, 9, 0, 0), [Slot(n, 8, 0) for n in range(4)]),
+        (("cuda", 4, 32, 9, 2, 0), [Slot(n, 16, 0) for n in range(2)]),
+        (("cuda", 2, 32, 9, 5, 0), [Slot(0, 6, 0), Slot(1, 6, 0), Slot(0, 6, 1), Slot(1, 6, 1), Slot(0, 6, 2)]),
     ],
 )
 def test_slots_share_the_node(arguments: tuple[Any, ...], slots: list[Slot], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert slots_here(*arguments) == slots
+    assert len({slot.lock(Path()) for slot in slots}) == len(slots)
 
 
 def test_only_visible_gpus_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,2")
-    assert slots_here("cuda", 2, 8, 9, 0, 0) == [Slot(5, 4, 5), Slot(2, 4, 2)]
+    assert slots_here("cuda", 2, 8, 9, 0, 0) == [Slot(5, 4, 0), Slot(2, 4, 0)]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-3f2a")
     with pytest.raises(UserError, match="by their numbers"):
         slots_here("cuda", 1, 8, 9, 0, 0)

@@ -55,7 +55,8 @@ def run_grid(cfg: Any, arguments: list[str]) -> int:
     missing = [cell for cell in cells if not cell.finished]
     slots = _slots(cfg, cells, missing, device)
     if cfg.dry_run:
-        print_estimate(cells, len(slots), slots[0].threads, out)
+        # Cells that share a GPU share its speed: they count as if they came one after the other.
+        print_estimate(cells, len({slot.gpu for slot in slots} - {None}) or len(slots), slots[0].threads, out)
         return 0
     write_plan(cfg.grid.name, cells, out)
     say(f"{len(cells)} cells in {out}, {len(cells) - len(missing)} of them finished")

@@ -24,7 +24,8 @@ YEARS = 60 * 24 * 365 * 10  # minutes; a cell ends by itself
 
 @dataclass(frozen=True)
 class Slot:
-    """A part of this node that computes one cell at a time. gpu: its number, None for cores. threads: of the CPU."""
+    """A part of this node that computes one cell at a time. gpu: its number, None for cores. threads: of the CPU.
+    number: which of the slots on that GPU, or on the cores."""
 
     gpu: int | None
     threads: int
@@ -32,23 +33,27 @@ class Slot:
 
     def lock(self, out: Path) -> Path:
         """Held by the cell that is computed on it, also when the command that started it is gone."""
-        return out / "slots" / f"{socket.gethostname()}-{'cpu' if self.gpu is None else 'gpu'}{self.number}.lock"
+        place = "cpu" if self.gpu is None else f"gpu{self.gpu}-"
+        return out / "slots" / f"{socket.gethostname()}-{place}{self.number}.lock"
 
 
 def slots_here(device: str, gpus: int, cores: int, cells: int, at_once: int, threads: int) -> list[Slot]:
     """The slots of this node.
 
     device: cpu or cuda. gpus, cores: how many there are. cells: how many are to be computed. at_once, threads: as asked
-    for, 0 for as many slots as there are GPUs (or cores, but no more than cells) and an equal share of the cores.
+    for, 0 for as many slots as there are GPUs (or cores, but no more than cells) and an equal share of the cores. More
+    slots than GPUs share them out: a small network does not fill one.
     """
     if at_once < 0:
         raise UserError(f"at_once={at_once}: it must be 0 (one on every GPU, or as many as there are cores) or more")
     if device == "cuda":
         visible = _visible(gpus)
-        many = min(at_once or len(visible), len(visible))
-        return [Slot(visible[number], threads or max(1, cores // many), visible[number]) for number in range(many)]
-    many = at_once or max(1, min(cells, cores // (threads or 1)))
-    return [Slot(None, threads or max(1, cores // many), number) for number in range(many)]
+        many = at_once or len(visible)
+        places = [(visible[k % len(visible)], k // len(visible)) for k in range(many)]
+    else:
+        many = at_once or max(1, min(cells, cores // (threads or 1)))
+        places = [(None, k) for k in range(many)]
+    return [Slot(gpu, threads or max(1, cores // many), number) for gpu, number in places]
 
 
 def _visible(gpus: int) -> list[int]:
