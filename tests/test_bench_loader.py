@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from commands import refusal, run
 from omegaconf import OmegaConf
 from pictures import jpeg, picture
@@ -16,12 +17,13 @@ from fastlt.bench import peers
 from fastlt.bench.images import take_images
 from fastlt.bench.loader import bench_loader
 from fastlt.bench.loader_data import equal_mix, long_tail
-from fastlt.bench.loader_stages import bottleneck, stage_rows
+from fastlt.bench.loader_stages import Stages, bottleneck, stage_rows
 from fastlt.bench.peers import Peer, PeerError, Script
 from fastlt.bench.plot import plot
 from fastlt.bench.rows import Row, append, last_run, ratio
 from fastlt.config import BenchConfig
 from fastlt.convert.storage import draws_served, raw_choice
+from fastlt.plan import Augment
 from fastlt.sampler import LAWS, Sampler
 from fastlt.shards.reader import Dataset
 
@@ -80,7 +82,7 @@ def test_command(photographs: Path, tmp_path: Path) -> None:
 
 
 def test_first_batch(jpeg_dataset: Dataset, tmp_path: Path) -> None:
-    done = run("-m", "fastlt.bench.first_batch", str(jpeg_dataset.root), "4", "1", cwd=tmp_path)
+    done = run("-m", "fastlt.bench.first_batch", str(jpeg_dataset.root), "4", "1", "cpu", cwd=tmp_path)
     assert float(done.stdout) > 0
 
 
@@ -127,6 +129,18 @@ def test_stages_and_bottleneck() -> None:
     assert bottleneck(rates) == ""
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_windows_or_whole_images_are_decoded(jpeg_dataset: Dataset) -> None:
+    """With the decoder's options of a GPU left alone."""
+    stages = Stages(jpeg_dataset, Augment(24, "resized"), 8, 1, torch.device("cpu"))
+    columns, sizes = stages._windows(stages._plan("decode")[:8]), []
+    for whole in (False, True):
+        (batch,) = stages._run(stages._decoder(whole, None), [columns[: 1 if whole else 3]])
+        sizes.append([int(np.prod(image.shape())) for image in batch])
+        assert stages.decode(whole) > 0
+    assert all(window <= image for window, image in zip(*sizes, strict=True)) and sizes[0] != sizes[1]
+
+
 def test_last_run_of_a_file_of_rows(tmp_path: Path) -> None:
     old, new = Row("a", 1.0, 1.0, 1.0, "s"), Row("a", 2.0, 1.0, 3.0, "s")
     append([old], {"date": "2026-01-01T00:00:00"}, tmp_path / "rows.jsonl")
@@ -156,7 +170,7 @@ def test_peers_serve_epochs_and_name_their_faults(tmp_path: Path, monkeypatch: p
     (tmp_path / "peer_protocol.py").write_text(Path(peers.__file__).with_name("peer_protocol.py").read_text())
     (tmp_path / "peer.py").write_text(PEER)
     monkeypatch.setattr(peers, "__file__", str(tmp_path / "peers.py"))
-    request = {"batch": 4, "size": 8, "wide": 8}
+    request = {"batch": 4, "size": 8, "wide": 8, "device": "cpu"}
     peer = Peer(Script("peer.py", Path(sys.executable), {}), request)
     assert peer.rate() > 0 and peer.rate() > 0
     peer.close()

@@ -37,7 +37,7 @@ def measure(cfg: Any) -> None:
     """Runs the benchmark that the command line names first."""
     if cfg.plot and not cfg.rows:
         raise UserError(f"plot={cfg.plot} is drawn from rows: add rows=FILE.jsonl")
-    device = machine.pick_device(cfg.device if _name in ("kernels", "stage2", "train") else "cpu")
+    device = machine.pick_device("cpu" if _name in ("convert", "index") else cfg.device)
     threads = machine.set_threads(cfg.threads)
     rows = BENCHES[_name](cfg)
     about = {"bench": _name, "device": machine.describe(device, threads), "versions": machine.versions()}

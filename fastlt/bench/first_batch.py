@@ -1,4 +1,4 @@
-"""python -m fastlt.bench.first_batch DATASET BATCH THREADS: seconds from the call of Loader to its first batch.
+"""python -m fastlt.bench.first_batch DATASET BATCH THREADS DEVICE: seconds from the call of Loader to its first batch.
 
 A process of its own, because what the first call compiles or loads, a second one finds in memory. Python's imports are
 not counted, except those that Loader does by itself.
@@ -13,13 +13,13 @@ from fastlt.sampler import Sampler
 from fastlt.shards.reader import Dataset
 
 if __name__ == "__main__":
-    root, batch, threads = sys.argv[1:]
+    root, batch, threads, device = sys.argv[1:]
     dataset = Dataset(root)
     index = dataset.split("train")
     start = time.monotonic()
     sampler = Sampler(index.class_members, index.class_start)
     augment = Augment(224, "resized", flip=True)
-    loader = Loader(dataset, "train", sampler, augment, int(batch), threads=int(threads), drop_last=True)
+    loader = Loader(dataset, "train", sampler, augment, int(batch), 0, device, int(threads), drop_last=True)
     next(loader.epoch())
     sys.stdout.write(f"{time.monotonic() - start}\n")
     loader.close()

@@ -32,7 +32,8 @@ Case = Callable[[], float]  # works through the next epoch, and says how fast
 @dataclass
 class Cases:
     """Makes cases. data: what they read. batch, threads: of the loaders. samples: rows of the large index. epochs: how
-    often each case will be called. stack: closes at the end what is open until then: every case keeps its loader."""
+    often each case will be called. stack: closes at the end what is open until then: every case keeps its loader.
+    device: where batches are wanted."""
 
     data: Data
     batch: int
@@ -40,6 +41,7 @@ class Cases:
     samples: int
     epochs: int
     stack: contextlib.ExitStack
+    device: torch.device
 
     def rates(self) -> dict[str, Callable[[], Case]]:
         """Makers of the cases in images per second; those that are compared stand side by side."""
@@ -59,10 +61,16 @@ class Cases:
             "fastlt_auto_jpeg_class": lambda: self._epochs(data.auto_jpeg, "class"),
             "stage_plan": lambda: self._stages.plan,
             "stage_read": lambda: self._stages.read,
-            "stage_augment": lambda: self._stages.augment,
         }
-        if torch.cuda.is_available():
-            makers["stage_transfer"] = lambda: self._stages.transfer
+        if self.device.type == "cpu":
+            makers["stage_augment"] = lambda: self._stages.augment
+            if torch.cuda.is_available():
+                makers["stage_transfer"] = lambda: self._stages.transfer
+        else:
+            makers["decode_ceiling_cuda"] = lambda: partial(self._stages.decode, hardware=0.0)
+            makers["decode_whole"] = lambda: partial(self._stages.decode, whole=True)
+            makers["decode_whole_cuda"] = lambda: partial(self._stages.decode, whole=True, hardware=0.0)
+            makers["decode_whole_hardware"] = lambda: partial(self._stages.decode, whole=True, hardware=1.0)
         for samples in self._sizes:
             makers[f"index_{samples}"] = partial(self._indexed, samples)
         return makers
@@ -78,7 +86,7 @@ class Cases:
 
     @cached_property
     def _stages(self) -> Stages:
-        return Stages(self.data.jpeg, WORK, self.batch, self.threads)
+        return Stages(self.data.jpeg, WORK, self.batch, self.threads, self.device)
 
     def _epochs(self, dataset: Dataset, law: str = "instance", threads: int = 0) -> Case:
         return self._loads(dataset, self._sampler(dataset, law), threads)
@@ -88,13 +96,16 @@ class Cases:
         return Sampler(index.class_members, index.class_start, law, epochs=self.epochs)
 
     def _loads(self, dataset: Dataset, order: Order, threads: int = 0) -> Case:
-        loader = Loader(dataset, "train", order, WORK, self.batch, threads=threads or self.threads, drop_last=True)
+        threads = threads or self.threads
+        loader = Loader(dataset, "train", order, WORK, self.batch, 0, self.device, threads, drop_last=True)
         self.stack.callback(loader.close)
         numbers = itertools.count()
 
         def case() -> float:
             start = time.monotonic()
             images = sum(len(batch.images) for batch in loader.epoch(next(numbers)))
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
             return images / (time.monotonic() - start)
 
         return case
@@ -133,7 +144,7 @@ class Cases:
     def _first_batch(self, cache: str | None = None) -> float:
         """Seconds of a new process to its first batch. cache: folder of compiled functions; default: an empty one."""
         cache = cache or tempfile.mkdtemp(dir=self.data.scratch)
-        arguments = [str(self.data.jpeg.root), str(self.batch), str(self.threads)]
+        arguments = [str(self.data.jpeg.root), str(self.batch), str(self.threads), str(self.device)]
         done = subprocess.run(
             [sys.executable, "-m", "fastlt.bench.first_batch", *arguments],
             env={**os.environ, "NUMBA_CACHE_DIR": cache},

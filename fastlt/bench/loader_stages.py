@@ -3,6 +3,7 @@
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
 # (DALI makes most of its names when it is imported)
 
+import functools
 import itertools
 import time
 from collections.abc import Iterator
@@ -28,10 +29,12 @@ IDENTITY = np.array([0, 0, 0, 1, 1, 1], np.float32)  # no normalization
 
 class Stages:
     """Parts of what a Loader does to an epoch of a dataset of encoded images. Each method works through the next epoch
-    and returns images per second. Plan and read run on one thread, decode and augment on `threads`."""
+    and returns images per second. Plan and read run on one thread, decode and augment on `threads`; on a GPU decode is
+    what the GPU graph does."""
 
-    def __init__(self, dataset: Dataset, augment: Augment, batch: int, threads: int):
+    def __init__(self, dataset: Dataset, augment: Augment, batch: int, threads: int, device: torch.device):
         self.dataset, self.augment_options, self.batch, self.threads = dataset, augment, batch, threads
+        self.device = device
         self.index = dataset.split("train")
         self.sampler = Sampler(self.index.class_members, self.index.class_start)
         self._epochs = {name: itertools.count() for name in ("plan", "read", "decode", "augment")}
@@ -51,12 +54,16 @@ class Stages:
             self.dataset.data("train", sample)[::PAGE].sum()
         return self._rate(len(ids), start)
 
-    def decode(self) -> float:
-        """DALI decodes the windows of the very same plan, and nothing follows."""
+    def decode(self, whole: bool = False, hardware: float | None = None) -> float:
+        """DALI decodes the windows of the very same plan, or the whole images, and nothing follows.
+
+        hardware: the share that a GPU's JPEG decoder takes, 0 to 1; DALI's default if None.
+        """
         plan = self._plan("decode")
-        batches = [self._windows(plan[first : first + self.batch]) for first in range(0, len(plan), self.batch)]
+        parts = [plan[first : first + self.batch] for first in range(0, len(plan), self.batch)]
+        batches = [self._windows(part)[: 1 if whole else 3] for part in parts]
         start = time.monotonic()
-        for _ in self._run(self._decoder, batches):
+        for _ in self._run(self._decoder(whole, hardware), batches):
             pass
         return self._rate(len(plan), start)
 
@@ -99,7 +106,7 @@ class Stages:
         batches = []
         for first in range(0, min(len(plan), max(CROPS, self.batch)) // self.batch * self.batch, self.batch):
             part = plan[first : first + self.batch]
-            (decoded,) = self._run(self._decoder, [self._windows(part)])
+            (decoded,) = self._run(self._decoder(False, None), [self._windows(part)])
             images = [np.array(decoded.at(i)) for i in range(self.batch)]
             box = np.array([[0, 0, *image.shape[:2]] for image in images], np.int32)
             whole = Plan(part.ids, box, part.flip, part.jitter)
@@ -118,11 +125,17 @@ class Stages:
     def _next(self) -> tuple:
         return next(self._batches)
 
-    @cached_property
-    def _decoder(self) -> Any:
+    @functools.cache  # noqa: B019 - lives as long as the benchmark
+    def _decoder(self, whole: bool, hardware: float | None) -> Any:
+        gpu = self.device.type == "cuda"
+        options: dict[str, Any] = {"device": "mixed"} if gpu else {}
+        if hardware is not None:
+            options["hw_decoder_load"] = hardware
         pipeline = _decode_graph(
-            self._next, batch_size=self.batch, num_threads=self.threads, device_id=None, prefetch_queue_depth=PREFETCH
-        )
+            self._next, whole, options,
+            batch_size=self.batch, num_threads=self.threads, device_id=(self.device.index or 0) if gpu else None,
+            prefetch_queue_depth=PREFETCH,
+        )  # fmt: skip
         pipeline.build()
         return pipeline
 
@@ -145,10 +158,14 @@ class Stages:
 
 
 @pipeline_def
-def _decode_graph(source: Any) -> Any:
-    dtypes, ndims = [types.UINT8, types.INT32, types.INT32], [1, 1, 1]
-    data, anchor, shape = fn.external_source(source, num_outputs=3, batch=True, no_copy=True, dtype=dtypes, ndim=ndims)
-    return fn.decoders.image_slice(data, anchor, shape, **graph_cpu.DECODED)
+def _decode_graph(source: Any, whole: bool, options: dict[str, Any]) -> Any:
+    dtypes = [types.UINT8] if whole else [types.UINT8, types.INT32, types.INT32]
+    columns = fn.external_source(
+        source, num_outputs=len(dtypes), batch=True, no_copy=True, dtype=dtypes, ndim=[1] * len(dtypes)
+    )
+    if whole:
+        return fn.decoders.image(*columns, output_type=types.RGB, adjust_orientation=False, **options)
+    return fn.decoders.image_slice(*columns, **graph_cpu.DECODED, **options)
 
 
 # The stages as rows, where each comes from, and whether all threads take part in it.

@@ -33,6 +33,7 @@ LOADERS = {
     "ffcv_raw": Script("peer_ffcv_loader.py", PEERS, {"mode": "raw"}),
     "spdl": Script("peer_spdl.py", PEERS, {}),
 }
+ON_GPU = ("torch", "torch_tensor", "dali")  # those that give batches on a GPU as well
 LIMIT = 600  # seconds for a start or an epoch; a library whose worker died may wait for ever
 PATIENCE = 10  # seconds for an end
 
