@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import run
+from commands import refused, run
 from pictures import jpeg, picture
 
 from fastlt.bench import kernel_rivals as rivals
@@ -48,13 +48,32 @@ def test_rows_as_table_and_lines(tmp_path: Path) -> None:
     assert [json.loads(line)["device"] for line in lines] == ["cpu", "cpu"]
 
 
+def test_goals_are_judged_by_the_device_they_are_set_for(tmp_path: Path) -> None:
+    about = {"bench": "loader", "device": "NVIDIA H200", "settings": {"batch": 256}}
+    case = "fastlt_jpeg / decode_ceiling"
+    append([Row(case, 0.94, 0.9, 0.96, "x"), Row("fastlt_jpeg", 9e3, 9e3, 9e3, "images/s")], about, tmp_path / "rows")
+    append([Row(case, 0.94, 0.9, 0.96, "x")], {**about, "device": "cpu, 2 threads"}, tmp_path / "rows")
+    append([Row("tau_all / matmul", 1.21, 1, 2, "x")], {**about, "bench": "kernels"}, tmp_path / "rows")
+    append([Row("every_classifier", 15.0, 15, 15, "s")], {**about, "bench": "stage2"}, tmp_path / "rows")
+    done = run("-m", "fastlt.bench.goals", "rows", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, *table = (line.split("  ") for line in done.stdout.splitlines())
+    assert [[line[0], *(cell.strip() for cell in line if cell)][-2:] for line in table] == [
+        *([">= 0.95", "MISSED"], [">= 0.85", "met"], ["<= 1.2", "MISSED"], ["<= 15", "met"])
+    ]
+    assert first[0] == "bench" and "batch=256" in done.stdout and "0.94 (0.9..0.96) x" in done.stdout
+    (tmp_path / "wrong").write_text("{}\n")
+    for name, message in (("wrong", "wrong holds no rows of a benchmark"), ("none", "none: No such file")):
+        assert message in refused(run("-m", "fastlt.bench.goals", name, cwd=tmp_path))
+
+
 def test_convert(tmp_path: Path) -> None:
     for i in range(3):
         (tmp_path / f"{i}.jpg").write_bytes(jpeg(picture(i, 60, 80)))
     done = run("-m", "fastlt.bench", "convert", "images=.", "rounds=1", "copies=2", "rows=rows.jsonl", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result["bench"] == "convert"
+    assert result["bench"] == "convert" and result["settings"] == {"copies": 2}
     cases = [row["case"] for row in result["rows"]]
     assert cases == ["fastlt_keep", "fastlt_jpeg", "fastlt_jpeg_256", "fastlt_raw", "copy"]
     assert all(row["median"] > 0 and row["unit"] == "images/s" for row in result["rows"])
@@ -124,7 +143,7 @@ def test_kernels(tmp_path: Path) -> None:
     rows = {row["case"]: row for row in json.loads(done.stdout.splitlines()[-1])["rows"]}
     named = {"class_mean_all", "class_mean_authors", "memory_read", "tau_all", "tau_loop_21", "matmul"}
     assert named <= rows.keys() and all(rows[name]["median"] > 0 and rows[name]["unit"] == "s" for name in named)
-    assert rows["tau_all / matmul"]["unit"] == "x"
+    assert rows["tau_all / matmul"]["unit"] == "x" and rows["bandwidth"]["unit"] == "GB/s"
     assert rows["curve_difference"]["median"] < 1e-6
     assert 0.1 < rows["peak_memory"]["median"] < 2
 

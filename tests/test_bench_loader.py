@@ -135,7 +135,7 @@ def test_windows_or_whole_images_are_decoded(jpeg_dataset: Dataset) -> None:
     stages = Stages(jpeg_dataset, Augment(24, "resized"), 8, 1, torch.device("cpu"))
     columns, sizes = stages._windows(stages._plan("decode")[:8]), []
     for whole in (False, True):
-        (batch,) = stages._run(stages._decoder(whole, None), [columns[: 1 if whole else 3]])
+        (batch,) = stages._run(stages._decoder(whole), [columns[: 1 if whole else 3]])
         sizes.append([int(np.prod(image.shape())) for image in batch])
         assert stages.decode(whole) > 0
     assert all(window <= image for window, image in zip(*sizes, strict=True)) and sizes[0] != sizes[1]

@@ -30,6 +30,15 @@ BENCHES = {
     "stage2": bench_stage2,
     "train": bench_train,
 }
+# The keys that say what was measured, written down with the rows.
+SETTINGS = {
+    "convert": ("copies",),
+    "index": ("samples",),
+    "kernels": ("size",),
+    "loader": ("files", "copies", "batch", "threads"),
+    "stage2": ("size",),
+    "train": ("backbone", "batch", "image_size", "compile", "threads"),
+}
 
 
 @hydra_command("bench", BenchConfig)
@@ -40,7 +49,12 @@ def measure(cfg: Any) -> None:
     device = machine.pick_device("cpu" if _name in ("convert", "index") else cfg.device)
     threads = machine.set_threads(cfg.threads)
     rows = BENCHES[_name](cfg)
-    about = {"bench": _name, "device": machine.describe(device, threads), "versions": machine.versions()}
+    about = {
+        "bench": _name,
+        "settings": {key: cfg.backbone.name if key == "backbone" else cfg[key] for key in SETTINGS[_name]},
+        "device": machine.describe(device, threads),
+        "versions": machine.versions(),
+    }
     if cfg.rows:
         date = datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds")
         append(rows, {**about, "date": date}, Path(cfg.rows))

@@ -32,6 +32,7 @@ BATCH = 512  # rows of the streaming form
 
 RATIOS = [
     ("class_mean_all", "memory_read"),
+    ("class_mean_all", "class_mean_limit"),
     ("class_mean_shuffled", "memory_read"),
     ("class_mean_float16", "memory_read"),
     ("class_mean_stream", "memory_read"),
@@ -40,6 +41,7 @@ RATIOS = [
     ("tau_all", "matmul"),
     ("tau_loop_21", "tau_all"),
     ("winning_interval", "matmul"),
+    ("winning_interval", "winning_interval_limit"),
     ("nearest_mean", "matmul_nearest"),
     ("nearest_mean_torch", "nearest_mean"),
     ("group_count", "matmul_group"),
@@ -52,8 +54,8 @@ RATIOS = [
 def bench_kernels(cfg: Any) -> list[Row]:
     """Seconds of a call, in turn, on drawn features of one of the sizes in kernel_data.SIZES.
 
-    memory_read: one read of the training features (on a GPU: a copy of half of them). *_limit: the time that the
-        bytes an op must read and write take at that speed.
+    memory_read: one read of the training features (on a GPU: a copy of half of them), bandwidth (GB/s) its speed.
+        *_limit: the time that the bytes an op must read and write take at that speed.
     class_mean_all: all three kinds, float32, rows in class order; _shuffled: in random order; _float16; _stream: two
         passes in batches of 512 rows in random order; _authors: NumPy mean per class; _torch: index_add_.
     matmul: scores of the test features. tau_all: winning_interval_linear, accuracy_curve and the best tau;
@@ -78,6 +80,9 @@ def bench_kernels(cfg: Any) -> list[Row]:
     series = measure_series({name: _timed(every[name], device) for name in names}, cfg.rounds, "s")
     series |= _limits(series, SIZES[cfg.size])
     rows = [row(name, values, "s") for name, values in series.items()]
+    if "memory_read" in series:
+        read = 4e-9 * SIZES[cfg.size].train * SIZES[cfg.size].dim
+        rows.append(row("bandwidth", [read / seconds for seconds in series["memory_read"]], "GB/s"))
     rows += [ratio(over, under, series) for over, under in RATIOS if over in series and under in series]
     if not cfg.cases:
         rows.append(row("curve_difference", [_curve_difference(KernelData(SIZES[cfg.size], device))], "points"))

@@ -35,6 +35,7 @@ RATIOS = [
     ("fastlt_jpeg_progressive", "fastlt_jpeg"),
     ("fastlt_jpeg", "fastlt_jpeg_1thread"),
     ("decode_ceiling", "decode_ceiling_cuda"),
+    ("decode_ceiling_repeated", "decode_ceiling"),
     ("decode_whole", "decode_ceiling"),
     ("decode_whole_hardware", "decode_whole_cuda"),
 ]
@@ -54,6 +55,7 @@ def bench_loader(cfg: Any) -> list[Row]:
     index_order_1000, index_order_N (s): that ordering, of a whole epoch.
     decode_ceiling: DALI decodes the windows of fastlt_jpeg's plan, and nothing follows; decode_whole, on a GPU: all of
         the same images. _cuda, _hardware: without the GPU's JPEG decoder, or with it alone; else DALI shares them out.
+        _repeated: chroma samples are repeated instead of interpolated.
     first_batch_warm, first_batch_cold (s): a new process, from the call of Loader to its first batch, with Numba's
         functions compiled before, or not.
     stage_*: microseconds of a thread per image (loader_stages.py); two of them are the cases above in that unit.

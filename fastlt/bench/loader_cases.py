@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,10 +68,15 @@ class Cases:
             if torch.cuda.is_available():
                 makers["stage_transfer"] = lambda: self._stages.transfer
         else:
-            makers["decode_ceiling_cuda"] = lambda: partial(self._stages.decode, hardware=0.0)
-            makers["decode_whole"] = lambda: partial(self._stages.decode, whole=True)
-            makers["decode_whole_cuda"] = lambda: partial(self._stages.decode, whole=True, hardware=0.0)
-            makers["decode_whole_hardware"] = lambda: partial(self._stages.decode, whole=True, hardware=1.0)
+            decodings: dict[str, dict[str, Any]] = {
+                "decode_ceiling_cuda": {"hw_decoder_load": 0.0},
+                "decode_ceiling_repeated": {"jpeg_fancy_upsampling": False},
+                "decode_whole": {"whole": True},
+                "decode_whole_cuda": {"whole": True, "hw_decoder_load": 0.0},
+                "decode_whole_hardware": {"whole": True, "hw_decoder_load": 1.0},
+            }
+            for name, options in decodings.items():
+                makers[name] = lambda options=options: partial(self._stages.decode, **options)
         for samples in self._sizes:
             makers[f"index_{samples}"] = partial(self._indexed, samples)
         return makers

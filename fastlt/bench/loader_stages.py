@@ -17,6 +17,7 @@ from nvidia.dali import fn, pipeline_def, types
 from fastlt.bench.rows import Row
 from fastlt.pipeline import graph_cpu
 from fastlt.pipeline.columns import columns
+from fastlt.pipeline.graph_gpu import MIXED
 from fastlt.plan import Augment, Plan, draw_plan
 from fastlt.sampler import Sampler
 from fastlt.shards.reader import Dataset
@@ -54,16 +55,16 @@ class Stages:
             self.dataset.data("train", sample)[::PAGE].sum()
         return self._rate(len(ids), start)
 
-    def decode(self, whole: bool = False, hardware: float | None = None) -> float:
+    def decode(self, whole: bool = False, **options: Any) -> float:
         """DALI decodes the windows of the very same plan, or the whole images, and nothing follows.
 
-        hardware: the share that a GPU's JPEG decoder takes, 0 to 1; DALI's default if None.
+        options: of DALI's decoder, beside those of the loader's graph.
         """
         plan = self._plan("decode")
         parts = [plan[first : first + self.batch] for first in range(0, len(plan), self.batch)]
         batches = [self._windows(part)[: 1 if whole else 3] for part in parts]
         start = time.monotonic()
-        for _ in self._run(self._decoder(whole, hardware), batches):
+        for _ in self._run(self._decoder(whole, **options), batches):
             pass
         return self._rate(len(plan), start)
 
@@ -106,7 +107,7 @@ class Stages:
         batches = []
         for first in range(0, min(len(plan), max(CROPS, self.batch)) // self.batch * self.batch, self.batch):
             part = plan[first : first + self.batch]
-            (decoded,) = self._run(self._decoder(False, None), [self._windows(part)])
+            (decoded,) = self._run(self._decoder(False), [self._windows(part)])
             images = [np.array(decoded.at(i)) for i in range(self.batch)]
             box = np.array([[0, 0, *image.shape[:2]] for image in images], np.int32)
             whole = Plan(part.ids, box, part.flip, part.jitter)
@@ -126,11 +127,9 @@ class Stages:
         return next(self._batches)
 
     @functools.cache  # noqa: B019 - lives as long as the benchmark
-    def _decoder(self, whole: bool, hardware: float | None) -> Any:
+    def _decoder(self, whole: bool, **options: Any) -> Any:
         gpu = self.device.type == "cuda"
-        options: dict[str, Any] = {"device": "mixed"} if gpu else {}
-        if hardware is not None:
-            options["hw_decoder_load"] = hardware
+        options = {**(MIXED if gpu else {}), **options}
         pipeline = _decode_graph(
             self._next, whole, options,
             batch_size=self.batch, num_threads=self.threads, device_id=(self.device.index or 0) if gpu else None,

@@ -18,6 +18,8 @@ from fastlt.pipeline.graph_cpu import DECODED, PLACED
 # Grey value of RGB (ITU-R 601-2), as Pillow and torchvision weigh it.
 GREY = (0.299, 0.587, 0.114)
 OUTPUTS = {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT8}
+# Chroma is interpolated, as the CPU's decoder does it; left alone, a GPU's repeats samples and gives other colours.
+MIXED = {"device": "mixed", "jpeg_fancy_upsampling": True}
 OUTSIDE = {"out_of_bounds_policy": "pad", "fill_values": 0}  # what sticks out of the image is black
 
 
@@ -50,26 +52,30 @@ def graph(
     source: Callable[[], Any], stored: str, size: int, dtype: str, channels_last: bool, jitter: bool, gpu: bool
 ) -> Any:
     """The graph itself. gpu=False leaves every operator on the CPU: tests run it there."""
-    decoder = "mixed" if gpu else "cpu"
+    decoder = MIXED if gpu else {}
     if stored == "raw":
         pixels, box, parameters = inputs(source, stored)
         window = _to_gpu(_window(pixels, box), gpu)  # only the crop travels to the device
     elif stored == "encoded":
         data, anchor, shape, box, parameters = inputs(source, stored)
-        window = _window(fn.decoders.image_slice(data, anchor, shape, device=decoder, **DECODED), box)
+        window = _window(fn.decoders.image_slice(data, anchor, shape, **DECODED, **decoder), box)
     else:
         data, pixels, is_raw, anchor, shape, box, parameters = inputs(source, stored)
         if is_raw:
             window = _to_gpu(_window(pixels, box), gpu)
         else:
-            window = _window(fn.decoders.image_slice(data, anchor, shape, device=decoder, **DECODED), box)
+            window = _window(fn.decoders.image_slice(data, anchor, shape, **DECODED, **decoder), box)
     image = fn.resize(window, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.FLOAT)
     if jitter:
         image = _jitter(image, [_to_gpu(parameters[i], gpu) for i in range(3)])
-    image = fn.flip(image, horizontal=box[4])
-    mean, inverse = (_to_gpu(fn.reshape(parameters[a : a + 3], shape=[1, 1, 3]), gpu) for a in (4, 7))
-    image = fn.cast((image - mean) * inverse, dtype=OUTPUTS[dtype])
-    return image if channels_last else fn.transpose(image, perm=[2, 0, 1])
+    return fn.crop_mirror_normalize(
+        image,
+        mirror=box[4],
+        mean=parameters[4:7],
+        std=1 / parameters[7:10],
+        dtype=OUTPUTS[dtype],
+        output_layout="HWC" if channels_last else "CHW",
+    )
 
 
 def _to_gpu(node: Any, gpu: bool) -> Any:

@@ -1,0 +1,97 @@
+"""python -m fastlt.bench.goals ROWS: what the runs in a file of rows must reach, and whether they did."""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastlt.cli import guard
+from fastlt.errors import UserError
+
+MET, MISSED = "met", "MISSED"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the median of a case must reach, at least or at most. bench: whose case. device: cpu or gpu."""
+
+    bench: str
+    device: str
+    case: str
+    least: float = float("-inf")
+    most: float = float("inf")
+
+    @property
+    def bound(self) -> str:
+        """As it is printed."""
+        return f">= {self.least:g}" if self.most == float("inf") else f"<= {self.most:g}"
+
+
+STAGE2_GOAL = 60 / 4  # seconds of every classifier: four representations in a minute
+
+GOALS = [
+    Goal("loader", "cpu", "fastlt_jpeg / ffcv_jpg", least=1.5),
+    Goal("loader", "cpu", "fastlt_jpeg / torch", least=3),
+    Goal("loader", "cpu", "fastlt_jpeg / decode_ceiling", least=0.85),
+    Goal("loader", "cpu", "fastlt_raw / ffcv_raw", least=2.5),
+    Goal("loader", "cpu", "fastlt_auto_class / fastlt_auto_jpeg_class", least=1.6),
+    Goal("loader", "cpu", "first_batch_warm", most=3),
+    Goal("loader", "gpu", "fastlt_jpeg / decode_ceiling", least=0.95),
+    *(
+        Goal("loader", device, f"fastlt_jpeg_{law} / fastlt_jpeg", least=0.97)
+        for device in ("cpu", "gpu")
+        for law in ("class", "sqrt", "progressive")
+    ),
+    *(
+        goal
+        for device in ("cpu", "gpu")
+        for goal in (
+            Goal("kernels", device, "class_mean_all / memory_read", most=3),
+            Goal("kernels", device, "tau_all / matmul", most=1.2),
+            Goal("kernels", device, "curve_difference", most=1e-6),
+        )
+    ),
+    Goal("train", "gpu", "real / synthetic", least=0.98),
+    Goal("stage2", "gpu", "every_classifier", most=STAGE2_GOAL),
+]
+
+
+def judge(lines: list[dict[str, Any]]) -> list[list[str]]:
+    """For every row with a goal: bench, settings, case, value, goal, verdict."""
+    table = []
+    for line in lines:
+        device = "cpu" if line["device"].startswith("cpu") else "gpu"
+        for goal in GOALS:
+            if (goal.bench, goal.device, goal.case) == (line["bench"], device, line["case"]):
+                settings = ", ".join(f"{key}={value}" for key, value in line.get("settings", {}).items())
+                value = f"{line['median']:.3g} ({line['p20']:.3g}..{line['p80']:.3g}) {line['unit']}"
+                met = goal.least <= line["median"] <= goal.most
+                table.append([goal.bench, settings, goal.case, value, goal.bound, MET if met else MISSED])
+    return table
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert all(line.keys() >= {"bench", "device", "case", "median", "p20", "p80", "unit"} for line in lines)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give a file that a benchmark wrote with rows=FILE") from None
+    except (ValueError, AttributeError, AssertionError):
+        raise UserError(f"{path} holds no rows of a benchmark: give a file that one wrote with rows=FILE") from None
+    return lines
+
+
+def _command() -> None:
+    parser = argparse.ArgumentParser(prog="python -m fastlt.bench.goals", description=__doc__)
+    parser.add_argument("rows", type=Path)
+    table = [["bench", "settings", "case", "median (p20..p80)", "goal", ""], *judge(_read(parser.parse_args().rows))]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    for row in table:
+        padded = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        sys.stdout.write(f"{padded.rstrip()}\n")
+
+
+if __name__ == "__main__":
+    guard(_command)

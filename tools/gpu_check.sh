@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# All GPU tests and GPU benchmarks in under nine minutes, and a short table of them last.
+#
+#   tools/gpu_check.sh [--images FOLDER] [--out FOLDER] [STEP...]
+#
+# --images: photographs, for the steps that load them. --out: where rows.jsonl, log.txt and summary.txt go; default
+# gpu_check. Steps, all by default: tests kernels loader train stage2. PYTHON names the interpreter; fastlt need not be
+# installed in it, nor is a network wanted. Exit code 1 if a step failed or ran out of time.
+set -u
+cd "$(dirname "$0")/.."
+root=$PWD
+images="" out=gpu_check steps=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --images) images=${2:?--images wants a folder} && shift 2 ;;
+    --out) out=${2:?--out wants a folder} && shift 2 ;;
+    tests | kernels | loader | train | stage2) steps+=("$1") && shift ;;
+    *) echo "error: $1 is unknown: allowed are --images FOLDER, --out FOLDER, tests, kernels, loader, train, stage2" >&2 && exit 2 ;;
+  esac
+done
+[ ${#steps[@]} -gt 0 ] || steps=(tests kernels loader train stage2)
+if [ -n "$images" ] && [ ! -d "$images" ]; then echo "error: --images $images: no such folder" >&2 && exit 2; fi
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+"$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
+  { echo "error: $python sees no CUDA device: this check is for a machine with a GPU" >&2 && exit 2; }
+
+mkdir -p "$out" && out=$(cd "$out" && pwd)
+rm -f "$out"/rows.jsonl "$out"/summary.txt && : > "$out/log.txt"
+readonly ALL=525 # seconds for everything
+threads=$(nproc)
+code=0
+
+# step NAME SECONDS COMMAND...: runs it within its time and what is left of all, its output in the log.
+step() {
+  local name=$1 limit=$2 begin=$SECONDS left=$((ALL - SECONDS)) verdict
+  shift 2
+  [ "$left" -lt "$limit" ] && limit=$left
+  [ "$limit" -lt 5 ] && echo "$name: no time left" | tee -a "$out/summary.txt" && code=1 && return
+  printf '\n== %s\n' "$name" | tee -a "$out/log.txt"
+  timeout --kill-after=10 "$limit" "$@" >> "$out/log.txt" 2>&1
+  case $? in
+    0) verdict=ok ;;
+    124 | 137) verdict="OUT OF TIME after $limit s" code=1 ;;
+    *) verdict=FAILED code=1 ;;
+  esac
+  tail -n 3 "$out/log.txt" | cut -c1-200
+  echo "$name: $verdict, $((SECONDS - begin)) s" | tee -a "$out/summary.txt"
+}
+
+bench() { # NAME SECONDS ARGUMENTS...
+  local name=$1 limit=$2
+  shift 2
+  step "$name" "$limit" "$python" -m fastlt.bench "$@" device=cuda rows="$out/rows.jsonl"
+}
+
+# Other versions of the libraries may warn of what this project's own do not.
+check() { "$python" -m pytest -q -p no:cacheprovider -o filterwarnings=default --durations=8 "$@"; }
+export -f check
+export python
+
+run() {
+  local marked load="images=$images files=320"
+  case $1 in
+    tests)
+      mapfile -t marked < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
+      step "tests of the kernels" 120 bash -c 'check tests/kernels -k cuda'
+      step "tests on a GPU" 200 bash -c 'check -m gpu "$@"' _ "${marked[@]}"
+      ;;
+    kernels)
+      bench "kernels" 60 kernels rounds=9
+      bench "kernels at ImageNet-LT's size" 60 kernels size=imagenet_lt rounds=9 \
+        'cases=[memory_read,class_mean_all,class_mean_shuffled,class_mean_float16,class_mean_torch,matmul,tau_all,tau_loop_21,winning_interval,matmul_nearest,nearest_mean,nearest_mean_torch,matmul_group,group_count,group_count_torch,tau_normalize,tau_normalize_torch]'
+      ;;
+    loader)
+      bench "loader" 120 loader $load threads="$threads" copies=16 batch=256 rounds=3 peers=true \
+        'cases=[fastlt_jpeg,decode_ceiling,fastlt_jpeg_class,fastlt_jpeg_sqrt,fastlt_jpeg_progressive,fastlt_raw,fastlt_auto_class,fastlt_auto_jpeg_class,decode_ceiling_cuda,decode_ceiling_repeated,decode_whole,decode_whole_cuda,decode_whole_hardware,stage_plan,stage_read,torch,dali]'
+      for other in "threads=$((threads / 2)) batch=256" "threads=$((threads / 4)) batch=256" "threads=$threads batch=64"; do
+        bench "loader, $other" 40 loader $load $other copies=8 rounds=3 'cases=[fastlt_jpeg,decode_ceiling]'
+      done
+      ;;
+    train)
+      for backbone in resnet50 resnext50; do
+        bench "training of $backbone" 100 train $load threads="$threads" copies=16 batch=256 rounds=3 backbone=$backbone
+      done
+      ;;
+    stage2) bench "stage 2 at ImageNet-LT's size" 100 stage2 size=imagenet_lt rounds=5 ;;
+  esac
+}
+
+{
+  "$python" -c 'from fastlt import device; print(device.describe(device.pick_device("cuda"), 0), device.versions())'
+  command -v nvidia-smi > /dev/null && nvidia-smi --query-gpu=driver_version,clocks.sm,clocks.mem --format=csv,noheader
+} 2>&1 | tee -a "$out/summary.txt"
+for name in "${steps[@]}"; do
+  if [ -z "$images" ] && [[ $name == loader || $name == train ]]; then
+    echo "$name: left out, it wants --images FOLDER of photographs" | tee -a "$out/summary.txt"
+  else
+    run "$name"
+  fi
+done
+
+printf '\n== summary\n'
+{
+  grep -E '^[0-9]+ (passed|failed)|^(FAILED|ERROR) ' "$out/log.txt"
+  [ -s "$out/rows.jsonl" ] && "$python" -m fastlt.bench.goals "$out/rows.jsonl"
+  echo "$SECONDS s in all; rows and log in $out"
+} | tee -a "$out/summary.txt" > /dev/null
+cat "$out/summary.txt"
+exit $code
