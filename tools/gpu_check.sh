@@ -6,6 +6,9 @@
 # --images: photographs, for the steps that load them. --out: where rows.jsonl, log.txt and summary.txt go; default
 # gpu_check. Steps, all by default: tests kernels loader train stage2. PYTHON names the interpreter; fastlt need not be
 # installed in it, nor is a network wanted. Exit code 1 if a step failed or ran out of time.
+#
+# What takes longer is a command of its own, which may be stopped and goes on, as the full grid of CIFAR-100-LT:
+#   python -m fastlt.grid grid=cifar100_lt data=DIR at_once=4 out=runs/c100
 set -u
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -44,7 +47,7 @@ step() {
     124 | 137) verdict="OUT OF TIME after $limit s" code=1 ;;
     *) verdict=FAILED code=1 ;;
   esac
-  tail -n 3 "$out/log.txt" | cut -c1-200
+  grep -v '^{' "$out/log.txt" | tail -n 3 | cut -c1-200
   echo "$name: $verdict, $((SECONDS - begin)) s" | tee -a "$out/summary.txt"
 }
 
