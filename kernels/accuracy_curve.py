@@ -85,14 +85,14 @@ class AccuracyCurve:
             raise ValueError(f"criterion {criterion!r} is undefined: no sample belongs to this group")
         ends = _between(-math.inf, self.breakpoints, math.inf)
         reachable = ends[:-1].nextafter(ends[-1]) < ends[1:]  # between two neighbouring numbers there is no tau
-        top = reachable & (values >= values[reachable].max() - EQUAL)
+        top = reachable & (values >= values.where(reachable, -math.inf).max() - EQUAL)
         edges = pad(top.byte(), (1, 1)).diff().nonzero().ravel()  # where top begins and ends, by turns
         lo, hi = ends[edges[::2]], ends[edges[1::2]]
         width, from_zero = hi - lo, torch.maximum(lo, -hi).clamp_min(0)
         widest = width == width.max()
-        nearest = widest & (from_zero == from_zero[widest].min())
-        chosen = nearest.nonzero()[0, 0]
-        interval = float(lo[chosen]), float(hi[chosen])
+        chosen = from_zero.where(widest, math.inf).argmin()[None]  # the first of equal ones
+        low, high = torch.cat([lo[chosen], hi[chosen]]).tolist()
+        interval = low, high
         tau = self._inside(*interval)
         return tau, interval, float(self.at(tau)[criterion])
 
@@ -167,16 +167,25 @@ def cpu(lo: torch.Tensor, hi: torch.Tensor, labels: torch.Tensor, groups: Array)
     begun = pad((order < len(wins)).long(), (1, 0))
     ended = 1 - begun
     sizes = torch.bincount(labels, minlength=len(groups)).cpu().numpy()
-    class_weights, totals = criterion_weights(sizes, host(groups, np.int8))
+    weights, totals = criterion_weights(sizes, host(groups, np.int8))
+    scales = [[float(max(total, 1)), 100.0 if total else math.nan] for total in totals]
+    totals, percents = torch.tensor(scales, dtype=torch.float64).to(lo.device).T[:, :, None]
+    weights = pad(tensor(weights, lo.device), (0, 1))
     pieces, ties = [], []
-    for weights, total in zip(pad(tensor(class_weights, lo.device), (0, 1)), totals, strict=True):
-        weight = weights.index_select(0, classes)
-        gained = (weight * begun).cumsum(0).index_select(0, below)
-        lost = (weight * ended).cumsum(0).index_select(0, below)
-        scale = 100.0 if total else math.nan
-        pieces.append((gained - lost).double() / max(total, 1) * scale)
-        ties.append((gained[1:] - lost[:-1]).double() / max(total, 1) * scale)
-    return AccuracyCurve(finite.index_select(0, last), *pieces, at_breakpoints=torch.stack(ties))
+    together = len(CRITERIA) if lo.is_cuda else 1  # each call costs a GPU the most, a CPU the memory between them
+    for some, total, percent in zip(*(one.split(together) for one in (weights, totals, percents)), strict=True):
+        weight = some.index_select(1, classes)
+        gained = _running_sums(weight * begun).index_select(1, below)
+        lost = _running_sums(weight * ended).index_select(1, below)
+        pieces.append((gained - lost).double() / total * percent)
+        ties.append((gained[:, 1:] - lost[:, :-1]).double() / total * percent)
+    return AccuracyCurve(finite.index_select(0, last), *torch.cat(pieces), at_breakpoints=torch.cat(ties))
+
+
+def _running_sums(rows: torch.Tensor) -> torch.Tensor:
+    """Of each row, which begins with 0; as one long row, for which a GPU is much quicker. Integers may run over."""
+    sums = rows.ravel().cumsum(0).view(rows.shape)
+    return sums - sums[:, :1]
 
 
 cuda = cpu

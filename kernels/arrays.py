@@ -87,6 +87,8 @@ def check_labels(labels: Array, rows: int, num_classes: int) -> None:
         raise ValueError(
             f"labels are {dtype_name(labels)} {tuple(labels.shape)}; allowed are integers of shape ({rows},)"
         )
-    if rows and (int(labels.min()) < 0 or int(labels.max()) >= num_classes):
-        wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
-        raise ValueError(f"label {wrong} is out of range; allowed is 0 to {num_classes - 1}")
+    if rows:
+        ends = labels.aminmax() if isinstance(labels, torch.Tensor) else (labels.min(), labels.max())
+        low, high = torch.stack(ends).tolist() if isinstance(labels, torch.Tensor) else ends  # a GPU is waited for once
+        if low < 0 or high >= num_classes:
+            raise ValueError(f"label {low if low < 0 else high} is out of range; allowed is 0 to {num_classes - 1}")

@@ -62,10 +62,9 @@ def cpu(features: Array, labels: Array, num_classes: int) -> ClassMeans:
 
 def cuda(features: torch.Tensor, labels: torch.Tensor, num_classes: int) -> ClassMeans:
     """Three reads of the features on their device: mean of all rows, norms, sums in the order of the classes."""
-    mean = features.sum(dim=0, dtype=torch.float64) / len(features)
-    if not mean.isfinite().all():
+    counts, un, l2n, cl2n, mean = class_mean_cuda.class_means(features.contiguous(), labels, num_classes)
+    if not mean.isfinite().all():  # last, for it waits for the device
         raise _not_finite("features", class_mean_cuda.first_not_finite(features))
-    counts, un, l2n, cl2n = class_mean_cuda.class_means(features.contiguous(), labels, num_classes, mean)
     return ClassMeans(counts, un, l2n, cl2n, mean.float())
 
 
@@ -133,22 +132,25 @@ class ClassMeanStream:
         check_rows(features, "features", f"[n, {dim}]")
         if features.shape[1] != dim:
             raise ValueError(f"features have {features.shape[1]} columns; this stream takes {dim}, as at its creation")
-        check_labels(labels, len(features), classes)
-        counts = self._counts + torch.from_numpy(np.bincount(host(labels, np.int64), minlength=classes))
+        known = labels.cpu() if on_gpu(labels) else labels  # checked and counted here, so copied once
+        check_labels(known, len(features), classes)
+        counts = self._counts + torch.from_numpy(np.bincount(host(known, np.int64), minlength=classes))
         if self._mean is not None and bool((counts > self._first_counts).any()):
             label = int((counts > self._first_counts).nonzero()[0])
             raise ValueError(
                 f"the second pass has {counts[label]} rows of class {label} or more, the first had "
                 f"{self._first_counts[label]}; give both passes the same batches"
             )
-        rows: Any = tensor(features, self._device) if self._on_gpu else host_bits(features)
-        bad = (class_mean_cuda if self._on_gpu else class_mean_cpu).first_not_finite(rows)
+        if self._on_gpu:
+            here = tensor(features, self._device), tensor(labels, self._device, torch.int64)
+            bad = class_mean_cuda.add(*here, self._sums, self._mean)
+        else:
+            rows = host_bits(features)
+            bad = class_mean_cpu.first_not_finite(rows)
+            if bad < 0:
+                class_mean_cpu.add(rows, host(known, np.int64), self._sums.numpy(), _numpy(self._mean))
         if bad >= 0:
             raise _not_finite("stream", int(self._counts.sum()) + bad)
-        if self._on_gpu:
-            class_mean_cuda.add(rows, tensor(labels, self._device, torch.int64), self._sums, self._mean)
-        else:
-            class_mean_cpu.add(rows, host(labels, np.int64), self._sums.numpy(), _numpy(self._mean))
         self._kind = self._kind or type(features)
         self._counts = counts
 

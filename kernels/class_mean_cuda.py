@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import float64
+from numba import float64, uint64
+from numpy.typing import NDArray
 
 from fastlt.kernels import gpu
 from fastlt.kernels.class_pieces import cut
@@ -21,49 +22,84 @@ from fastlt.kernels.gpu import SIMULATED, THREADS, cu
 
 _MIN_PIECE = 4 if SIMULATED else 64
 _MAX_PIECES = 4096  # of classes with several; each costs 3 D float64
+_SLABS = 4 if SIMULATED else 1024  # of rows whose columns are summed side by side
+
+# Four loads are under way in each thread, else it waits for the memory each time. The indices are unsigned, for Numba
+# tests signed ones for being negative, and that takes longer than all the rest.
+_ONE, _TWO, _THREE, _FOUR = (np.uint64(rows) for rows in range(1, 5))
+_LAST = np.uint64(THREADS - 1)
+_COLUMNS = tuple(np.uint64(k * THREADS) for k in range(5))
+
+
+def mean_of_rows(features: torch.Tensor) -> torch.Tensor:
+    """float64 [D]; NaN or infinite where features are. PyTorch's sum would first make float64 of them all."""
+    (count, dim), device = features.shape, features.device
+    parts = torch.empty((min(count, _SLABS), dim), dtype=torch.float64, device=device)
+    blocks = gpu.blocks_for(len(parts) * -(-dim // THREADS), device)
+    _kernels(features).column_sums.launch(blocks, features, parts)
+    return parts.sum(dim=0) / count
 
 
 def class_means(
-    features: torch.Tensor, labels: torch.Tensor, num_classes: int, mean: torch.Tensor
-) -> tuple[torch.Tensor, ...]:
-    """counts [C], un, l2n, cl2n [C, D] of contiguous rows whose mean is `mean`, float64 [D]."""
+    features: torch.Tensor, labels: torch.Tensor, num_classes: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """counts [C], un, l2n, cl2n [C, D], and the mean of all rows, float64 [D], of contiguous rows.
+
+    What the host must know comes first, so that nothing makes the device wait from then on.
+    """
     (count, dim), device = features.shape, features.device
-    counts = torch.bincount(labels, minlength=num_classes)
-    order = torch.argsort(labels, stable=True)
+    order, starts = _by_class(labels, num_classes)
+    counts = starts.diff()
     pieces = cut(counts.numpy(force=True), max(_MIN_PIECE, -(-count // _MAX_PIECES)))
-    where = [torch.from_numpy(array).to(device) for array in (pieces.labels, pieces.begins, pieces.stops, pieces.part)]
-    multiple, slots = torch.from_numpy(pieces.multiple).to(device), torch.from_numpy(pieces.slots).to(device)
+    mean = mean_of_rows(features)
     scales = _scales(features, mean)
+    *where, multiple, slots = _upload(
+        [pieces.labels, pieces.begins, pieces.stops, pieces.part, pieces.multiple, pieces.slots], device
+    )
     means = torch.zeros((3, num_classes, dim), dtype=torch.float32, device=device)
     parts = torch.empty((int(pieces.slots[-1]), 3, dim), dtype=torch.float64, device=device)
     strips = -(-dim // THREADS)
     blocks = gpu.blocks_for(pieces.labels.size * strips, device)
     _kernels(features).sum_pieces.launch(blocks, features, order, *where, mean, scales, parts, means)
     _join.launch(gpu.blocks_for(pieces.multiple.size * strips, device), multiple, slots, counts, parts, means)
-    return counts, means[0], means[1], means[2]
+    return counts, means[0], means[1], means[2], mean
 
 
-def add(features: torch.Tensor, labels: torch.Tensor, sums: torch.Tensor, mean: torch.Tensor | None) -> None:
-    """Adds a batch to sums, float64: of x, x / ||x|| [2, C, D]; or, with the mean, of (x - m) / ||x - m|| [1, C, D]."""
-    dim = sums.shape[2]
-    present, counts = torch.unique(labels, return_counts=True)
-    stops = counts.cumsum(0)
-    order = torch.argsort(labels, stable=True)
+def add(features: torch.Tensor, labels: torch.Tensor, sums: torch.Tensor, mean: torch.Tensor | None) -> int:
+    """Adds a batch to sums, float64: of x, x / ||x|| [2, C, D]; or, with the mean, of (x - m) / ||x - m|| [1, C, D].
+
+    Returns -1, or the first row with a NaN or infinite value, and then adds nothing.
+    """
+    _, classes, dim = sums.shape
+    order, starts = _by_class(labels, classes)
     centre = torch.zeros(dim, dtype=torch.float64, device=features.device) if mean is None else mean
-    blocks = gpu.blocks_for(len(present) * -(-dim // THREADS), features.device)
-    _kernels(features).add_rows.launch(
-        blocks, features, order, present, stops - counts, stops, centre, _scales(features, centre), sums
-    )
+    scales = _scales(features, centre)
+    if scales[0].isnan().any():
+        return first_not_finite(features)
+    blocks = gpu.blocks_for(classes * -(-dim // THREADS), features.device)
+    _kernels(features).add_rows.launch(blocks, features, order, starts, centre, scales, sums)
+    return -1
 
 
 def first_not_finite(features: torch.Tensor) -> int:
-    """The first row with a NaN or infinite value, or -1."""
-    wrong = (~features.isfinite()).any(dim=1).nonzero()
-    return int(wrong[0]) if len(wrong) else -1
+    """The first row with a NaN or infinite value; there must be one."""
+    return int((~features.isfinite()).any(dim=1).nonzero()[0])
+
+
+def _by_class(labels: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows in the order of the classes [N], and where each class starts [C + 1]; torch.bincount would wait twice."""
+    in_order, order = labels.sort(stable=True)
+    return order, torch.searchsorted(in_order, torch.arange(num_classes + 1, device=labels.device))
+
+
+def _upload(arrays: list[NDArray[np.int64]], device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Arrays on a device, in one copy."""
+    together = torch.from_numpy(np.concatenate(arrays)).to(device, non_blocking=True)
+    return together.split([array.size for array in arrays])
 
 
 def _scales(features: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    """1 / ||x|| and 1 / ||x - m|| of every row, float64 [2, N]; 0 where the norm is."""
+    """1 / ||x|| and 1 / ||x - m|| of every row, float64 [2, N]; 0 where the norm is, NaN where x is not finite."""
     scales = torch.empty((2, len(features)), dtype=torch.float64, device=features.device)
     _kernels(features).norms.launch(gpu.blocks_for(len(features), features.device), features, mean, scales)
     return scales
@@ -73,40 +109,107 @@ class _Kernels:
     """The kernels that read features, whose elements become numbers by `number`."""
 
     def __init__(self, number: Callable[[Any], Any], *dtypes: str):
+        @gpu.kernel(*(f"{dtype}[:, ::1], float64[:, ::1]" for dtype in dtypes))
+        def column_sums(features, parts):
+            strips = (parts.shape[1] + THREADS - 1) // THREADS
+            rows = (features.shape[0] + parts.shape[0] - 1) // parts.shape[0]
+            for work in range(cu.blockIdx.x, parts.shape[0] * strips, cu.gridDim.x):
+                slab, j = work // strips, work % strips * THREADS + cu.threadIdx.x
+                if j < parts.shape[1]:
+                    column, total = np.uint64(j), 0.0
+                    i = np.uint64(min(slab * rows, features.shape[0]))
+                    stop = np.uint64(min(slab * rows + rows, features.shape[0]))
+                    while i + _THREE < stop:
+                        x0, x1 = features[i, column], features[i + _ONE, column]
+                        x2, x3 = features[i + _TWO, column], features[i + _THREE, column]
+                        total += number(x0) + number(x1) + number(x2) + number(x3)
+                        i += _FOUR
+                    while i < stop:
+                        total += number(features[i, column])
+                        i += _ONE
+                    parts[slab, j] = total
+
+        @gpu.device_function
+        def add_square(plain, centred, x, mean):
+            x = number(x)
+            return plain + x * x, centred + (x - mean) * (x - mean)
+
         @gpu.kernel(*(f"{dtype}[:, ::1], float64[::1], float64[:, ::1]" for dtype in dtypes))
         def norms(features, mean, scales):
             scratch = cu.shared.array(THREADS, float64)
+            dim = np.uint64(mean.size)
             for row in range(cu.blockIdx.x, features.shape[0], cu.gridDim.x):
+                x, j = features[np.uint64(row)], np.uint64(cu.threadIdx.x)
                 plain, centred = 0.0, 0.0
-                for j in range(cu.threadIdx.x, mean.size, THREADS):
-                    x = number(features[row, j])
-                    plain += x * x
-                    centred += (x - mean[j]) * (x - mean[j])
+                while j + _COLUMNS[3] < dim:
+                    x0, x1, x2, x3 = x[j], x[j + _COLUMNS[1]], x[j + _COLUMNS[2]], x[j + _COLUMNS[3]]
+                    plain, centred = add_square(plain, centred, x0, mean[j])
+                    plain, centred = add_square(plain, centred, x1, mean[j + _COLUMNS[1]])
+                    plain, centred = add_square(plain, centred, x2, mean[j + _COLUMNS[2]])
+                    plain, centred = add_square(plain, centred, x3, mean[j + _COLUMNS[3]])
+                    j += _COLUMNS[4]
+                while j < dim:
+                    plain, centred = add_square(plain, centred, x[j], mean[j])
+                    j += _COLUMNS[1]
                 plain, centred = gpu.block_sum(plain, scratch), gpu.block_sum(centred, scratch)
                 if cu.threadIdx.x == 0:
-                    scales[0, row] = 1 / math.sqrt(plain) if plain > 0 else 0.0
-                    scales[1, row] = 1 / math.sqrt(centred) if centred > 0 else 0.0
+                    nothing = plain - plain  # 0, or NaN where the row is not finite
+                    scales[0, row] = (1 / math.sqrt(plain) if plain > 0 else 0.0) + nothing
+                    scales[1, row] = (1 / math.sqrt(centred) if centred > 0 else 0.0) + nothing
 
-        rows = "{}[:, ::1], int64[::1], int64[::1], int64[::1], int64[::1], "
+        @gpu.device_function
+        def four(features, numbers, k, column):
+            a, b, c, d = numbers[k], numbers[k + _ONE], numbers[k + _TWO], numbers[k + _THREE]
+            return features[a, column], features[b, column], features[c, column], features[d, column]
+
+        @gpu.device_function
+        def add_row(un, l2n, cl2n, x, mean, there, plain, centred):
+            x = number(x)
+            return un + x * there, l2n + x * plain, cl2n + (x - mean) * centred
+
+        rows = "{}[:, ::1], int64[::1], int64[::1], "
 
         @gpu.kernel(
             *(
-                rows.format(dtype) + "int64[::1], float64[::1], float64[:, ::1], float64[:, :, ::1], float32[:, :, ::1]"
+                rows.format(dtype) + "int64[::1], int64[::1], int64[::1], float64[::1], float64[:, ::1], "
+                "float64[:, :, ::1], float32[:, :, ::1]"
                 for dtype in dtypes
             )
         )
         def sum_pieces(features, order, labels, begins, stops, part, mean, scales, parts, means):
+            numbers = cu.shared.array(THREADS, uint64)
+            there = cu.shared.array(THREADS, float64)
+            plain = cu.shared.array(THREADS, float64)
+            centred = cu.shared.array(THREADS, float64)
             strips = (mean.size + THREADS - 1) // THREADS
             for work in range(cu.blockIdx.x, labels.size * strips, cu.gridDim.x):
                 piece, j = work // strips, work % strips * THREADS + cu.threadIdx.x
+                un, l2n, cl2n = 0.0, 0.0, 0.0
+                column, m = np.uint64(j), mean[min(j, mean.size - 1)]
+                for begin in range(begins[piece], stops[piece], THREADS):
+                    here = min(THREADS, stops[piece] - begin)
+                    cu.syncthreads()  # before the rows of the last round are written over
+                    # Beyond the rows that are here the last one is read again, and counts for nothing.
+                    row = order[begin + min(cu.threadIdx.x, here - 1)]
+                    there[cu.threadIdx.x] = 1.0 if cu.threadIdx.x < here else 0.0
+                    numbers[cu.threadIdx.x] = row
+                    plain[cu.threadIdx.x] = scales[0, row] * there[cu.threadIdx.x]
+                    centred[cu.threadIdx.x] = scales[1, row] * there[cu.threadIdx.x]
+                    cu.syncthreads()
+                    k, stop = np.uint64(0), np.uint64(here if j < mean.size else 0)
+                    if k < stop:
+                        x0, x1, x2, x3 = four(features, numbers, k, column)
+                    while k < stop:
+                        a, b, c, d = k, k + _ONE, k + _TWO, k + _THREE
+                        k += _FOUR
+                        # The next four are on their way while these are added.
+                        y0, y1, y2, y3 = four(features, numbers, k & _LAST, column)
+                        un, l2n, cl2n = add_row(un, l2n, cl2n, x0, m, there[a], plain[a], centred[a])
+                        un, l2n, cl2n = add_row(un, l2n, cl2n, x1, m, there[b], plain[b], centred[b])
+                        un, l2n, cl2n = add_row(un, l2n, cl2n, x2, m, there[c], plain[c], centred[c])
+                        un, l2n, cl2n = add_row(un, l2n, cl2n, x3, m, there[d], plain[d], centred[d])
+                        x0, x1, x2, x3 = y0, y1, y2, y3
                 if j < mean.size:
-                    un, l2n, cl2n = 0.0, 0.0, 0.0
-                    for i in range(begins[piece], stops[piece]):
-                        row = order[i]
-                        x = number(features[row, j])
-                        un += x
-                        l2n += x * scales[0, row]
-                        cl2n += (x - mean[j]) * scales[1, row]
                     if part[piece] >= 0:
                         parts[part[piece], 0, j] = un
                         parts[part[piece], 1, j] = l2n
@@ -118,14 +221,14 @@ class _Kernels:
                         means[2, labels[piece], j] = cl2n / rows
 
         @gpu.kernel(*(rows.format(dtype) + "float64[::1], float64[:, ::1], float64[:, :, ::1]" for dtype in dtypes))
-        def add_rows(features, order, labels, begins, stops, mean, scales, sums):
+        def add_rows(features, order, starts, mean, scales, sums):
             strips = (mean.size + THREADS - 1) // THREADS
-            for work in range(cu.blockIdx.x, labels.size * strips, cu.gridDim.x):
-                piece, j = work // strips, work % strips * THREADS + cu.threadIdx.x
-                if j < mean.size:
+            for work in range(cu.blockIdx.x, (starts.size - 1) * strips, cu.gridDim.x):
+                label, j = work // strips, work % strips * THREADS + cu.threadIdx.x
+                if j < mean.size and starts[label] < starts[label + 1]:
                     for kind in range(sums.shape[0]):
-                        total = sums[kind, labels[piece], j]
-                        for i in range(begins[piece], stops[piece]):
+                        total = sums[kind, label, j]
+                        for i in range(starts[label], starts[label + 1]):
                             row = order[i]
                             x = number(features[row, j])
                             if sums.shape[0] == 1:
@@ -133,8 +236,9 @@ class _Kernels:
                             elif kind == 1:
                                 x *= scales[0, row]
                             total += x
-                        sums[kind, labels[piece], j] = total
+                        sums[kind, label, j] = total
 
+        self.column_sums = column_sums
         self.norms, self.sum_pieces, self.add_rows = norms, sum_pieces, add_rows
 
 

@@ -10,11 +10,12 @@ But the tests compile each of them for several architectures, and the simulator 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from numba import config, typeof
 from numba import cuda as _numba_cuda
@@ -26,6 +27,18 @@ cu: Any = _numba_cuda
 SIMULATED = bool(config.ENABLE_CUDASIM)  # type: ignore[attr-defined]
 THREADS = 4 if SIMULATED else 128
 """Threads of every block: few enough that a row of a few hundred numbers keeps them busy. A power of two."""
+
+_FEWEST_BLOCKS = 128  # Numba warns of fewer; kernels stride over the grid, so those in excess end at once
+_WAVES = 1 if SIMULATED else 4  # with one, most of the device would wait for the blocks that end last
+_VIEWS = 1024  # of tensors kept: PyTorch gives out the same addresses again and again
+_TYPES = {
+    torch.float32: "<f4",
+    torch.float16: "<f2",
+    torch.bfloat16: "<i2",  # its bits
+    torch.float64: "<f8",
+    torch.int64: "<i8",
+    torch.bool: "|b1",
+}
 
 device_function = cu.jit(device=True)
 
@@ -48,9 +61,9 @@ def limits(device: torch.device) -> Limits:
 
 
 def blocks_for(work: int, device: torch.device) -> int:
-    """Blocks for `work` pieces that blocks take in strides of the grid: as many as the device holds at once."""
+    """Blocks for `work` pieces that blocks take in strides of the grid: a few times what the device holds at once."""
     found = limits(device)
-    return min(work, found.multiprocessors * (found.threads // THREADS))
+    return min(work, _WAVES * found.multiprocessors * (found.threads // THREADS))
 
 
 class Kernel:
@@ -62,7 +75,7 @@ class Kernel:
         self._compiled = cu.jit(function)
 
     def launch(self, blocks: int, *arguments: Any) -> None:
-        """Starts `blocks` blocks of THREADS threads. Arguments are contiguous tensors of one device, and scalars."""
+        """Starts at least `blocks` blocks of THREADS threads. Arguments: contiguous tensors of one device, scalars."""
         tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
         assert all(one.is_contiguous() for one in tensors)
         if not blocks:
@@ -71,15 +84,31 @@ class Kernel:
             arrays = [_bits(one).numpy() if isinstance(one, torch.Tensor) else one for one in arguments]
             types = tuple(typeof(one) for one in arrays)
             assert types in self._types, f"{self.function.__name__}: {types} is not declared"
-            with np.errstate(all="ignore"):  # as on a GPU
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # of infinite numbers: no GPU warns
                 self._compiled[blocks, THREADS](*arrays)
             return
-        with torch.cuda.device(tensors[0].device):
-            stream = cu.external_stream(torch.cuda.current_stream().cuda_stream)
+        device = tensors[0].device
+        with torch.cuda.device(device):
+            stream = _stream(device, torch.cuda.current_stream(device).cuda_stream)
             views = [
-                cu.as_cuda_array(_bits(one), sync=False) if isinstance(one, torch.Tensor) else one for one in arguments
+                _view(one.data_ptr(), one.shape, _TYPES[one.dtype]) if isinstance(one, torch.Tensor) else one
+                for one in arguments
             ]
-            self._compiled[blocks, THREADS, stream](*views)
+            self._compiled[max(blocks, _FEWEST_BLOCKS), THREADS, stream](*views)
+
+
+@lru_cache(maxsize=_VIEWS)
+def _view(address: int, shape: tuple[int, ...], typestr: str) -> Any:
+    """Numba's array of a tensor's memory, whose making takes longer than the rest of a launch. It owns nothing."""
+    described = {"shape": tuple(shape), "typestr": typestr, "data": (address, False), "strides": None, "version": 2}
+    return cu.from_cuda_array_interface(described, sync=False)
+
+
+@lru_cache
+def _stream(device: torch.device, handle: int) -> Any:
+    """Numba's object of a stream, the same one each time: Numba keeps launch configurations by it."""
+    return cu.external_stream(handle)
 
 
 def _bits(values: torch.Tensor) -> torch.Tensor:

@@ -7,20 +7,24 @@ classes that reach this bound.
 from __future__ import annotations
 
 import math
+import operator
 
 import numpy as np
 from numba import float32, float64
 from torch import Tensor
 
 from fastlt.kernels import gpu
-from fastlt.kernels.gpu import THREADS, cu
+from fastlt.kernels.gpu import SIMULATED, THREADS, cu
 
 _INF = np.inf
 _NONE = np.float32(-np.inf)  # no bound yet
-# Any two float32 logarithms, their difference, its quotient by the slope, and what the second sweep makes of that: all
-# their roundings together are below 7e-5.
+# Two float32 logarithms of 2^-22 each (relative, to base 2), their difference, its quotient by the slope, and what the
+# second sweep makes of that: all their roundings together are below 1.4e-4.
 _MARGIN = np.float32(2e-4)
+_ROUGH_LOG = math.log if SIMULATED else cu.libdevice.fast_logf
+_ROUGH_QUOTIENT = operator.truediv if SIMULATED else cu.libdevice.fast_fdividef  # slopes are below 2^126
 _FLAT = np.float32(1e-30)  # a slope below it could push a float32 bound to infinity
+_STEP = np.uint64(THREADS)  # unsigned, so that Numba does not test every index for being negative
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 # What a row holds at most: a class whose score is not positive counts as zero if its norm is zero.
@@ -66,16 +70,16 @@ def _limits(row, log_norm, y, own, sign, scratch):
     The bounds never pass those that all classes together set, and lie within the margin of them.
     """
     level, from_below, from_above = _NEGATIVE, _NONE, _NONE
-    log_own = math.log(abs(own)) if sign != _ZERO else _ZERO
-    for c in range(cu.threadIdx.x, row.size, THREADS):
+    log_own = _ROUGH_LOG(abs(own)) if sign != _ZERO else _ZERO
+    for c in range(np.uint64(cu.threadIdx.x), np.uint64(row.size), _STEP):
         level = max(level, _level(row[c], log_norm[c]))
         if row[c] * sign > _ZERO and log_norm[c] > -_INF:
-            gap = sign * (math.log(abs(row[c])) - log_own) - _MARGIN
+            gap = sign * (_ROUGH_LOG(abs(row[c])) - log_own) - _MARGIN
             slope = sign * np.float32(log_norm[c] - log_norm[y])
             if slope > _FLAT:
-                from_below = max(from_below, gap / slope)
+                from_below = max(from_below, _ROUGH_QUOTIENT(gap, slope))
             elif slope < -_FLAT:
-                from_above = max(from_above, -gap / slope)
+                from_above = max(from_above, _ROUGH_QUOTIENT(-gap, slope))
     level = gpu.block_max(level, scratch)
     from_below = gpu.block_max(from_below, scratch)
     return level, from_below, gpu.block_max(from_above, scratch)
@@ -88,10 +92,10 @@ def _exact(row, log_norm, y, own, sign, least, most, scratch):
     The logarithm of a ratio is exact to the last bits where scores tie.
     """
     lower, higher = -_INF, _INF
-    log_own = math.log(abs(own))
-    for c in range(cu.threadIdx.x, row.size, THREADS):
+    log_own = _ROUGH_LOG(abs(own))
+    for c in range(np.uint64(cu.threadIdx.x), np.uint64(row.size), _STEP):
         if row[c] * sign > _ZERO and log_norm[c] > -_INF:
-            gap = sign * (math.log(abs(row[c])) - log_own) + _MARGIN
+            gap = sign * (_ROUGH_LOG(abs(row[c])) - log_own) + _MARGIN
             slope = sign * (log_norm[c] - log_norm[y])
             needed = 0.0
             if slope != 0:
