@@ -33,6 +33,13 @@ def pick_device(name: str, local: int = 0) -> torch.device:
     return device
 
 
+def work_on(device: torch.device) -> None:
+    """Makes a GPU the one that this process works on where none is named, and float32 there as exact as on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = False  # cuDNN would round what it multiplies to 10 bits
+
+
 def set_threads(threads: int, neighbours: int = 1) -> int:
     """Threads of torch, Numba and DALI: as asked for, 0 for one per core this process may use, shared with its
     neighbours. Returns the number."""

@@ -192,7 +192,7 @@ def _given(path: Path, dataset: Dataset, options: Options, augment: Augment, dev
     }
     if options.views:
         about |= {"augment": {**asdict(augment), "scale": list(augment.scale)}, "seed": options.seed}
-    model = model.to(device)  # type: ignore[call-overload]
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     known = state["settings"], state["epoch"], f"given: {path}", state["seconds"], state["images"]
     return Representation(model, Settings(about).key, *known)
 

@@ -63,9 +63,8 @@ def join(ranks: Ranks, device: torch.device) -> None:
     """Meets the other ranks; all but the first fall silent."""
     if ranks.world == 1:
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    gpu = device.type == "cuda"
+    dist.init_process_group("nccl" if gpu else "gloo", timeout=PATIENCE, device_id=device if gpu else None)
     if not ranks.main:
         silence()
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from fastlt.cli import hydra_command
 from fastlt.config import TrainConfig
-from fastlt.device import pick_device, set_threads
+from fastlt.device import pick_device, set_threads, work_on
 from fastlt.embedded import EMBEDDED, draw_embedded
 from fastlt.errors import UserError
 from fastlt.experiment import run_experiment
@@ -41,6 +41,7 @@ def main(cfg: Any) -> None:
     options = options_of(cfg, device.type)
     folder = Path(cfg.run or f"runs/{options.run_name(dataset)}")
     threads = set_threads(cfg.threads, ranks.neighbours)
+    work_on(device)
     join(ranks, device)
     if not ranks.main:
         train(cfg, dataset, folder, device, threads, overrides, ranks)

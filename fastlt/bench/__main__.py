@@ -47,6 +47,7 @@ def measure(cfg: Any) -> None:
     if cfg.plot and not cfg.rows:
         raise UserError(f"plot={cfg.plot} is drawn from rows: add rows=FILE.jsonl")
     device = machine.pick_device("cpu" if _name in ("convert", "index") else cfg.device)
+    machine.work_on(device)
     threads = machine.set_threads(cfg.threads)
     rows = BENCHES[_name](cfg)
     about = {

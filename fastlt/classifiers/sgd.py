@@ -125,7 +125,7 @@ class Step:
                 self._run()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may do as they like
             self._run()
         for buffer in self.buffers:
             buffer.zero_()

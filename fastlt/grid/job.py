@@ -9,7 +9,7 @@ from pathlib import Path
 import submitit
 from omegaconf import OmegaConf
 
-from fastlt.device import pick_device, set_threads
+from fastlt.device import pick_device, set_threads, work_on
 from fastlt.errors import UserError
 from fastlt.grid.cells import FAILURE, replace_file, result_key
 from fastlt.interrupts import Stopped
@@ -44,6 +44,7 @@ def run_cell(frozen: Path, threads: int = 0, slot: Path | None = None) -> str:
         start = time.time()
         try:
             device = pick_device(cell.config.device)
+            work_on(device)
             used = set_threads(threads or cell.config.threads)
             dataset = Dataset(cell.config.data)
             train(cell.config, dataset, run, device, used, list(cell.overrides), further={"cell": cell.key})

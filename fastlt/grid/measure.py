@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fastlt.backbones import Model, build_model, parameters
-from fastlt.device import pick_device
+from fastlt.device import pick_device, work_on
 from fastlt.features.extract import extract
 from fastlt.grid.cells import Cell
 from fastlt.loaders import Loaders
@@ -40,6 +40,7 @@ class Rates:
 def measure(cell: Cell, options: Options, threads: int) -> Rates:
     """Trains and extracts for some seconds as the cell would, with its own images."""
     device = pick_device(cell.config.device)
+    work_on(device)
     batch = options.protocol["batch"] if device.type == "cuda" else min(options.protocol["batch"], CPU_BATCH)
     options = replace(options, protocol={**options.protocol, "batch": batch, "pretrained": None}, accumulate=1)
     torch.set_num_threads(threads)

@@ -19,7 +19,8 @@ from fastlt.pipeline.graph_cpu import DECODED, PLACED
 GREY = (0.299, 0.587, 0.114)
 OUTPUTS = {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT8}
 # Chroma is interpolated, as the CPU's decoder does it; left alone, a GPU's repeats samples and gives other colours.
-MIXED = {"device": "mixed", "jpeg_fancy_upsampling": True}
+# Threads are not tied to cores: several processes on one node would tie theirs to the same ones.
+MIXED = {"device": "mixed", "jpeg_fancy_upsampling": True, "affine": False}
 OUTSIDE = {"out_of_bounds_policy": "pad", "fill_values": 0}  # what sticks out of the image is black
 
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 import torch
 
 from fastlt.cli import DEBUG, Parser, guard
-from fastlt.device import pick_device, set_threads
+from fastlt.device import pick_device, set_threads, work_on
 from fastlt.errors import UserError
 from fastlt.log import Progress, duration, say
 from fastlt.predict.images import ahead
@@ -60,6 +60,7 @@ def _predict(options: argparse.Namespace) -> int:
     if options.out is not None:
         check_place(options.out)
     device, threads = pick_device(options.device), set_threads(options.threads)
+    work_on(device)
     predictor = Predictor(options.run, options.classifier, device)
     top = min(options.top, len(predictor.class_names))
     failed = 0

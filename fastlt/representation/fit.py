@@ -219,6 +219,8 @@ class Fit:
         if self.average is not None:
             self.average.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["fused"] = self.train.device.type == "cuda"  # the checkpoint may come from another device
         self.epoch, self.step, self.position = state["epoch"], state["step"], state["position"]
         self.best, self.kept = state["best"], state["kept"]
         self.losses.copy_(state["losses"])

@@ -79,7 +79,7 @@ class Recipe:
             return criterion(model(images), labels)
         rng = np.random.default_rng(key)
         share = float(rng.beta(self.mixup, self.mixup))
-        other = torch.from_numpy(rng.permutation(len(labels))).to(labels.device)
+        other = torch.from_numpy(rng.permutation(len(labels))).to(labels.device, non_blocking=True)
         logits = model(share * images + (1 - share) * images[other])
         return share * criterion(logits, labels) + (1 - share) * criterion(logits, labels[other])
 
