@@ -45,19 +45,18 @@ device_function = cu.jit(device=True)
 
 @dataclass(frozen=True)
 class Limits:
-    """What sizes are taken from: multiprocessors, threads that fit one of them, bytes of L2 cache."""
+    """What sizes are taken from: multiprocessors, threads that fit one of them."""
 
     multiprocessors: int
     threads: int
-    l2_bytes: int
 
 
 def limits(device: torch.device) -> Limits:
     """Those of a device; tiny ones for the simulator, so that small tests have several blocks and tiles."""
     if SIMULATED:
-        return Limits(multiprocessors=1, threads=2 * THREADS, l2_bytes=1024)
+        return Limits(multiprocessors=1, threads=2 * THREADS)
     about = torch.cuda.get_device_properties(device)
-    return Limits(about.multi_processor_count, about.max_threads_per_multi_processor, about.L2_cache_size)
+    return Limits(about.multi_processor_count, about.max_threads_per_multi_processor)
 
 
 def blocks_for(work: int, device: torch.device) -> int:

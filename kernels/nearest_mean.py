@@ -53,7 +53,7 @@ def cpu(*arguments: Any) -> torch.Tensor:
 
 
 def cuda(*arguments: Any) -> torch.Tensor:
-    """The same on a GPU, in tiles of scores that stay in its L2 cache."""
+    """The same on a GPU."""
     return _predict(best_class.cuda, *arguments)
 
 

@@ -71,8 +71,8 @@ run() {
       step "tests on a GPU" 200 bash -c 'check -m gpu "$@"' _ "${marked[@]}"
       ;;
     kernels)
-      bench "kernels" 60 kernels rounds=9
-      bench "kernels at ImageNet-LT's size" 60 kernels size=imagenet_lt rounds=9 \
+      bench "kernels" 60 kernels threads="$threads" rounds=9
+      bench "kernels at ImageNet-LT's size" 60 kernels size=imagenet_lt threads="$threads" rounds=9 \
         'cases=[memory_read,class_mean_all,class_mean_shuffled,class_mean_float16,class_mean_torch,matmul,tau_all,tau_loop_21,winning_interval,matmul_nearest,nearest_mean,nearest_mean_torch,matmul_group,group_count,group_count_torch,tau_normalize,tau_normalize_torch]'
       ;;
     loader)
@@ -87,7 +87,7 @@ run() {
         bench "training of $backbone" 100 train $load threads="$threads" copies=16 batch=256 rounds=3 backbone=$backbone
       done
       ;;
-    stage2) bench "stage 2 at ImageNet-LT's size" 100 stage2 size=imagenet_lt rounds=5 ;;
+    stage2) bench "stage 2 at ImageNet-LT's size" 100 stage2 size=imagenet_lt threads="$threads" rounds=5 ;;
   esac
 }
 
