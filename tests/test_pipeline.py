@@ -14,6 +14,7 @@ from torchvision.transforms import functional as transforms
 
 from fastlt.convert import convert
 from fastlt.errors import UserError
+from fastlt.pipeline import loader as module
 from fastlt.pipeline.loader import Loader
 from fastlt.plan import Augment, draw_plan
 from fastlt.sampler import InOrder, Sampler
@@ -108,6 +109,18 @@ def test_pad_crop_is_the_window_of_the_padded_image(raw_dataset: Dataset) -> Non
         window = padded[y : y + 32, x : x + 32]
         window = (window[:, ::-1] if plan.flip[i] else window).transpose(2, 0, 1)
         np.testing.assert_allclose(images[i].numpy(), (window - mean) / std, atol=1e-5)
+
+
+@pytest.mark.parametrize("small", [0, module.SMALL])
+def test_small_raw_images_may_be_copied_or_not(
+    small: int, raw_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SMALL", small)
+    order = InOrder(np.arange(71)[::-1].copy())
+    with Loader(raw_dataset, "train", order, Augment(32), 16, dtype=torch.uint8) as opened:
+        images = torch.cat([batch.images for batch in opened.epoch()])
+    stored = np.stack([raw_dataset.pixels("train", sample) for sample in range(70, -1, -1)])
+    np.testing.assert_array_equal(images.numpy(), stored.transpose(0, 3, 1, 2))
 
 
 def test_pad_crop_of_encoded_images_is_that_of_raw_ones(raw_dataset: Dataset, tmp_path) -> None:

@@ -62,6 +62,21 @@ def test_raw_samples_are_the_pixels(raw_dataset: Dataset) -> None:
         )
 
 
+@pytest.mark.parametrize("kind", ["jpeg", "raw", "mixed"])
+def test_a_batch_is_what_its_samples_are(kind: str, request: pytest.FixtureRequest) -> None:
+    dataset: Dataset = request.getfixturevalue(f"{kind}_dataset")
+    samples = np.array([70, 3, 3, 0, 41])
+    raw = dataset.split("train").encoding[samples] == layout.RAW
+    assert raw.any() == (kind != "jpeg") and raw.all() == (kind == "raw")
+    kinds = dataset.data, dataset.pixels
+    expected = [kinds[is_raw]("train", sample) for is_raw, sample in zip(raw.tolist(), samples.tolist(), strict=True)]
+    for found, one in zip(dataset.stored("train", samples), expected, strict=True):
+        np.testing.assert_array_equal(found, one)
+        assert found.base is not None and not found.flags.writeable  # a view of the mapped shard
+    if kind == "raw":
+        np.testing.assert_array_equal(dataset.pixels_together("train", samples), np.stack(expected))
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its files open
 @pytest.mark.parametrize("kind", ["keep", "jpeg", "png", "raw"])
 def test_webdataset_reads_the_shards(kind: str, tmp_path: Path) -> None:

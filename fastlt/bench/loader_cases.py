@@ -164,8 +164,8 @@ class Cases:
 def _drop_from_cache(dataset: Dataset) -> None:
     """The shards' pages leave this process, then the system's page cache."""
     for shard, path in zip(dataset.maps, dataset.shards, strict=True):
-        assert isinstance(shard.base, mmap.mmap)
-        shard.base.madvise(mmap.MADV_DONTNEED)
+        assert shard.base is not None and isinstance(shard.base.base, mmap.mmap)  # the memmap's
+        shard.base.base.madvise(mmap.MADV_DONTNEED)
         file = os.open(path, os.O_RDONLY)
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(file)

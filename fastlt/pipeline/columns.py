@@ -46,12 +46,18 @@ def inputs(source: Callable[[], Any], stored: str) -> Any:
 
 
 def columns(
-    plan: Plan, images: list[np.ndarray], height: np.ndarray, width: np.ndarray, stored: str, normalize: np.ndarray
+    plan: Plan,
+    images: list[np.ndarray] | np.ndarray,
+    height: np.ndarray,
+    width: np.ndarray,
+    stored: str,
+    normalize: np.ndarray,
 ) -> tuple:
     """The values of the graph's inputs for the n positions of a batch.
 
-    images: encoded bytes uint8 [length] or pixels uint8 [H, W, 3], as each is stored. height, width: int32 [n].
-    normalize: float32 [6], mean and inverse std of the RGB channels in units of pixel values 0..255.
+    images: encoded bytes uint8 [length] or pixels uint8 [H, W, 3], as each is stored; or raw ones, uint8 [n, H, W, 3].
+    height, width: int32 [n]. normalize: float32 [6], mean and inverse std of the RGB channels in units of pixel values
+    0..255.
     """
     n = len(plan)
     parameters = np.empty((n, 10), np.float32)

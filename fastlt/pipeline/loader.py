@@ -12,10 +12,10 @@ from fastlt.pipeline.columns import columns, stored_as
 from fastlt.pipeline.damage import Damage
 from fastlt.plan import Augment, Plan, draw_plan
 from fastlt.sampler import Order
-from fastlt.shards.format import RAW
-from fastlt.shards.reader import Dataset
+from fastlt.shards.reader import Dataset, SplitIndex
 
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.uint8: "uint8"}
+SMALL = 2**14  # bytes of a raw image that is copied sooner than it is handed on by itself
 PLAN_AHEAD = 4096  # positions planned at once: large enough that the call costs nothing, small enough to stay in cache
 
 
@@ -76,8 +76,8 @@ class Loader:
             raise UserError(
                 f"batch={batch} is larger than the {split} split ({self.positions} images{share}): choose a smaller one"
             )
-        self._raw = self._index.encoding == RAW
         self._stored = stored_as(self._index.encoding)
+        self._together = self._stored == "raw" and _small_and_alike(self._index)
         pixels = self.dtype == torch.uint8
         mean, std = (0, 1) if pixels else (np.array(dataset.about[key], np.float32) * 255 for key in ("mean", "std"))
         self._normalize = np.empty(6, np.float32)
@@ -213,7 +213,7 @@ class Loader:
                 if ids is not batch.ids:
                     batch = self._draw(ids, places[part], epoch)
                 self._ids.append(ids)
-                images = [self._stored_image(sample) for sample in ids.tolist()]
+                images = self._stored_images(ids)
                 height, width = self._index.height[ids], self._index.width[ids]
                 yield columns(batch, images, height, width, self._stored, self._normalize)
 
@@ -221,9 +221,10 @@ class Loader:
         height, width = self._index.height[ids], self._index.width[ids]
         return draw_plan(ids, places, height, width, self._augment, self._seed, epoch)
 
-    def _stored_image(self, sample: int) -> np.ndarray:
-        view = self._dataset.pixels if self._raw[sample] else self._dataset.data
-        return view(self._split, sample)
+    def _stored_images(self, ids: np.ndarray) -> list[np.ndarray] | np.ndarray:
+        if self._together:
+            return self._dataset.pixels_together(self._split, ids)
+        return self._dataset.stored(self._split, ids)
 
     def close(self) -> None:
         """Frees the pipeline's threads and memory; the loader cannot be used after it."""
@@ -239,3 +240,11 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _small_and_alike(index: SplitIndex) -> bool:
+    """Whether all images have one size, of a few pixels."""
+    height, width = index.height, index.width
+    return len(index) > 0 and bool(
+        (height == height[0]).all() and (width == width[0]).all() and 3 * int(height[0]) * int(width[0]) <= SMALL
+    )
