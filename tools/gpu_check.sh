@@ -3,32 +3,32 @@
 #
 #   tools/gpu_check.sh [--images FOLDER] [--out FOLDER] [STEP...]
 #
-# --images: photographs, for the steps that load them. --out: where rows.jsonl, log.txt and summary.txt go; default
-# gpu_check. Steps, all by default: tests kernels loader train stage2. PYTHON names the interpreter; fastlt need not be
-# installed in it, nor is a network wanted. Exit code 1 if a step failed or ran out of time.
+# --images: photographs, for the steps that load them. --out: where rows.jsonl, log.txt, summary.txt and utilization.txt
+# go; default runs/gpu_check. Steps, all by default: tests kernels loader train stage2. PYTHON names the interpreter; fastlt
+# need not be installed in it, nor is a network wanted. Exit code 1 if a step failed or ran out of time.
 #
 # What takes longer is a command of its own, which may be stopped and goes on, as the full grid of CIFAR-100-LT:
 #   python -m fastlt.grid grid=cifar100_lt data=DIR at_once=4 out=runs/c100
 set -u
-cd "$(dirname "$0")/.."
-root=$PWD
-images="" out=gpu_check steps=()
+root=$(cd "$(dirname "$0")/.." && pwd)
+images="" out=$root/runs/gpu_check steps=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --images) images=${2:?--images wants a folder} && shift 2 ;;
-    --out) out=${2:?--out wants a folder} && shift 2 ;;
+    --images) images=$(realpath -m "${2:?--images wants a folder}") && shift 2 ;;
+    --out) out=$(realpath -m "${2:?--out wants a folder}") && shift 2 ;;
     tests | kernels | loader | train | stage2) steps+=("$1") && shift ;;
     *) echo "error: $1 is unknown: allowed are --images FOLDER, --out FOLDER, tests, kernels, loader, train, stage2" >&2 && exit 2 ;;
   esac
 done
 [ ${#steps[@]} -gt 0 ] || steps=(tests kernels loader train stage2)
 if [ -n "$images" ] && [ ! -d "$images" ]; then echo "error: --images $images: no such folder" >&2 && exit 2; fi
+cd "$root"
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
   { echo "error: $python sees no CUDA device: this check is for a machine with a GPU" >&2 && exit 2; }
 
-mkdir -p "$out" && out=$(cd "$out" && pwd)
+mkdir -p "$out"
 rm -f "$out"/rows.jsonl "$out"/summary.txt && : > "$out/log.txt"
 readonly ALL=525 # seconds for everything
 threads=$(nproc)
@@ -95,6 +95,10 @@ run() {
   "$python" -c 'from fastlt import device; print(device.describe(device.pick_device("cuda"), 0), device.versions())'
   command -v nvidia-smi > /dev/null && nvidia-smi --query-gpu=driver_version,clocks.sm,clocks.mem --format=csv,noheader
 } 2>&1 | tee -a "$out/summary.txt"
+# How busy the GPU and its JPEG decoder are, a line a second, where the driver tells.
+nvidia-smi dmon -s u -o T -f "$out/utilization.txt" > /dev/null 2>&1 &
+monitor=$!
+trap 'kill $monitor 2> /dev/null' EXIT
 for name in "${steps[@]}"; do
   if [ -z "$images" ] && [[ $name == loader || $name == train ]]; then
     echo "$name: left out, it wants --images FOLDER of photographs" | tee -a "$out/summary.txt"
