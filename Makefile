@@ -13,7 +13,7 @@ demo: env
 	$(BIN)/python -m fastlt.grid
 
 test: env lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=15
 	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest --quiet tests/kernels -k cuda
 
 lint: env

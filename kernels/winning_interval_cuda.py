@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import operator
+from typing import Any
 
 import numpy as np
 from numba import float32, float64
+from numba.cuda import libdevice
 from torch import Tensor
 
 from fastlt.kernels import gpu
@@ -21,8 +23,8 @@ _NONE = np.float32(-np.inf)  # no bound yet
 # Two float32 logarithms of 2^-22 each (relative, to base 2), their difference, its quotient by the slope, and what the
 # second sweep makes of that: all their roundings together are below 1.4e-4.
 _MARGIN = np.float32(2e-4)
-_ROUGH_LOG = math.log if SIMULATED else cu.libdevice.fast_logf
-_ROUGH_QUOTIENT = operator.truediv if SIMULATED else cu.libdevice.fast_fdividef  # slopes are below 2^126
+_ROUGH_LOG: Any = math.log if SIMULATED else libdevice.fast_logf
+_ROUGH_QUOTIENT: Any = operator.truediv if SIMULATED else libdevice.fast_fdividef  # slopes are below 2^126
 _FLAT = np.float32(1e-30)  # a slope below it could push a float32 bound to infinity
 _STEP = np.uint64(THREADS)  # unsigned, so that Numba does not test every index for being negative
 _ZERO, _ONE = np.float32(0), np.float32(1)

@@ -20,7 +20,7 @@ from pictures import Pictures, conversion
 from fastlt.convert import convert
 
 SIGNALS = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
-KILLS = int(os.environ.get("FASTLT_TRAINING_KILLS", "8"))
+KILLS = int(os.environ.get("FASTLT_TRAINING_KILLS", "4"))
 SMALL = (
     "data=data", "protocol=cifar_lt_200", "protocol.batch=16", "epochs=3", "threads=1", "classifiers=[joint]",
     "save_minutes=0.0005", "protocol.mixup=0.2", "protocol.ema=0.9", "protocol.label_smoothing=0.1",
