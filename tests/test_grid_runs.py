@@ -16,6 +16,8 @@ from commands import run, train
 from pictures import Pictures, conversion
 
 from fastlt.convert import convert
+from fastlt.errors import UserError
+from fastlt.grid.job import run_cell
 from fastlt.lock import is_locked
 
 # Of four cells the two with an absurd learning rate fail.
@@ -93,6 +95,22 @@ def test_a_failed_cell_stops_no_other_and_is_told(place: Path, twice: list[tuple
         assert name in report
     assert "the loss is" in page
     assert not list((place / "twice").glob("*/*.lock"))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_cell_that_failed_since_a_command_began_is_not_tried_again_by_it(
+    place: Path, twice: list[tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commands may start the same cell: the second one's process gets its lock when the first one's has failed."""
+    told, *_ = sorted((place / "twice").glob("*/failed.json"))
+    before = json.loads(told.read_text())
+    frozen = place / "twice" / "cells" / f"{told.parent.name}.yaml"
+    monkeypatch.chdir(place)
+    assert run_cell(frozen, 1, since=before["time"] - 1) == "failed"
+    assert json.loads(told.read_text()) == before
+    with pytest.raises(UserError, match="the loss is"):
+        run_cell(frozen, 1, since=before["time"] + 1)
+    assert json.loads(told.read_text())["time"] > before["time"]
 
 
 def test_a_cell_is_what_a_single_run_is(place: Path, twice: list[tuple[int, str, str]]) -> None:

@@ -60,12 +60,9 @@ class Cell:
         """Whether its results are there."""
         return result_key(self.run) == self.key
 
-    def failure(self) -> dict[str, Any] | None:
-        """error, log and time of its last failure, if any."""
-        try:
-            return json.loads((self.run / FAILURE).read_text())
-        except FileNotFoundError:
-            return None
+    def failed(self, since: float) -> str | None:
+        """Why it failed since a time, in seconds since 1970; an older failure is to be tried again."""
+        return failure_in(self.run, since)
 
     def freeze(self) -> None:
         """Writes down what a job needs to know."""
@@ -87,6 +84,15 @@ class Cell:
             "protocol": self.config.protocol.name,
             "epochs": self.config.epochs,
         }
+
+
+def failure_in(run: Path, since: float) -> str | None:
+    """Why the cell of this folder failed since a time, in seconds since 1970; None if it did not."""
+    try:
+        failure = json.loads((run / FAILURE).read_text())
+    except FileNotFoundError:
+        return None
+    return failure["error"] if failure["time"] >= since else None
 
 
 def result_key(run: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from omegaconf import OmegaConf
 
 from fastlt.device import pick_device, set_threads, work_on
 from fastlt.errors import UserError
-from fastlt.grid.cells import FAILURE, replace_file, result_key
+from fastlt.grid.cells import FAILURE, failure_in, replace_file, result_key
 from fastlt.interrupts import Stopped
 from fastlt.lock import Busy, locked
 from fastlt.log import tell_progress
@@ -21,12 +22,13 @@ from fastlt.train import LOCK, train
 PROGRESS = "progress.json"  # in the run folder of a cell that is being computed
 
 
-def run_cell(frozen: Path, threads: int = 0, slot: Path | None = None) -> str:
+def run_cell(frozen: Path, threads: int = 0, slot: Path | None = None, since: float = math.inf) -> str:
     """Computes the cell of a frozen file in its run folder: "done", or "busy" where another process does.
 
     What it began before goes on: the training behind its checkpoint, features, classifiers. threads: of the CPU; 0 for
-    one per core. slot: lock file of the part of a machine it takes up. Raises Stopped, after saving, when a signal
-    asked for it, and what made the cell fail, once failed.json tells it.
+    one per core. slot: lock file of the part of a machine it takes up. since: "failed" where another process found
+    from this time on that it fails. Raises Stopped, after saving, when a signal asked for it, and what made the cell
+    fail, once failed.json tells it.
     """
     cell = OmegaConf.load(frozen)
     run = frozen.parent.parent / frozen.stem
@@ -39,7 +41,8 @@ def run_cell(frozen: Path, threads: int = 0, slot: Path | None = None) -> str:
             return "busy"
         if result_key(run) == cell.key:
             return "done"
-        (run / FAILURE).unlink(missing_ok=True)
+        if failure_in(run, since):
+            return "failed"
         tell_progress(run / PROGRESS)
         start = time.time()
         try:
@@ -49,6 +52,7 @@ def run_cell(frozen: Path, threads: int = 0, slot: Path | None = None) -> str:
             dataset = Dataset(cell.config.data)
             train(cell.config, dataset, run, device, used, list(cell.overrides), further={"cell": cell.key})
             (run / PROGRESS).unlink(missing_ok=True)
+            (run / FAILURE).unlink(missing_ok=True)  # only now: the command that saw it fail may not have read it yet
         except Stopped:
             raise
         except Exception as error:

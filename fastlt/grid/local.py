@@ -116,7 +116,9 @@ class _Node:
         for slot, (cell, job, start) in list(self.jobs.items()):
             if job.done():
                 del self.jobs[slot], self.progress.running[cell.name]
-                if not cell.finished and not self._failed(cell) and (how := _ended(job)) != "busy":
+                # It has results or says why not, or another command is at it by now; else its process did not live to.
+                told = cell.finished or cell.failed(self.begin) or is_locked(cell.lock)
+                if not told and (how := _ended(job)) != "busy":
                     write_failure(cell.run, f"its process was {how}", time.time() - start, str(job.paths.stdout))
                 self.progress.waiting.insert(0, cell)
         self.progress.elsewhere = {}
@@ -125,7 +127,7 @@ class _Node:
             if cell.finished:
                 self.progress.waiting.remove(cell)
                 self.progress.done.append(cell)
-            elif reason := self._failed(cell):
+            elif reason := cell.failed(self.begin):
                 self.progress.waiting.remove(cell)
                 self.progress.failed[cell.name] = reason
             elif is_locked(cell.lock):
@@ -136,18 +138,13 @@ class _Node:
                 self.progress.waiting.remove(cell)
                 self.progress.running[cell.name] = cell
 
-    def _failed(self, cell: Cell) -> str | None:
-        """Why the cell failed since this command began: an older failure is tried again."""
-        failure = cell.failure()
-        return failure["error"] if failure and failure["time"] >= self.begin else None
-
     def _submit(self, cell: Cell, slot: Slot) -> submitit.Job[str]:
         gpus = [] if slot.gpu is None else [slot.gpu]
         self.executor.update_parameters(
             timeout_min=YEARS, gpus_per_node=len(gpus), visible_gpus=gpus, stderr_to_stdout=True
         )
         with _without_interrupt():
-            return self.executor.submit(compute, cell.frozen, slot.threads, slot.lock(self.out))
+            return self.executor.submit(compute, cell.frozen, slot.threads, slot.lock(self.out), self.begin)
 
     def _stop(self) -> None:
         """Asks the running cells to save themselves and waits for it."""
@@ -159,11 +156,11 @@ class _Node:
             time.sleep(POLL)
 
 
-def compute(frozen: Path, threads: int, slot: Path) -> str:
+def compute(frozen: Path, threads: int, slot: Path, since: float) -> str:
     """`run_cell` in a process that submitit started: "stopped" where a signal ended it."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit only notes it; where nothing is to be saved, it ends
     try:
-        return run_cell(frozen, threads, slot)
+        return run_cell(frozen, threads, slot, since)
     except Stopped:
         return "stopped"
 
