@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 
 from fastlt.errors import UserError
 from fastlt.shards import format as layout
-from fastlt.shards.encode import BadImage, Encoding, encode
+from fastlt.shards.encode import BadImage, Encoding, decode, encode
 
 PIXELS = picture(0, 60, 90)
 PICTURE = Image.fromarray(PIXELS)
@@ -402,6 +402,72 @@ def test_too_many_pixels_are_refused_before_decoding(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("fastlt.shards.encode.MAX_PIXELS", 1000)
     with pytest.raises(BadImage, match="90 x 60 pixels"):
         encode(jpeg(PIXELS), Encoding())
+
+
+SMALL = Image.fromarray(PIXELS[:7, :9])
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+WAYS = [
+    Encoding(kind, orientation=orientation, max_short_side=side)
+    for kind in ("keep", "jpeg", "png", "raw")
+    for orientation in ("ignore", "apply")
+    for side in ((0,) if kind == "keep" else (0, 3))
+]
+
+
+def refuses(found: bytes, encoding: Encoding) -> bool:
+    try:
+        encode(found, encoding)
+    except BadImage:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        written(SMALL, "PNG"),
+        written(SMALL, "PNG", exif=TURNED),
+        written(SMALL.convert("L"), "PNG"),
+        written(SMALL.quantize(8), "PNG"),
+        written(SMALL, "JPEG"),
+        written(SMALL, "JPEG", exif=TURNED, progressive=True),
+        written(SMALL.convert("CMYK"), "JPEG"),
+        written(SMALL.quantize(8), "GIF"),
+        written(SMALL, "WEBP", exif=TURNED),
+        written(SMALL, "TIFF", exif=TURNED, compression="tiff_adobe_deflate"),
+        written(SMALL, "BMP"),
+    ],
+    ids=["png", "png exif", "png grey", "png palette", "jpeg", "jpeg exif", "jpeg cmyk", "gif", "webp", "tiff", "bmp"],
+)
+def test_a_flipped_bit_is_refused_with_all_options_or_with_none(found: bytes) -> None:
+    bits = np.random.default_rng(0).choice(8 * len(found), min(8 * len(found), 150), replace=False)
+    refused = 0
+    for bit in bits.tolist():
+        damaged = bytearray(found)
+        damaged[bit // 8] ^= 1 << bit % 8
+        outcomes = {refuses(bytes(damaged), way) for way in WAYS}
+        assert len(outcomes) == 1, f"bit {bit}"
+        refused += outcomes.pop()
+    assert 0 < refused < len(bits)
+
+
+@pytest.mark.parametrize("orientation", ["ignore", "apply"])
+def test_damaged_pixels_of_a_png_are_bad_also_where_its_exif_is_looked_for(orientation: str) -> None:
+    found = bytearray(written(PICTURE, "PNG"))
+    found[found.index(b"IDAT") + 1000] ^= 4
+    for kind in ("keep", "jpeg", "png", "raw"):
+        with pytest.raises(BadImage, match="broken data stream"):
+            encode(bytes(found), Encoding(kind, orientation=orientation))
+
+
+def test_an_image_too_long_for_a_jpeg_is_stored_as_png() -> None:
+    long = np.repeat(PIXELS[:1, :1], 65_501, axis=1)
+    for found in (long, written(Image.fromarray(long), "PNG")):
+        result = encode(found, Encoding("jpeg"))
+        assert (result.encoding, result.width) == (layout.PNG, 65_501)
+        np.testing.assert_array_equal(rgb(result.data), long)
+    np.testing.assert_array_equal(decode(written(Image.fromarray(long), "PNG"), Encoding("jpeg")), long)
 
 
 @pytest.mark.parametrize(

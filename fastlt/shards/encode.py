@@ -39,6 +39,7 @@ _COLOURS = {
     "RGBA": "alpha",
     "F": "float",
 }
+_JPEG_LONGEST = 65_500  # pixels of a side: what libjpeg writes
 _REDUCING_GAP = 2  # as in Pillow's thumbnails: from there on, what a reduced decoding changes cannot be seen
 _PNG_PIECE = 1 << 16  # bytes inflated at once: of the pixels only the number is wanted
 # Names of chunks, one after the other; capitals by the rules of PNG: [a-z] first is a chunk that decoders may skip.
@@ -195,16 +196,15 @@ def _colour(found: bytes, image: Image.Image) -> str:
 
 
 def _turn(image: Image.Image, encoding: Encoding) -> Image.Transpose | None:
-    """What sets the image upright, if that is asked for and it is not."""
-    return _UPRIGHT.get(_orientation(image)) if encoding.orientation == "apply" else None
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1, upright, where there is none or it cannot be read."""
+    """What sets the image upright, if that is asked for and it is not; nothing where its EXIF cannot be read."""
+    if encoding.orientation != "apply":
+        return None
+    if image.format not in ("JPEG", "MPO"):  # these may still be decoded smaller, and have their EXIF ahead of pixels
+        image.load()  # Pillow would do it below for a PNG, and what it finds damaged must not be taken for bad EXIF
     try:
-        return image.getexif().get(0x0112, 1)
-    except Exception:  # damaged EXIF does not make the image bad; damaged pixels are found when they are decoded
-        return 1
+        return _UPRIGHT.get(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF does not make the image bad
+        return None
 
 
 # --- what a file is, from its bytes ---
@@ -334,12 +334,13 @@ def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _encode_pixels(image: Image.Image, kind: str, quality: int, colour: str) -> Encoded:
+    """kind: `jpeg`, `png` or `raw`. An image too long for a JPEG becomes a PNG."""
     width, height = image.size
     if kind == "raw":
         return Encoded(layout.raw_member(np.asarray(image)), layout.RAW, height, width, colour)
     buffer = io.BytesIO()
-    if kind == "jpeg":
+    if kind == "jpeg" and max(image.size) <= _JPEG_LONGEST:
         image.save(buffer, "JPEG", quality=quality)
-    else:
-        image.save(buffer, "PNG")
-    return Encoded(buffer.getvalue(), layout.JPEG if kind == "jpeg" else layout.PNG, height, width, colour)
+        return Encoded(buffer.getvalue(), layout.JPEG, height, width, colour)
+    image.save(buffer, "PNG")
+    return Encoded(buffer.getvalue(), layout.PNG, height, width, colour)
