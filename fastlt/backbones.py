@@ -231,13 +231,28 @@ class Model(nn.Module):
         return self
 
 
+HEAD_STARTS = ("uniform", "kaiming_normal")
+
+
 def build_model(
-    backbone: str, classes: int, seed: int, image_size: int = IMAGE_SIZE, classifier: str = "linear"
+    backbone: str,
+    classes: int,
+    seed: int,
+    image_size: int = IMAGE_SIZE,
+    classifier: str = "linear",
+    head_start: str = "uniform",
 ) -> Model:
-    """A model with seeded random weights; torch's global generator is left as it was."""
+    """A model with seeded random weights; torch's global generator is left as it was.
+
+    head_start: how the weights of a linear joint classifier begin: `uniform` within 1 / sqrt(D), as PyTorch's do, or
+    `kaiming_normal` with standard deviation sqrt(2 / D) (He et al. 2015), as in LDAM-DRW's code.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Model(backbone, classes, image_size, classifier)
+        model = Model(backbone, classes, image_size, classifier)
+        if head_start == "kaiming_normal" and classifier == "linear":
+            nn.init.kaiming_normal_(model.classifier.weight)
+    return model
 
 
 def freeze(model: Model) -> None:

@@ -40,13 +40,22 @@ class ProtocolConfig:
     momentum: float = MISSING
     weight_decay: float = MISSING
     warmup_epochs: int = MISSING
+    warmup_from: float = 0.0  # share of lr that the warm-up rises from
     image_size: int = MISSING  # pixels
     crop: str = MISSING  # of training images: resized or pad
     scale: list[float] = MISSING  # share of the area, crop=resized
     pad: int = MISSING  # pixels, crop=pad
     jitter: float = MISSING  # strength of colour jitter, 0 for none
     keep: float = MISSING  # share of the short side that evaluation sees
-    stepped: str = "batch"  # the learning rate falls with every batch, or once an epoch
+    stepped: str = "batch"  # the learning rate moves with every batch, or once an epoch
+    last_lr: float = 0.0  # that the cosine ends at
+    milestones: list[int] = field(default_factory=list)  # epochs after which lr is multiplied by factor; none: a cosine
+    factor: float = 0.1  # of milestones
+    nesterov: bool = False  # momentum in Nesterov's form
+    head_lr: float | None = None  # of the joint classifier; default: lr
+    head_start: str = "uniform"  # of the joint classifier's weights: PyTorch's uniform, or kaiming_normal
+    mean: list[float] | None = None  # of RGB in 0..1, that images are normalized by; default: the dataset's
+    std: list[float] | None = None
     lr_batch: int = 0  # batch that lr is meant for: another one scales it linearly; 0: lr is taken as it is
     loss: str = "cross_entropy"  # or another of fastlt/losses/
     loss_options: dict[str, float] = field(default_factory=dict)  # the loss's own; default: the values of its paper
@@ -134,6 +143,7 @@ class ConvertConfig:
     head: str | None = None  # large classes of long_tail: first or random; default: random for pareto, else first
     classes: int | None = None  # of shapes: the most frequent so many of its 36; default: all
     seed: int = 0  # of what is drawn: shapes, the choice of images in a long tail
+    selection: str = "ours"  # of the images of cifar that stay: ours, or ldam, those of LDAM-DRW's code (with seed=0)
     encode: str | None = None  # keep, jpeg, png, raw or auto; default: the dataset's
     raw_fraction: float = 0.2  # of encode=auto: share of the training images stored raw, those drawn most often
     quality: int = 90  # of encode=jpeg

@@ -173,7 +173,7 @@ def _representation(
             val = stack.enter_context(loaders.evaluation(split, ids[ranks.rank :: ranks.world]))
         model = _model(dataset, options, loaders.device, ranks)
         schedule, recipe = options.schedule(), options.recipe(sampler.counts.tolist())
-        fit = Fit(model, schedule, recipe, train, val, options.seed, options.precision, ranks)
+        fit = Fit(model, schedule, recipe, train, val, options.seed, options.precision, ranks, options.stage())
         return train_representation(options.settings(dataset.digest), fit, options.keeping(folder))
 
 
@@ -190,6 +190,8 @@ def _given(path: Path, dataset: Dataset, options: Options, augment: Augment, dev
         "keep": options.protocol["keep"],
         "precision": options.precision,
     }
+    if options.protocol["mean"]:
+        about |= options.normalization(dataset)
     if options.views:
         about |= {"augment": {**asdict(augment), "scale": list(augment.scale)}, "seed": options.seed}
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -200,7 +202,8 @@ def _given(path: Path, dataset: Dataset, options: Options, augment: Augment, dev
 def _model(dataset: Dataset, options: Options, device: torch.device, ranks: Ranks) -> Model:
     """The model as stage 1 begins with it."""
     classifier = classifier_of(options.protocol["loss"])
-    model = build_model(options.backbone, dataset.classes, options.seed, options.image_size, classifier)
+    start = options.protocol["head_start"]
+    model = build_model(options.backbone, dataset.classes, options.seed, options.image_size, classifier, start)
     if options.protocol["pretrained"]:
         with ranks.one_after_another():
             load_pretrained(model, options.protocol["pretrained"])

@@ -57,5 +57,6 @@ class Loaders:
             self.threads,
             channels_last=True,  # as the model wants it
             max_damaged=self.options.max_damaged,
+            **self.options.normalization(self.dataset),
             **shared,
         )

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastlt.backbones import HEAD_STARTS
 from fastlt.checkpoint.pretrained import pretrained_identity
 from fastlt.classifiers import CLASSIFIERS, IMAGE_CLASSIFIERS, SETS, find_classifier
 from fastlt.classifiers.base import Stage2, Training
 from fastlt.errors import UserError
 from fastlt.features import DTYPES
-from fastlt.representation import Keeping, Recipe, Schedule, Settings
+from fastlt.representation import Keeping, Recipe, Schedule, Settings, Stage
 from fastlt.retrain import BN, Retraining
 from fastlt.shards.reader import Dataset
 
@@ -20,6 +21,15 @@ STAGE_2 = ("crt", "lws")  # sections of a protocol that concern no representatio
 # Keys that came after the first representations were trained: at these values they are no part of a key.
 PLAIN = {
     "stepped": "batch",
+    "warmup_from": 0.0,
+    "last_lr": 0.0,
+    "milestones": [],
+    "factor": 0.1,
+    "nesterov": False,
+    "head_lr": None,
+    "head_start": "uniform",
+    "mean": None,
+    "std": None,
     "lr_batch": 0,
     "loss": "cross_entropy",
     "loss_options": {},
@@ -85,8 +95,13 @@ class Options:
                 f"protocol.batch={self.protocol['batch']}, protocol.lr_batch={self.protocol['lr_batch']}: the first "
                 "must be at least 1, the second 0 (off) or more"
             )
+        _check_normalization(self.protocol["mean"], self.protocol["std"])
+        if self.protocol["head_start"] not in HEAD_STARTS:
+            raise UserError(
+                f"protocol.head_start={self.protocol['head_start']} is unknown: allowed are {', '.join(HEAD_STARTS)}"
+            )
         # Built once here, so that what is wrong with them is said before anything is read or written.
-        for made in (self.schedule, self.recipe, self.retrainings, lambda: self.keeping(Path())):
+        for made in (self.schedule, self.stage, self.recipe, self.retrainings, lambda: self.keeping(Path())):
             made()
 
     def names(self) -> list[str]:
@@ -112,7 +127,8 @@ class Options:
         return {name: Retraining(name, stage2, self.bn, *numbers) for name in self.names() if name in IMAGE_CLASSIFIERS}
 
     def schedule(self) -> Schedule:
-        """Learning rates of stage 1."""
+        """Learning rates of stage 1. In a training of fewer or more epochs than the protocol's the milestones move in
+        proportion."""
         protocol = self.protocol
         lr = protocol["lr"] * (protocol["batch"] / protocol["lr_batch"] if protocol["lr_batch"] else 1)
         return Schedule(
@@ -122,7 +138,27 @@ class Options:
             protocol["weight_decay"],
             protocol["warmup_epochs"],
             protocol["stepped"],
+            protocol["warmup_from"],
+            protocol["last_lr"],
+            tuple(self._milestones()),
+            protocol["factor"],
+            protocol["nesterov"],
         )
+
+    def _milestones(self) -> list[int]:
+        moved = [round(epoch * self.epochs / self.protocol["epochs"]) for epoch in self.protocol["milestones"]]
+        return [milestone for milestone in dict.fromkeys(moved) if milestone]
+
+    def stage(self) -> Stage:
+        """Stage 1, with the rate of the joint classifier where it has one of its own."""
+        head, lr = self.protocol["head_lr"], self.protocol["lr"]
+        if head is not None and head <= 0:
+            raise UserError(f"protocol.head_lr={head}: it must be greater than 0")
+        return Stage() if head is None else Stage(rates={"classifier": head / lr})
+
+    def normalization(self, dataset: Dataset) -> dict[str, list[float]]:
+        """Mean and std of RGB in 0..1 that images are normalized by: the protocol's, else the dataset's."""
+        return {name: self.protocol[name] or dataset.about[name] for name in ("mean", "std")}
 
     def recipe(self, counts: Sequence[int] = ()) -> Recipe:
         """What is added to plain SGD. counts: images of each class that are trained on."""
@@ -148,6 +184,7 @@ class Options:
     def settings(self, digest: str) -> Settings:
         """What determines the representation trained on the dataset of this digest."""
         stage_1 = {name: value for name, value in self.protocol.items() if name not in STAGE_2}
+        stage_1["milestones"] = self._milestones()
         if stage_1["pretrained"]:
             stage_1["pretrained"] = pretrained_identity(self.backbone, stage_1["pretrained"])
         protocol = {
@@ -188,3 +225,10 @@ class Options:
         key = self.settings(dataset.digest).key[:8]
         backbone = self.backbone.replace(":", ".")
         return f"{dataset.name}_{backbone}_{self.sampler}_seed{self.seed}_{key}"
+
+
+def _check_normalization(mean: list[float] | None, std: list[float] | None) -> None:
+    if (mean is None) != (std is None):
+        raise UserError(f"protocol.mean={mean}, protocol.std={std}: give both or neither (the dataset's)")
+    if mean is not None and std is not None and not (len(mean) == len(std) == 3 and min(std) > 0):
+        raise UserError(f"protocol.mean={mean}, protocol.std={std}: three numbers each, std greater than 0")

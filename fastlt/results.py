@@ -33,7 +33,7 @@ def about(dataset: Dataset, options: Options, representation: Representation, ch
         "image_size": options.image_size,
         "evaluation": {
             "keep": options.protocol["keep"],
-            **{name: dataset.about[name] for name in ("mean", "std")},
+            **options.normalization(dataset),
             **{name: stored[name] for name in ("kind", "quality", "max_short_side", "orientation")},
         },
         "parameters": parameters(representation.model),

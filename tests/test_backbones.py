@@ -186,6 +186,13 @@ def test_weights_are_seeded_and_leave_the_global_generator_alone() -> None:
     assert not torch.equal(first, other)
 
 
+def test_head_may_start_as_in_ldam_drw() -> None:
+    usual, theirs = (build_model("resnet32", 100, 0, head_start=start) for start in ("uniform", "kaiming_normal"))
+    assert torch.equal(usual.backbone.conv1.weight, theirs.backbone.conv1.weight)  # type: ignore[union-attr]
+    assert usual.classifier.weight.abs().max() <= 1 / 8
+    assert theirs.classifier.weight.std().item() == pytest.approx((2 / 64) ** 0.5, rel=0.03)  # 0.177
+
+
 @pytest.mark.parametrize("name", ["resnet32", "resnet18"])
 def test_weights_of_a_seed_are_those_of_the_first_release(name: str) -> None:
     """Backbone, then classifier, straight from torch's generator: another draw in between changes every result."""

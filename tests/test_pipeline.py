@@ -98,6 +98,14 @@ def test_formats_hold_the_same_images(jpeg_dataset: Dataset) -> None:
         images(dtype=torch.float64)
 
 
+def test_images_are_normalized_by_the_mean_and_std_that_are_given(raw_dataset: Dataset) -> None:
+    mean, std = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
+    images, pixels = load(raw_dataset, PAD, mean=mean, std=std)[0], load(raw_dataset, PAD, dtype=torch.uint8)[0]
+    shape = 3, 1, 1
+    expected = (pixels / 255 - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
+    torch.testing.assert_close(images, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_pad_crop_is_the_window_of_the_padded_image(raw_dataset: Dataset) -> None:
     images, _, ids = load(raw_dataset, PAD)
     index = raw_dataset.split("train")

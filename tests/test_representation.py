@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +26,7 @@ from fastlt.representation import (
     Representation,
     Schedule,
     Settings,
+    Stage,
     load_checkpoint,
     train_representation,
 )
@@ -90,6 +92,75 @@ def test_learning_rate_by_the_batch_goes_from_top_to_nearly_0_behind_its_warm_up
     assert rates[:5] == pytest.approx([0.04, 0.08, 0.12, 0.16, 0.2])
     assert rates[5] == 0.2 and 0 < rates[-1] < 0.001
     assert all(a >= b for a, b in pairwise(rates[4:]))
+
+
+def test_learning_rate_of_ldam_drw() -> None:
+    """Its function adjust_learning_rate, on epochs that count from 1."""
+    schedule = Schedule(200, 0.1, 0.9, 0, 5, "epoch", milestones=(160, 180), factor=0.01)
+    theirs = []
+    for epoch in range(1, 201):
+        theirs.append(0.1 * epoch / 5 if epoch <= 5 else 1e-5 if epoch > 180 else 1e-3 if epoch > 160 else 0.1)
+    assert [schedule.rate(3 * epoch + 2, 3) for epoch in range(200)] == pytest.approx(theirs, rel=1e-12)
+
+
+def test_learning_rate_of_bagoftricks() -> None:
+    """Its warm-up rises from a third, and it steps before each epoch: epoch 1 runs with a count of 1."""
+    schedule = Schedule(
+        200, 0.1, 0.9, 0, 5, "epoch", warmup_from=1 / 3, milestones=(159, 179), factor=0.01, nesterov=True
+    )
+    theirs = []
+    for count in range(1, 201):
+        warm = 1 / 3 * (1 - count / 5) + count / 5 if count < 5 else 1
+        theirs.append(0.1 * warm * 0.01 ** bisect_right([160, 180], count))
+    assert theirs[158:160] == pytest.approx([0.1, 0.001])  # it falls for epoch 160, one before LDAM-DRW's
+    assert [schedule.rate(3 * epoch, 3) for epoch in range(200)] == pytest.approx(theirs, rel=1e-12)
+
+
+def test_a_cosine_may_end_above_0() -> None:
+    by_batch = Schedule(4, 0.2, 0.9, 0, last_lr=0.05)
+    assert by_batch.rate(0, 10) == 0.2 and 0.05 < by_batch.rate(39, 10) < 0.051
+    by_epoch = Schedule(4, 0.2, 0.9, 0, stepped="epoch", last_lr=0.05)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.2)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4, 0.05)
+    for epoch in range(4):
+        optimizer.step()
+        theirs.step()
+        assert by_epoch.rate(epoch * 3, 3) == pytest.approx(theirs.get_last_lr()[0])
+
+
+def test_steps_are_pytorchs_with_nesterov_and_a_rate_for_the_head() -> None:
+    schedule = Schedule(1, 0.1, 0.9, 1e-2, nesterov=True, milestones=(5,))
+    model = build_model(f"{__name__}:tiny", 4, 0, 8)
+    ours = Fit(model, schedule, Recipe(), Noise(), None, stage=Stage(rates={"classifier": 0.5}))
+    theirs = copy.deepcopy(ours.model).train()
+    optimizer = torch.optim.SGD(
+        [{"params": theirs.backbone.parameters()}, {"params": theirs.classifier.parameters(), "lr": 0.05}],
+        0.1, 0.9, weight_decay=1e-2, nesterov=True,
+    )  # fmt: skip
+    for batch in Noise().epoch():
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(theirs(batch.images), batch.labels).backward()
+        optimizer.step()
+    with Progress("test", 1) as progress:
+        ours.finish_epoch(progress, lambda together: None)
+    assert difference(ours.model, theirs) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"warmup_epochs": -1}, "warmup_epochs=-1"),
+        ({"warmup_from": 1.5}, "warmup_from=1.5: it must be in"),
+        ({"last_lr": 0.2}, "last_lr=0.2: it must be in"),
+        ({"milestones": (8, 4)}, "milestones=.8, 4.: they must be numbers of epochs that rise"),
+        ({"milestones": (4,), "last_lr": 0.01}, "leave it or milestones out"),
+        ({"factor": 0.0}, "factor=0.0: it must be in"),
+        ({"momentum": 0.0, "nesterov": True}, "nesterov=true needs a momentum"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Schedule(**{"epochs": 10, "lr": 0.1, "momentum": 0.9, "weight_decay": 0, **wrong})
 
 
 def test_a_batch_in_parts_gives_the_same_steps(tmp_path: Path) -> None:

@@ -102,6 +102,24 @@ def test_counts_are_the_published_ones(classes: int, largest: int, imbalance: fl
     assert len(np.unique(chosen)) == len(chosen)
 
 
+@pytest.mark.parametrize(("classes", "imbalance"), [(100, 100), (100, 50), (10, 100), (10, 200)])
+def test_selection_of_ldam_drw(classes: int, imbalance: int) -> None:
+    """Against its own way: the global generator, classes in turn, the whole list shuffled in place, a prefix kept."""
+    targets = np.random.default_rng(7).permutation(np.repeat(np.arange(classes), 50_000 // classes))
+    state = np.random.get_state()
+    np.random.seed(0)
+    theirs = []
+    for j in np.unique(targets):
+        kept = int(len(targets) / classes * ((1 / imbalance) ** (j / (classes - 1.0))))
+        rows_of_class = np.where(targets == j)[0]
+        np.random.shuffle(rows_of_class)
+        theirs += sorted(rows_of_class[:kept].tolist())
+    np.random.set_state(state)
+    assert long_tail_rows(targets, classes, imbalance, 0, "ldam").tolist() == theirs
+    assert long_tail_rows(targets, classes, imbalance, 0).tolist() != theirs
+    assert long_tail_rows(targets, classes, imbalance, 1, "ldam").tolist() != theirs
+
+
 def test_groups_of_cifar100_lt() -> None:
     counts = long_tail_counts(100, 500, 100)
     assert ((counts > 100).sum(), ((counts >= 20) & (counts <= 100)).sum(), (counts < 20).sum()) == (35, 35, 30)
@@ -362,10 +380,12 @@ def test_the_other_cifar(tmp_path: Path) -> None:
         {"imbalance": 4},
         {"seed": -1},
         {"seed": 1.5},
+        {"selection": "mine"},
+        {"seed": 1 << 32, "selection": "ldam"},
     ],
 )
 def test_wrong_options(tmp_path: Path, options: dict[str, Any]) -> None:
-    (name,) = options
+    name, *_ = options
     path = write_folder(tmp_path / "c", cifar100())
     assert refusal(path, **options).startswith(f"{name}={options[name]!r}: ")
 

@@ -166,6 +166,9 @@ def test_a_choice_made_on_test_is_marked(place: Path, first: dict[str, Any]) -> 
         (["backbone=foo"], "backbone=foo is unknown: allowed are resnet10"),
         (["epochs=many"], "epochs: Value 'many' of type 'str' could not be converted to Integer"),
         (["epochs=0", "run=new"], "epochs=0: it must be at least 1"),
+        (["protocol.mean=[0.5,0.5,0.5]"], "protocol.mean=[0.5, 0.5, 0.5], protocol.std=None: give both or neither"),
+        (["protocol.head_start=zero"], "protocol.head_start=zero is unknown: allowed are uniform, kaiming_normal"),
+        (["protocol.head_lr=0"], "protocol.head_lr=0.0: it must be greater than 0"),
         (["sampler.drawing=foo", "run=new"], "sampler.drawing=foo is unknown: allowed are quota, iid, reference"),
         (["classifiers=[joint,foo]"], "classifier foo is unknown: allowed are paper, all, joint, ncm_l2"),
         (["classifiers=[joint,no:where]"], "classifier no:where: importing no fails"),
@@ -272,6 +275,19 @@ def test_imported_weights_get_every_classifier(place: Path, tmp_path: Path) -> N
 def test_options_that_change_the_training_change_its_key(place: Path, first: dict[str, Any]) -> None:
     line = refusal(main, "data=data", "run=first", *SMALL, "protocol.ema=0.9", cwd=place)
     assert "holds a representation with protocol.ema=None, asked for is protocol.ema=0.9" in line
+
+
+def test_a_protocol_may_bring_its_normalization_and_steps(place: Path, first: dict[str, Any]) -> None:
+    bags = ("protocol=cifar_lt_bags", *SMALL[1:], "epochs=4", "classifiers=[joint]")
+    done = train("data=data", "run=bags", *bags, cwd=place)
+    assert done.returncode == 0, done.stderr
+    results = read(place / "bags")
+    assert results["evaluation"]["std"] == [0.2023, 0.1994, 0.2010] != first["evaluation"]["std"]
+    rates = [json.loads(line)["lr"] for line in (place / "bags" / "metrics.jsonl").read_text().splitlines()]
+    assert rates == pytest.approx([0.1, 0.1, 0.1, 0.001])  # steps behind 159 and 179 of 200 epochs
+    state = torch.load(place / "bags" / "checkpoint.pt", weights_only=True)
+    assert state["settings"]["protocol.milestones"] == [3, 4]
+    assert state["settings"]["protocol.nesterov"] is True
 
 
 def times(folder: Path) -> dict[str, int]:

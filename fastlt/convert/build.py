@@ -49,12 +49,14 @@ def _source(cfg: Any) -> Source:
     imbalance = 100.0 if cfg.imbalance is None else cfg.imbalance
     if cfg.classes is not None and kind != "shapes":
         raise UserError(f"classes={cfg.classes} is for dataset=shapes: leave it out for dataset={cfg.dataset.name}")
+    if kind != "cifar" and cfg.selection != "ours":
+        raise UserError(f"selection={cfg.selection} is for CIFAR: leave it out for dataset={cfg.dataset.name}")
     if kind in ("shapes", "cifar"):
         if cfg.long_tail:
             raise UserError(f"long_tail={cfg.long_tail}: dataset={cfg.dataset.name} has a long tail, set by imbalance=")
         if kind == "shapes":
             return Shapes(seed=cfg.seed, imbalance=imbalance, classes=cfg.classes)
-        return Cifar(Path(_given(cfg, "source")), cfg.dataset.classes, imbalance, cfg.seed)
+        return Cifar(Path(_given(cfg, "source")), cfg.dataset.classes, imbalance, cfg.seed, cfg.selection)
     if cfg.imbalance is not None and not cfg.long_tail:
         raise UserError(f"imbalance={cfg.imbalance:g} needs a law: add long_tail={' or long_tail='.join(LAWS)}")
     source = _files(cfg)

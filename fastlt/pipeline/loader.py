@@ -1,7 +1,7 @@
 """The loader: executes the plan of an epoch and yields its batches."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +38,8 @@ class Loader:
     this rank. device: cpu, or a CUDA device for the GPU graph. threads: of DALI. prefetch: batches worked on ahead.
     dtype: of images: float32 and float16 are normalized, uint8 are pixels; default float32, on a GPU float16.
     channels_last: their memory format; default on a GPU. max_damaged: how many samples may turn out to be
-    damaged; other images of their class stand in for them (damage.py), and `damaged` says where they lie.
+    damaged; other images of their class stand in for them (damage.py), and `damaged` says where they lie. mean, std: of
+    RGB in 0..1, that images are normalized by; default: the dataset's.
     Raises UserError if a full batch is asked for and the split is smaller.
     """
 
@@ -59,6 +60,8 @@ class Loader:
         dtype: torch.dtype | None = None,
         channels_last: bool | None = None,
         max_damaged: int = 10,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ):
         self.device = torch.device(device)
         gpu = self.device.type != "cpu"
@@ -79,9 +82,11 @@ class Loader:
         self._stored = stored_as(self._index.encoding)
         self._together = self._stored == "raw" and _small_and_alike(self._index)
         pixels = self.dtype == torch.uint8
-        mean, std = (0, 1) if pixels else (np.array(dataset.about[key], np.float32) * 255 for key in ("mean", "std"))
+        told = [dataset.about["mean"] if mean is None else mean, dataset.about["std"] if std is None else std]
+        by = (0, 1) if pixels else (np.array(value, np.float32) * 255 for value in told)
         self._normalize = np.empty(6, np.float32)
-        self._normalize[:3], self._normalize[3:] = mean, 1 / std
+        self._normalize[:3], inverted = by
+        self._normalize[3:] = 1 / inverted
         self._damage = Damage(dataset, split, order.others, max_damaged, threads)
         self._state = 0, 0
         self._columns: Iterator[tuple] = iter(())

@@ -90,6 +90,7 @@ class Fit:
             schedule.lr,
             schedule.momentum,
             weight_decay=schedule.weight_decay,
+            nesterov=schedule.nesterov,
             fused=train.device.type == "cuda",
         )
         self.average = copy.deepcopy(model) if recipe.ema else None

@@ -13,7 +13,7 @@ import numpy as np
 from fastlt.errors import UserError
 from fastlt.sources.base import Listing
 from fastlt.sources.cifar_pickle import read_cifar_pickle
-from fastlt.sources.long_tail import long_tail_rows
+from fastlt.sources.long_tail import SELECTIONS, long_tail_rows
 
 _SIDE = 32
 _ROW_BYTES = 3 * _SIDE * _SIDE
@@ -56,6 +56,8 @@ class Cifar:
     classes: 10 or 100.
     imbalance: images of the largest class per image of the smallest; 1 keeps the whole train set.
     seed: which images of a class stay.
+    selection: how they are chosen: `ours` (`thinned` in long_tail.py), or `ldam`, by which with seed 0 the images are
+        those of LDAM-DRW's code and of what follows it, such as BagofTricks-LT, MiSLAS and BALMS.
 
     Both splits are listed class after class, official rows ascending within a class: the order of Places-LT's and
     ImageNet-LT's lists and of ImageFolder, so that the samples of a class lie together in the shards of every data set.
@@ -71,6 +73,7 @@ class Cifar:
     classes: int = 100
     imbalance: float = 100
     seed: int = 0
+    selection: str = "ours"
     name: str = field(init=False, compare=False)
     class_names: list[str] = field(init=False, compare=False, repr=False)
     splits: dict[str, Listing] = field(init=False, compare=False, repr=False)
@@ -91,7 +94,7 @@ class Cifar:
                 raise UserError(
                     f"imbalance={self.imbalance:g}: the last class would have no image; allowed are 1 to {per_class}"
                 )
-            rows = long_tail_rows(labels, self.classes, imbalance, self.seed)
+            rows = long_tail_rows(labels, self.classes, imbalance, self.seed, self.selection)
             pixels[split] = data[rows]
             splits[split] = Listing([f"{split}/{row}" for row in rows.tolist()], labels[rows])
         name = f"cifar{self.classes}" + ("_lt" if self.imbalance > 1 else "")
@@ -118,6 +121,11 @@ class Cifar:
             )
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
             raise UserError(f"seed={self.seed!r}: allowed is a whole number from 0 up")
+
+        if self.selection not in SELECTIONS:
+            raise UserError(f"selection={self.selection!r}: allowed are {', '.join(SELECTIONS)}")
+        if self.selection == "ldam" and self.seed >= 1 << 32:
+            raise UserError(f"seed={self.seed!r}: selection=ldam allows whole numbers below 2^32; the field's is 0")
 
     def _reject(self, problem: str) -> UserError:
         folder = _LAYOUTS[self.classes].folder

@@ -56,9 +56,29 @@ def thinned(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
     return np.concatenate(chosen)
 
 
-def long_tail_rows(labels: np.ndarray, classes: int, imbalance: float, seed: int) -> np.ndarray:
-    """Rows of a balanced set, labels int64 [N], that make up its long-tailed version by the exponential law."""
-    return thinned(labels, long_tail_counts(classes, len(labels) // classes, imbalance), seed)
+def ldam_thinned(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
+    """Rows that stay as in the code of LDAM-DRW (Cao et al. 2019) and what follows it; in and out as `thinned`.
+
+    Class after class, NumPy's global generator, seeded once, shuffles the class's rows, and the first counts[j] stay.
+    """
+    rng = np.random.RandomState(seed)  # whose stream NumPy keeps for ever
+    chosen = []
+    for j, count in enumerate(counts):
+        rows = np.flatnonzero(labels == j)
+        rng.shuffle(rows)
+        chosen.append(np.sort(rows[:count]))
+    return np.concatenate(chosen)
+
+
+SELECTIONS = {"ours": thinned, "ldam": ldam_thinned}
+
+
+def long_tail_rows(
+    labels: np.ndarray, classes: int, imbalance: float, seed: int, selection: str = "ours"
+) -> np.ndarray:
+    """Rows of a balanced set, labels int64 [N], that make up its long-tailed version by the exponential law.
+    selection: a key of SELECTIONS."""
+    return SELECTIONS[selection](labels, long_tail_counts(classes, len(labels) // classes, imbalance), seed)
 
 
 @dataclass(frozen=True)
