@@ -1,5 +1,6 @@
 """tools/plain_pytorch.py, the training that fastlt's numbers are set beside: split, rates, network, a run."""
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -9,9 +10,14 @@ import numpy as np
 import pytest
 import torch
 from commands import ROOT
+from hydra import compose, initialize_config_module
 from test_source_cifar import write_tar
 
 from fastlt.backbones import build_model
+from fastlt.config import register
+from fastlt.representation import Schedule
+from fastlt.sources.cifar import Cifar
+from fastlt.sources.long_tail import long_tail_rows
 
 FOLDER = "cifar-100-python"
 
@@ -31,7 +37,7 @@ plain = load_tool()
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """500 + 100 images in the official layout: 5 of each class are enough to train on, one to test."""
     random = np.random.default_rng(0)
-    files: dict[str, Any] = {}
+    files: dict[str, Any] = {"meta": {"fine_label_names": [f"class {k}" for k in range(100)]}}
     for split, per_class in {"train": 5, "test": 1}.items():
         labels = random.permutation(np.repeat(np.arange(100), per_class)).tolist()
         files[split] = {"fine_labels": labels, "data": random.integers(0, 256, (len(labels), 3072), np.uint8)}
@@ -79,12 +85,20 @@ def test_stage_2_leaves_the_representation_but_for_its_bn_statistics(archive: Pa
             assert torch.equal(state[name], value) != (trained[stage] or drifts), (stage, name)
 
 
-def test_rates_of_the_published_schedule() -> None:
-    stage1 = [plain.rate(epoch, (160, 180), 0.01) for epoch in range(1, 201)]
+def test_rates_of_the_published_schedule_and_of_ours() -> None:
     third = 1 / 3
     warm = [0.1 * (third * (1 - epoch / 5) + epoch / 5) for epoch in (1, 2, 3, 4)]
     expected = [*warm, *[0.1] * 155, *[1e-3] * 20, *[1e-5] * 21]
-    assert stage1 == pytest.approx(expected)
+    assert [plain.rate(epoch, (160, 180), 0.01) for epoch in range(1, 201)] == pytest.approx(expected)
+    register()
+    with initialize_config_module("fastlt.conf", version_base="1.3"):
+        protocol = compose("train", ["protocol=cifar_lt_bags"]).protocol
+    fields = {field.name: protocol[field.name] for field in dataclasses.fields(Schedule) if field.name in protocol}
+    ours = Schedule(**fields)
+    assert [ours.rate(84 * epoch, 84) for epoch in range(200)] == pytest.approx(expected)
+    assert (ours.momentum, ours.weight_decay, ours.nesterov, protocol.batch) == (0.9, 2e-4, True, 128)
+    normalize = plain.NORMALIZE[1]
+    assert (list(protocol.mean), list(protocol.std)) == (list(normalize.mean), list(normalize.std))
 
 
 def test_network_is_fastlts_true_resnet32() -> None:
@@ -103,9 +117,22 @@ def test_it_uses_no_code_of_fastlt() -> None:
     assert "import fastlt" not in (text := Path(plain.__file__).read_text()) and "from fastlt" not in text
 
 
-def test_split_has_the_published_counts() -> None:
+def test_split_is_that_of_the_source() -> None:
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(100), 500))
     rows = plain.long_tailed_rows(labels, 100)
     counts = np.bincount(labels[rows], minlength=100)
     assert len(np.unique(rows)) == len(rows) == 10_847
     assert (counts[0], counts[-1]) == (500, 5) and np.all(np.diff(counts) <= 0)
+    assert sorted(rows) == sorted(long_tail_rows(labels, 100, 100, 0, "ldam"))
+
+
+def test_images_of_the_archive_are_those_of_the_source(archive: Path) -> None:
+    ours = Cifar(archive, 100, imbalance=5, seed=0, selection="ldam")
+    pixels, labels = plain.read_archive(archive)["train"]
+    rows = np.sort(plain.long_tailed_rows(labels, 5))
+    at = {key: place for place, key in enumerate(ours.splits["train"].keys)}
+    assert at.keys() == {f"train/{row}" for row in rows}
+    for row in rows[::7]:
+        place = at[f"train/{row}"]
+        assert labels[row] == ours.splits["train"].labels[place]
+        assert np.array_equal(pixels[row].transpose(1, 2, 0), ours.load("train", place))
