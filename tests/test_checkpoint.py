@@ -113,7 +113,7 @@ def test_the_authors_checkpoint_gives_the_same_logits(resnet18: nn.Module, tmp_p
     # Theirs are of 2019: torch wrote no zip files then.
     torch.save(authors(resnet18), file, _use_new_zipfile_serialization=not legacy)
     said = command("import", file, "--out", out)
-    assert said == f"{out}: checkpoint of the paper's authors, resnet18, 11,179,077 parameters, 5 classes\n"
+    assert said == f"{out}: checkpoint of the paper's authors or of BALMS, resnet18, 11,179,077 parameters, 5 classes\n"
     model, state = load_model(out)
     assert torch.equal(logits(model), logits(resnet18))
     assert {name: state[name] for name in state if name not in ("model", "settings", "key")} == {
@@ -297,7 +297,9 @@ def test_weights_that_do_not_fit_are_refused(theirs: nn.Module, tmp_path: Path) 
     torch.save(state, tmp_path / "odd.pth")
     told = refused("import", "odd.pth", "--out", "ours.pt", cwd=tmp_path)
     assert told == (
-        f"odd.pth fits no backbone of fastlt, resnet32 least badly: {MISFIT}: give --backbone package.module:factory"
+        "odd.pth seems to be a ResNet-32 for CIFAR with 16 channels in its first stage, and fits no backbone of "
+        f"fastlt, resnet32 least badly: {MISFIT}: give --backbone package.module:factory, a function of yours that "
+        "builds that network without its classifier"
     )
     told = refused("import", "odd.pth", "--out", "ours.pt", "--backbone", "resnet32", cwd=tmp_path)
     assert told == f"odd.pth does not fit backbone=resnet32: {MISFIT}: choose another of the two"
@@ -311,8 +313,13 @@ def test_weights_that_do_not_fit_are_refused(theirs: nn.Module, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("classifier", "told"),
     [
-        ({"module.weight": torch.ones(5, 64)}, "the classifier holds weight: only a linear one can be imported"),
-        ({}, "holds no tensors by name"),
+        (
+            {"module.weight": torch.ones(5, 64)},
+            "odd.pth holds a backbone without a classifier that can be imported (checkpoint of the paper's authors or "
+            "of BALMS; resnet32; its classifier of weight is not linear, and is left out): train one on it with "
+            "python -m fastlt.train data=DIR backbone=resnet32 protocol.pretrained=odd.pth",
+        ),
+        ({}, "holds a backbone without a classifier that can be imported (state dict; resnet32): train one on it"),
         ({"fc.weight": torch.ones(5, 9), "fc.bias": torch.ones(5)}, "first weight with [5, 9] in place of [5, 64]"),
         ({"fc.weight": torch.ones(5, 64), "fc.bias": torch.ones(4)}, "first bias with [4] in place of [5]"),
         (
@@ -336,8 +343,8 @@ def test_a_backbone_alone_is_pointed_to_pretrained(tmp_path: Path) -> None:
     torch.save(build_model("resnet10", 2, 0).backbone.state_dict(), tmp_path / "alone.pth")
     told = refused("import", "alone.pth", "--out", "ours.pt", cwd=tmp_path)
     assert told == (
-        "alone.pth holds a backbone without classifier (state dict, resnet10): train one on it with "
-        "python -m fastlt.train backbone=resnet10 protocol.pretrained=alone.pth"
+        "alone.pth holds a backbone without a classifier that can be imported (state dict; resnet10): train one on it "
+        "with python -m fastlt.train data=DIR backbone=resnet10 protocol.pretrained=alone.pth"
     )
 
 
@@ -440,7 +447,7 @@ def test_describe(theirs: nn.Module, tmp_path: Path) -> None:
     imported(authors(theirs), tmp_path)
     assert "imported, not trained here" in command("describe", tmp_path / "ours.pt").splitlines()
     assert command("describe", tmp_path / "theirs.pth").splitlines() == [
-        f"{tmp_path / 'theirs.pth'}: checkpoint of the paper's authors",
+        f"{tmp_path / 'theirs.pth'}: checkpoint of the paper's authors or of BALMS",
         "resnet32, 463,829 parameters, 5 classes",
     ]
     assert refused("describe", tmp_path, cwd=tmp_path).startswith(f"{tmp_path / 'checkpoint.pt'} does not exist")

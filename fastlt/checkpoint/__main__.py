@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from fastlt.backbones import BACKBONES, IMAGE_SIZE
+from fastlt.backbones import BACKBONES, IMAGE_SIZE, JOINT
+from fastlt.checkpoint.networks import seems
 from fastlt.checkpoint.pretrained import identify
 from fastlt.checkpoint.read import checkpoint_path, classifier_kind, is_ours, load_state, read_weights
 from fastlt.checkpoint.store import check_place, count_parameters, export, import_weights, save_imported
@@ -31,8 +32,8 @@ def _parser() -> argparse.ArgumentParser:
         _import,
         "FILE",
         "make a checkpoint of somebody's weights",
-        "Makes a checkpoint of fastlt of a released .pth file of the paper's authors, of a state dict of torchvision "
-        "or timm, or of a .safetensors file. Nothing that the file contains is run.",
+        "Makes a checkpoint of fastlt of a file of the paper's authors, LDAM-DRW, MiSLAS, BagofTricks-LT or BALMS, of "
+        "torchvision's or timm's state dicts, or of a .safetensors file. Nothing that the file contains is run.",
     )
     reading.add_argument("--out", metavar="OUT.pt", type=Path, required=True, help="the checkpoint")
     reading.add_argument(
@@ -42,6 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     reading.add_argument(
         "--image-size", metavar="PX", type=int, default=IMAGE_SIZE, help=f"that an own backbone takes ({IMAGE_SIZE})"
+    )
+    reading.add_argument(
+        "--classifier",
+        choices=list(JOINT),
+        help="what the classifier is, where it has no bias and the file does not tell",
     )
     writing = command(
         "export",
@@ -67,7 +73,7 @@ def _import(options: argparse.Namespace) -> str:
     if options.image_size < 1:
         raise UserError(f"--image-size={options.image_size}: it must be 1 or more")
     check_place(options.out, options.file, options.overwrite)
-    state, kind = import_weights(options.file, options.backbone, options.image_size)
+    state, kind = import_weights(options.file, options.backbone, options.image_size, options.classifier)
     save_imported(state, options.out)
     about = state["settings"]
     size = count_parameters(state["model"])
@@ -103,7 +109,9 @@ def _describe(options: argparse.Namespace) -> str:
 
 def _describe_foreign(path: Path) -> str:
     weights = read_weights(path)
-    name = identify(weights.backbone) or weights.backbone_name or "a backbone that fastlt does not have"
+    name = (
+        identify(weights.backbone) or weights.backbone_name or f"{seems(weights.backbone)}, which fastlt does not have"
+    )
     head = [tensor for tensor in weights.classifier or () if tensor is not None]
     count = count_parameters({**weights.backbone, **dict(zip(("fc.weight", "fc.bias"), head, strict=False))})
     kind = "cosine" if len(head) == 1 else "linear"

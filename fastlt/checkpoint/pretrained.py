@@ -93,7 +93,9 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str, target: 
     own = module.state_dict()
     found = misfit({name: tuple(value.shape) for name, value in own.items()}, tensors)
     if found:
-        raise UserError(f"{source} does not fit {target}: {found}: choose another of the two")
+        fits = identify(tensors)
+        what = f"it fits backbone={fits}, choose that" if fits else "choose another of the two"
+        raise UserError(f"{source} does not fit {target}: {found}: {what}")
     module.load_state_dict({**own, **tensors})
 
 

@@ -1,7 +1,7 @@
 """Reads files of weights by whoever wrote them. Nothing that a file contains is ever run."""
 
-import argparse
 import re
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +11,27 @@ import torch
 from torch import Tensor
 
 from fastlt.backbones import BACKBONES, JOINT, is_own
+from fastlt.checkpoint.harmless import HARMLESS
+from fastlt.checkpoint.heads import Head, joint_classifier, split_fc, split_head
+from fastlt.checkpoint.networks import number_blocks
 from fastlt.errors import UserError
 
 # Where training codes put a state dict, the better one first where there are two.
 WRAPPERS = ("state_dict_best", "state_dict", "state_dict_model", "model_state_dict", "model", "feat_model")
-# Backbone, classifier and learned scales side by side: the paper's authors; MiSLAS.
+# Backbone, classifier, learned scales and the backbone's last block side by side: the paper's authors and BALMS, which
+# is built on their code; MiSLAS, on Places with a last block of its own.
 PAIRS = (
-    ("feat_model", "classifier", "", "checkpoint of the paper's authors"),
-    ("state_dict_model", "state_dict_classifier", "state_dict_lws_model", "checkpoint of MiSLAS"),
+    ("feat_model", "classifier", "", "", "checkpoint of the paper's authors or of BALMS"),
+    (
+        "state_dict_model",
+        "state_dict_classifier",
+        "state_dict_lws_model",
+        "state_dict_block",
+        "checkpoint of MiSLAS",
+    ),
 )
+KIND_BAGS, BAGS = "checkpoint of BagofTricks-LT", {"state_dict", "best_result", "best_epoch"}
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and trainers
-HEADS = ("fc", "head.fc", "classifier", "head")  # names of the last linear layer in torchvision and timm
-SCALES = ("scales", "learned_norm")  # of LWS, one for each class
 KIND_OURS = "checkpoint of fastlt"
 OURS = {"schema", "key", "settings", "epoch", "model"}  # keys of every checkpoint of fastlt
 
@@ -46,8 +55,8 @@ class Weights:
 def load_state(path: Path) -> tuple[Any, dict[str, str]]:
     """What a .safetensors file or a file of torch.save holds, on the CPU, and the metadata of the first.
 
-    Files of torch.save are read with weights_only=True: tensors and plain values, and nothing that runs. Raises
-    UserError if the file is missing, damaged, or asks for more.
+    Files of torch.save are read with weights_only=True: tensors and plain values, and nothing that runs. Values of
+    NumPy's among them are left out. Raises UserError if the file is missing, damaged, or asks for more.
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -58,8 +67,8 @@ def load_state(path: Path) -> tuple[Any, dict[str, str]]:
 
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-        # Namespace: reference scripts of torchvision and timm keep their arguments in one. It only holds values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        # Torch warns of what it then refuses.
+        with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True), {}
     except Exception as error:  # damage shows as nearly any error of pickle, zipfile, torch or safetensors
         if match := re.search(r"\bGLOBAL ([\w.]+)", str(error)):
@@ -95,7 +104,10 @@ def open_checkpoint(path: Path) -> dict[str, Any]:
     path = checkpoint_path(path)
     state, _ = load_state(path)
     if not is_ours(state):
-        raise UserError(f"{path} is no checkpoint of fastlt: python -m fastlt.checkpoint import {path} makes one of it")
+        raise UserError(
+            f"{path} is no checkpoint of fastlt: make one of it with "
+            f"python -m fastlt.checkpoint import {path} --out NEW.pt"
+        )
     return state
 
 
@@ -116,79 +128,74 @@ def classifier_kind(state: Mapping[str, Any]) -> str:
     return str(state.get("classifier", "linear"))
 
 
-def read_weights(path: Path, own: Collection[str] = ()) -> Weights:
-    """Backbone and classifier of a file: of the paper's authors, of torchvision or timm (a state dict, bare or
-    wrapped), of MiSLAS, or of fastlt itself.
+def read_weights(path: Path, own: Collection[str] = (), classifier: str | None = None) -> Weights:
+    """Backbone and classifier of a file: of the paper's authors, BALMS, MiSLAS, LDAM-DRW or BagofTricks-LT, of
+    torchvision or timm (a state dict, bare or wrapped), or of fastlt itself.
 
-    own: names that belong to the backbone even if they look like a classifier's. Raises UserError if the file cannot be
-    read or holds no such thing.
+    own: names that belong to the backbone even if they look like a classifier's. classifier: `linear` or `cosine`, what
+    a classifier without bias is; None where the file must tell. One that is neither is left out, and a note says so.
+    Raises UserError if the file cannot be read or holds no such thing.
     """
     state, metadata = load_state(path)
     if is_ours(state):
         tensors = _tensors(state["model"], path)
-        classifier = tensors.pop("classifier.weight"), tensors.pop("classifier.bias", None)
+        joint = tensors.pop("classifier.weight"), tensors.pop("classifier.bias", None)
         backbone = {name.removeprefix("backbone."): value for name, value in tensors.items()}
-        return Weights(KIND_OURS, backbone, classifier, _name(state["settings"]))
+        return Weights(KIND_OURS, backbone, joint, _name(state["settings"]))
+    kind, parts = _unwrapped(state, path)
+    if len(parts) > 1:
+        backbone, head, notes = _pair(parts, path, own)
+    else:
+        tensors = _tensors(parts[0], path, own)
+        if any(name.startswith("backbone.") and name not in own for name in tensors):
+            tensors = {name.removeprefix("backbone."): value for name, value in tensors.items()}
+        (backbone, head), notes = split_head(tensors, own), ()
+    joint = None
+    if head:
+        # All linear classifiers of BagofTricks-LT have a bias.
+        without_bias = classifier or metadata.get("classifier") or ("cosine" if kind == KIND_BAGS else None)
+        try:
+            joint, more = joint_classifier(head, without_bias)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from error
+        notes += more
+    return Weights(kind, number_blocks(backbone, own), joint, _name(metadata), notes)
+
+
+def _unwrapped(state: Any, path: Path) -> tuple[str, list[Mapping[Any, Any]]]:
+    """(what the file is, in words; its state dict, or those of a PAIRS)."""
     kind = "state dict" if path.suffix != ".safetensors" else "safetensors file"
     for _ in range(len(WRAPPERS)):
         if not isinstance(state, Mapping):
             raise UserError(f"{path} holds a {type(state).__name__}: allowed are tensors by name, or a dict with them")
         for *places, name in PAIRS:
-            backbone, classifier, scales = (state.get(place) for place in places)
-            if isinstance(backbone, Mapping) and isinstance(classifier, Mapping):
-                return _pair(backbone, classifier, scales if isinstance(scales, Mapping) else {}, name, path, own)
+            parts = [part if isinstance(part := state.get(place), Mapping) else {} for place in places]
+            if parts[0] and parts[1]:
+                return name, parts
+        kind = KIND_BAGS if state.keys() >= BAGS else kind
         inner = next((name for name in WRAPPERS if isinstance(state.get(name), Mapping)), None)
         if inner is None:
             break
         state = state[inner]
-    return _single(_tensors(state, path, own), kind, metadata, own)
+    return kind, [state]
 
 
-def _pair(backbone: Any, classifier: Any, scales: Any, kind: str, path: Path, own: Collection[str]) -> Weights:
+def _pair(
+    parts: list[Mapping[Any, Any]], path: Path, own: Collection[str]
+) -> tuple[dict[str, Tensor], Head, tuple[str, ...]]:
+    backbone, classifier, scales, block = parts
     tensors = _tensors(backbone, path, own)
+    if block:  # the last one of layer4, kept apart
+        place = len({name.split(".")[1] for name in tensors if name.startswith("layer4.")})
+        tensors |= {f"layer4.{place}.{name}": value for name, value in _tensors(block, path).items()}
     # Their networks may carry a classifier of their own, which their forward pass does not use.
     unused = [name for name in tensors if name.startswith("fc.") and name not in own]
     notes = [f"the backbone's own {', '.join(unused)} is not used"] if unused else []
-    head = _tensors({**classifier, **scales}, path)
-    factor = next((head.pop(name) for name in SCALES if name in head), None)
-    # Not just any weight: that of a cosine classifier looks the same but for its name.
-    if set(head) not in ({"fc.weight", "fc.bias"}, {"fc.weight"}) or head["fc.weight"].ndim != 2:
-        raise UserError(
-            f"{path}: the classifier holds {', '.join(head) or 'nothing'}: only a linear one can be imported, "
-            "fc.weight and fc.bias, perhaps with the scales of LWS"
-        )
-    weight, bias = head["fc.weight"], head.get("fc.bias")
-    if bias is None:
-        notes.append(_NO_BIAS)
-        bias = torch.zeros(len(weight))
-    if factor is not None:
-        if factor.numel() != len(weight):
-            raise UserError(f"{path}: {factor.numel()} scales for {len(weight)} classes: there must be one for each")
-        # The authors' LWS scales the logits, factor * (W x + b), not the weights alone as the paper's text says.
-        factor = factor.flatten()
-        weight, bias = factor[:, None] * weight, factor * bias
-        notes.append("the scales of LWS are folded into the classifier")
-    kept = {name: value for name, value in tensors.items() if name not in unused}
-    return Weights(kind, kept, (weight, bias), None, tuple(notes))
-
-
-_NO_BIAS = "the classifier has no bias: 0 is taken; one that compares by cosine would need more than that"
-
-
-def _single(tensors: dict[str, Tensor], kind: str, metadata: dict[str, str], own: Collection[str]) -> Weights:
-    if any(name.startswith("backbone.") and name not in own for name in tensors):
-        tensors = {name.removeprefix("backbone."): value for name, value in tensors.items()}
-    for head in HEADS:
-        weight = tensors.get(f"{head}.weight")
-        if weight is not None and weight.ndim == 2 and f"{head}.weight" not in own:
-            rest = {name: value for name, value in tensors.items() if name not in (f"{head}.weight", f"{head}.bias")}
-            bias = tensors.get(f"{head}.bias")
-            if bias is None and metadata.get("classifier") == "cosine":
-                return Weights(kind, rest, (weight, None), _name(metadata))
-            notes = () if bias is not None else (_NO_BIAS,)
-            pair = weight, torch.zeros(len(weight)) if bias is None else bias
-            return Weights(kind, rest, pair, _name(metadata), notes)
-    return Weights(kind, tensors, None, _name(metadata))
+    found = _tensors({**classifier, **scales}, path)
+    head = split_fc(found)
+    if not head:
+        notes.append(f"its classifier of {', '.join(found)} is not linear, and is left out")
+    return {name: value for name, value in tensors.items() if name not in unused}, head, tuple(notes)
 
 
 def _name(about: Mapping[str, Any]) -> str | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastlt import __version__
 from fastlt.backbones import IMAGE_SIZE, Model, build_backbone, build_model, is_own
+from fastlt.checkpoint.networks import seems
 from fastlt.checkpoint.pretrained import closest, file_digest, fill, identify, misfit, shapes
 from fastlt.checkpoint.read import KIND_OURS, classifier_kind, open_checkpoint, read_weights, reason
 from fastlt.errors import UserError
@@ -20,15 +21,17 @@ from fastlt.representation import SCHEMA, Settings, write_checkpoint
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm: no parameters
 
 
-def import_weights(path: Path, backbone: str | None = None, image_size: int = IMAGE_SIZE) -> tuple[dict[str, Any], str]:
+def import_weights(
+    path: Path, backbone: str | None = None, image_size: int = IMAGE_SIZE, classifier: str | None = None
+) -> tuple[dict[str, Any], str]:
     """(state of a finished checkpoint of fastlt made from a file of weights, what the file is in words).
 
     backbone: as in `build_backbone`; None where the shapes tell it. An own backbone must be named: its code runs.
-    image_size: pixels that an own backbone is tried on. Raises UserError if the file cannot be read, lacks a
-    classifier, or does not fit.
+    image_size: pixels that an own backbone is tried on. classifier: as in `read_weights`. Raises UserError if the file
+    cannot be read, lacks a classifier, or does not fit.
     """
     own = {} if backbone is None else _names(backbone, image_size)
-    weights = read_weights(path, own)
+    weights = read_weights(path, own, classifier)
     if weights.kind == KIND_OURS:
         raise UserError(f"{path} is a checkpoint of fastlt already: use it as it is, or export it")
     name = backbone or identify(weights.backbone)
@@ -36,19 +39,30 @@ def import_weights(path: Path, backbone: str | None = None, image_size: int = IM
         near = closest(weights.backbone)
         own_name = weights.backbone_name or ""
         raise UserError(
-            f"{path} fits no backbone of fastlt, {near} least badly: {misfit(shapes(near), weights.backbone)}: give "
-            f"--backbone {own_name if is_own(own_name) else 'package.module:factory'}"
+            f"{path} seems to be {seems(weights.backbone)}, and fits no backbone of fastlt, {near} least badly: "
+            f"{misfit(shapes(near), weights.backbone)}: give --backbone "
+            + (
+                own_name
+                if is_own(own_name)
+                else "package.module:factory, a function of yours that builds that network without its classifier"
+            )
         )
     if weights.classifier is None:
+        about = "; ".join((weights.kind, name, *weights.notes))
         raise UserError(
-            f"{path} holds a backbone without classifier ({weights.kind}, {name}): train one on it with "
-            f"python -m fastlt.train backbone={name} protocol.pretrained={path}"
+            f"{path} holds a backbone without a classifier that can be imported ({about}): train one on it with "
+            f"python -m fastlt.train data=DIR backbone={name} protocol.pretrained={path}"
         )
     for note in weights.notes:
         say(f"{path}: {note}")
     weight, bias = weights.classifier
+    kind = "cosine" if bias is None else "linear"
+    if classifier not in (None, kind):
+        raise UserError(
+            f"--classifier={classifier}: that of {path} is {kind}, its tensors show it: leave the option out"
+        )
     head = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-    model = build_model(name, len(weight), 0, image_size, "cosine" if bias is None else "linear")
+    model = build_model(name, len(weight), 0, image_size, kind)
     fill(model.backbone, weights.backbone, str(path), f"backbone={name}")
     fill(model.classifier, head, f"{path}: its classifier", f"backbone={name}")
     about = {"imported": path.name, "sha256": file_digest(path), "backbone": name, "classes": len(weight)}
