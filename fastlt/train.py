@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from fastlt.cli import hydra_command
 from fastlt.config import TrainConfig
+from fastlt.departures import find_departures
 from fastlt.device import pick_device, set_threads, work_on
 from fastlt.embedded import EMBEDDED, draw_embedded
 from fastlt.errors import UserError
@@ -23,7 +24,6 @@ from fastlt.report.table import results_table
 from fastlt.results import write_results
 from fastlt.shards.reader import Dataset
 
-FURTHER = ("protocol.", "+protocol.", "precision=", "accumulate=")  # told in results.json as they were given
 LOCK = "run.lock"  # in a run folder, held while it is written
 
 
@@ -38,16 +38,17 @@ def main(cfg: Any) -> None:
     dataset = Dataset(cfg.data)
     overrides = list(HydraConfig.get().overrides.task)
     cfg = resolve(cfg, overrides, dataset)
+    departures = find_departures(cfg, overrides, dataset.about["protocol"])
     options = options_of(cfg, device.type)
     folder = Path(cfg.run or f"runs/{options.run_name(dataset)}")
     threads = set_threads(cfg.threads, ranks.neighbours)
     work_on(device)
     join(ranks, device)
     if not ranks.main:
-        train(cfg, dataset, folder, device, threads, overrides, ranks)
+        train(cfg, dataset, folder, device, threads, departures, ranks)
         return
     with locked(folder / LOCK, f"run={folder}"):
-        train(cfg, dataset, folder, device, threads, overrides, ranks)
+        train(cfg, dataset, folder, device, threads, departures, ranks)
 
 
 def resolve(cfg: Any, overrides: list[str], dataset: Dataset) -> Any:
@@ -103,20 +104,20 @@ def train(
     folder: Path,
     device: torch.device,
     threads: int,
-    overrides: list[str],
+    departures: dict[str, list[Any]],
     ranks: Ranks = ALONE,
     further: dict[str, Any] | None = None,
 ) -> None:
     """Runs the experiment of a resolved configuration in `folder`, whose lock the caller holds, and writes results and
     report; the first rank prints the table and the report's path.
 
-    overrides: what the configuration was composed of. further: entries added to results.json.
+    departures: as in `find_departures`. further: entries added to results.json.
     """
     results = run_experiment(dataset, options_of(cfg, device.type), folder, device, threads, ranks)
     if results is None:
         return
-    results["overrides"] = [given for given in overrides if given.startswith(FURTHER)]
-    write_results({**results, **(further or {})}, folder)
+    results |= {"departures": departures, **(further or {})}
+    write_results(results, folder)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
     sys.stdout.write(results_table(results) + "\n")
     sys.stdout.write(f"{write_report(results, folder)}\n")

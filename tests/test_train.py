@@ -44,7 +44,7 @@ def test_the_report_repeats_what_was_given(place: Path, first: dict[str, Any]) -
     report = (place / "first" / "report.md").read_text()
     assert "python -m fastlt.train data=DIR backbone=resnet32 sampler=instance protocol=cifar_lt_200" in report
     assert "protocol.batch=16" in report
-    assert first["overrides"] == ["protocol.batch=16"]
+    assert first["departures"] == {"protocol.batch": [128, 16], "epochs": [200, 2]}
 
 
 def untimed(results: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from fastlt.cli import one_line
 from fastlt.config import TrainConfig
+from fastlt.departures import find_departures
 from fastlt.embedded import draw_embedded
 from fastlt.errors import UserError
 from fastlt.shards.reader import Dataset
@@ -34,12 +35,13 @@ FAILURE = "failed.json"
 @dataclass(frozen=True)
 class Cell:
     """One experiment. run: its folder; key: of all that determines its results; config: the settled configuration;
-    overrides: the arguments it was composed of; dataset: what it trains on."""
+    overrides: the arguments it was composed of; departures: as in `find_departures`; dataset: what it trains on."""
 
     run: Path
     key: str
     config: Any
     overrides: list[str]
+    departures: dict[str, list[Any]]
     dataset: Dataset
 
     @property
@@ -68,7 +70,7 @@ class Cell:
         """Writes down what a job needs to know."""
         self.frozen.parent.mkdir(parents=True, exist_ok=True)
         config = OmegaConf.to_container(self.config, resolve=True)
-        text = OmegaConf.to_yaml({"key": self.key, "overrides": self.overrides, "config": config})
+        text = OmegaConf.to_yaml({"key": self.key, "departures": self.departures, "config": config})
         replace_file(self.frozen, text)
 
     def planned(self) -> dict[str, Any]:
@@ -145,6 +147,7 @@ def _cell(overrides: list[str], out: Path, device: str, datasets: dict[str, Data
             draw_embedded(data)
             datasets[data] = Dataset(data)
         config = resolve(config, overrides, datasets[data])
+        departures = find_departures(config, overrides, datasets[data].about["protocol"])
         config.device = device
         config.precision = ("bf16" if device == "cuda" else "fp32") if config.precision == "auto" else config.precision
         options = options_of(config, device)
@@ -156,7 +159,7 @@ def _cell(overrides: list[str], out: Path, device: str, datasets: dict[str, Data
     determined = {name: value for name, value in _plain(config).items() if name not in HOW}
     text = json.dumps({"dataset": datasets[data].digest, **determined}, sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()
-    return Cell(out / options.run_name(datasets[data]), key, config, overrides, datasets[data])
+    return Cell(out / options.run_name(datasets[data]), key, config, overrides, departures, datasets[data])
 
 
 def write_plan(grid: str, cells: Sequence[Cell], out: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import submitit
 from omegaconf import OmegaConf
@@ -50,7 +51,8 @@ def run_cell(frozen: Path, threads: int = 0, slot: Path | None = None, since: fl
             work_on(device)
             used = set_threads(threads or cell.config.threads)
             dataset = Dataset(cell.config.data)
-            train(cell.config, dataset, run, device, used, list(cell.overrides), further={"cell": cell.key})
+            departures: Any = OmegaConf.to_container(cell.departures)
+            train(cell.config, dataset, run, device, used, departures, further={"cell": cell.key})
             (run / PROGRESS).unlink(missing_ok=True)
             (run / FAILURE).unlink(missing_ok=True)  # only now: the command that saw it fail may not have read it yet
         except Stopped:

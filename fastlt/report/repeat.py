@@ -68,6 +68,8 @@ def changes(results: dict[str, Any]) -> list[str]:
         words.append(f"choose_on={results['choose_on']}")
     words += [f"{key}={results[key]}" for key, unset in _UNSET.items() if results.get(key, unset) != unset]
     words += [f"stage2.{key}={_value(value)}" for key, value in (results.get("stage2") or {}).items()]
+    told = (results.get("departures") or {}).items()
+    words += [f"{key}={_value(used)}" for key, (_, used) in told if key.startswith(("protocol.", "accumulate"))]
     return words + (results.get("overrides") or [])
 
 
