@@ -103,7 +103,7 @@ class TrainConfig:
     device: str = "auto"  # cpu, cuda, cuda:N
     threads: int = 0  # 0: one per core
     max_damaged: int = 10  # training images damaged after the conversion that others of their class may stand in for
-    precision: str = "auto"  # fp32 or bf16; auto: bf16 on a GPU
+    precision: str = "auto"  # fp32 or bf16; auto: bf16 on a GPU, and on a CPU where it is 1.2 times as fast
     accumulate: int = 1  # parts that a batch is worked through in, where it does not fit into memory
     compile: str = "off"  # mode of torch.compile: default, reduce-overhead (CUDA graphs) or max-autotune
     save_epochs: int = 1  # a checkpoint after so many epochs

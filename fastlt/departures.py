@@ -7,9 +7,10 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 # What a protocol settles. Backbone, sampler, seed and classifiers are what experiments by one protocol differ in, how
-# much is held out and where choices are made stand in results.json by themselves, and the rest changes no result.
+# much is held out, where choices are made and the precision stand in results.json by themselves, and the rest changes
+# no result.
 SETTLED = ("protocol", "stage2", "sampler.drawing", "epochs", "image_size", "mode", "bn", "views", "feature_dtype")
-SETTLED += ("precision", "accumulate")
+SETTLED += ("accumulate",)
 
 
 def find_departures(cfg: Any, overrides: Sequence[str], protocol: str) -> dict[str, list[Any]]:

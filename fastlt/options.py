@@ -17,6 +17,7 @@ from fastlt.shards.reader import Dataset
 
 CHOOSE_ON = ("auto", "val", "held_out", "train", "test")
 MODES = ("features", "images")
+PRECISIONS = ("fp32", "bf16")
 STAGE_2 = ("crt", "lws")  # sections of a protocol that concern no representation
 # Keys that came after the first representations were trained: at these values they are no part of a key.
 PLAIN = {
@@ -88,8 +89,8 @@ class Options:
             raise UserError(f"seed={self.seed}: it must be 0 or more")
         if self.max_damaged < 0:
             raise UserError(f"max_damaged={self.max_damaged}: it must be 0 or more")
-        if self.precision not in ("fp32", "bf16"):
-            raise UserError(f"precision={self.precision} is unknown: allowed are auto, fp32, bf16")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"precision={self.precision} is unknown: allowed are auto, {', '.join(PRECISIONS)}")
         if self.protocol["batch"] < 1 or self.protocol["lr_batch"] < 0:
             raise UserError(
                 f"protocol.batch={self.protocol['batch']}, protocol.lr_batch={self.protocol['lr_batch']}: the first "

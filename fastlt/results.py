@@ -46,6 +46,7 @@ def about(dataset: Dataset, options: Options, representation: Representation, ch
         "choose_on": choose_on,
         **({} if choose_on == "train" else {"temperature_on": choose_on}),
         "hold_out": options.hold_out,
+        "precision": options.precision,
         "mode": options.mode,
         "bn": options.bn,
         "views": options.views,

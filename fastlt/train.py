@@ -1,6 +1,7 @@
 """python -m fastlt.train: one experiment, from a converted dataset to a table of classifiers and a report."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from fastlt.embedded import EMBEDDED, draw_embedded
 from fastlt.errors import UserError
 from fastlt.experiment import run_experiment
 from fastlt.lock import locked
+from fastlt.log import say
 from fastlt.options import Options
+from fastlt.precision import take_precision
 from fastlt.ranks import ALONE, Ranks, join, ranks_here
 from fastlt.report import write_report
 from fastlt.report.table import results_table
@@ -39,11 +42,13 @@ def main(cfg: Any) -> None:
     overrides = list(HydraConfig.get().overrides.task)
     cfg = resolve(cfg, overrides, dataset)
     departures = find_departures(cfg, overrides, dataset.about["protocol"])
-    options = options_of(cfg, device.type)
-    folder = Path(cfg.run or f"runs/{options.run_name(dataset)}")
+    line = settle_precision(cfg, dataset, device.type, lambda options: _folder(cfg, options, dataset), ranks.world == 1)
+    folder = _folder(cfg, options_of(cfg), dataset)
     threads = set_threads(cfg.threads, ranks.neighbours)
     work_on(device)
     join(ranks, device)
+    if line:
+        say(line)
     if not ranks.main:
         train(cfg, dataset, folder, device, threads, departures, ranks)
         return
@@ -65,9 +70,26 @@ def resolve(cfg: Any, overrides: list[str], dataset: Dataset) -> Any:
     return cfg
 
 
-def options_of(cfg: Any, device: str) -> Options:
-    """The options that a resolved configuration stands for on this kind of device, cpu or cuda."""
-    precision = ("bf16" if device == "cuda" else "fp32") if cfg.precision == "auto" else cfg.precision
+def settle_precision(cfg: Any, dataset: Dataset, device: str, folder: Callable[[Options], Path], alone: bool) -> str:
+    """Puts fp32 or bf16 in the place of precision=auto of a resolved configuration; why, as a line for the log.
+
+    device, folder, alone: as in `take_precision`.
+    """
+    asked = cfg.precision
+    if asked == "auto":
+        cfg.precision = "fp32"  # so that all else is checked before anything is measured
+    taken = take_precision(asked, options_of(cfg), dataset, device, folder, alone)
+    cfg.precision = taken.precision
+    return taken.line
+
+
+def _folder(cfg: Any, options: Options, dataset: Dataset) -> Path:
+    """Where a run with these options lies."""
+    return Path(cfg.run or f"runs/{options.run_name(dataset)}")
+
+
+def options_of(cfg: Any) -> Options:
+    """The options that a resolved configuration, precision settled, stands for."""
     protocol: Any = OmegaConf.to_container(cfg.protocol, resolve=True, throw_on_missing=True)
     stage2: Any = OmegaConf.to_container(cfg.stage2, resolve=True)
     return Options(
@@ -87,7 +109,7 @@ def options_of(cfg: Any, device: str) -> Options:
         feature_dtype=cfg.feature_dtype,
         hold_out=cfg.hold_out,
         choose_on=cfg.choose_on,
-        precision=precision,
+        precision=cfg.precision,
         accumulate=cfg.accumulate,
         compile=cfg.compile,
         save_epochs=cfg.save_epochs,
@@ -113,7 +135,7 @@ def train(
 
     departures: as in `find_departures`. further: entries added to results.json.
     """
-    results = run_experiment(dataset, options_of(cfg, device.type), folder, device, threads, ranks)
+    results = run_experiment(dataset, options_of(cfg), folder, device, threads, ranks)
     if results is None:
         return
     results |= {"departures": departures, **(further or {})}

@@ -9,7 +9,10 @@ import torch
 from pictures import Pictures, conversion
 
 from fastlt.convert import convert
+from fastlt.precision import VARIABLE
 from fastlt.shards.reader import Dataset
+
+os.environ[VARIABLE] = "fp32"  # what a training computes must not depend on the machine; inherited by commands
 
 
 @pytest.fixture(scope="session")

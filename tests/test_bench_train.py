@@ -7,6 +7,8 @@ import pytest
 from commands import run
 from pictures import jpeg, picture
 
+from fastlt.precision import computes_in_bf16
+
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
@@ -24,8 +26,11 @@ def test_rows(photos: Path) -> None:
     done = run(*bench(photos), cwd=photos)
     assert done.returncode == 0, done.stderr
     rows = {row["case"]: row for row in json.loads(done.stdout.splitlines()[-1])["rows"]}
-    assert list(rows) == ["real", "synthetic", "torch", "real / synthetic", "real / torch", "data_stall"]
-    assert all(rows[name]["median"] > 0 and rows[name]["unit"] == "images/s" for name in ("real", "synthetic", "torch"))
+    sources, ratios = ["real", "synthetic", "torch"], ["real / synthetic", "real / torch"]
+    if computes_in_bf16():
+        sources, ratios = [*sources, "real_bf16"], [*ratios, "real_bf16 / real"]
+    assert list(rows) == [*sources, *ratios, "data_stall"]
+    assert all(rows[name]["median"] > 0 and rows[name]["unit"] == "images/s" for name in sources)
     assert rows["data_stall"]["median"] == pytest.approx(1 - rows["real / synthetic"]["median"])
 
 

@@ -37,7 +37,6 @@ def test_the_protocols_own_value_is_no_departure() -> None:
         "epochs=200",
         "mode=features",
         "stage2.seeds=1",
-        "precision=auto",
     )
     assert departures(*own, "protocol.crt.epochs=10", "image_size=32", "sampler.drawing=quota") == {}
 
@@ -51,6 +50,7 @@ def test_what_is_no_part_of_a_protocol_is_no_departure() -> None:
         "hold_out=0.1",
         "threads=1",
         "device=cpu",
+        "precision=bf16",
     )
     assert departures(*free, "data=elsewhere", "run=here", "choose_on=train", "overwrite=true", "compile=default") == {}
 
@@ -66,7 +66,6 @@ def test_what_is_no_part_of_a_protocol_is_no_departure() -> None:
         ("stage2.lr=[0.1,0.2]", {"stage2.lr": [None, [0.1, 0.2]]}),
         ("mode=images", {"mode": ["features", "images"]}),
         ("sampler.drawing=iid", {"sampler.drawing": ["quota", "iid"]}),
-        ("precision=bf16", {"precision": ["auto", "bf16"]}),
         ("accumulate=2", {"accumulate": [1, 2]}),
     ],
 )

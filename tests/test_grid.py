@@ -142,7 +142,7 @@ def test_more_classifiers_are_of_the_same_run(place: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["grid=nothing"], "grid=nothing is unknown: allowed are cifar100_lt, cifar10_lt, demo"),
+        (["grid=nothing"], "grid=nothing is unknown: allowed are cifar100_lt, cifar100_lt_bags, cifar10_lt"),
         (["sample=class"], "unknown key sample (did you mean sampler?)"),
         (["sampler=none"], "sampler=none is unknown: allowed are class, instance"),
         (["seed=x"], "seed: Value 'x'"),

@@ -25,7 +25,7 @@ from fastlt.report.draw_classes import drawn_norms
 from fastlt.report.draw_regions import decision_regions, few_share
 from fastlt.report.names import LABELS, PAPER
 from fastlt.report.page import page
-from fastlt.report.repeat import command
+from fastlt.report.repeat import changes, command, how_it_was_run
 from fastlt.report.shifted import drawn_over_priors
 from fastlt.report.summary import summary
 
@@ -323,6 +323,22 @@ def test_command_says_what_a_run_would_not_do_by_itself() -> None:
     assert command(held).endswith("image_size=32 hold_out=0.1")
     assert command({**held, "choose_on": "val"}).endswith("hold_out=0.1 choose_on=val")
     assert "choose_on" not in command(made(val=False, choose_on="train"))
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "told", "setting"),
+    [
+        ("cpu, 2 threads", "fp32", "precision=fp32", []),  # auto may take the other one
+        ("cpu, 2 threads", "bf16", "precision=bf16", ["precision=bf16"]),
+        ("NVIDIA H200", "fp32", "precision=fp32", ["precision=fp32"]),
+        ("NVIDIA H200", "bf16", "image_size=32", []),
+    ],
+)
+def test_the_command_repeats_the_precision(device: str, precision: str, told: str, setting: list[str]) -> None:
+    results = {**made(), "device": device, "precision": precision}
+    assert command(results).endswith(told)
+    assert changes(results) == setting  # runs that differ in it are no runs of one experiment
+    assert f"| precision | {precision} |" in how_it_was_run(results)
 
 
 def test_seeds_give_every_cell_its_deviation() -> None:

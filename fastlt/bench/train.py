@@ -17,6 +17,7 @@ from fastlt.errors import UserError
 from fastlt.log import Progress
 from fastlt.pipeline.loader import Loader
 from fastlt.plan import Augment
+from fastlt.precision import computes_in_bf16
 from fastlt.representation import Batches, Fit, Recipe, Schedule
 from fastlt.sampler import Sampler
 
@@ -27,8 +28,9 @@ def bench_train(cfg: Any) -> list[Row]:
     """Images/s of whole training steps of a backbone: forward, backward, SGD, on the same photographs.
 
     real: fastlt's loader on JPEG bytes as found, RandomResizedCrop, flip, normalize. synthetic: batches of noise that
-    lie on the device. torch: DataLoader and torchvision's transforms with as many workers. A round is an epoch of each.
-    data_stall (x): the share of real's time that synthetic does not need, within rounds.
+    lie on the device. torch: DataLoader and torchvision's transforms with as many workers. All in float32 on a CPU, in
+    bf16 on a GPU; real_bf16, or real_fp32: real in the other precision, where the processor computes in it. A round is
+    an epoch of each. data_stall (x): the share of real's time that synthetic does not need, within rounds.
     """
     for key in ("files", "copies", "rounds", "batch", "image_size"):
         if cfg[key] < 1:
@@ -48,18 +50,21 @@ def bench_train(cfg: Any) -> list[Row]:
             noise = Synthetic(len(real), cfg.batch, cfg.image_size, classes, device, real.dtype)
             theirs = TorchLoader(data.paths, train.label, cfg.batch, cfg.image_size, cfg.threads, device)
             sources: dict[str, Batches] = {"real": real, "synthetic": noise, "torch": theirs}
-            cases = {name: _case(cfg, source, classes) for name, source in sources.items()}
+            usual, other = ("fp32", "bf16") if device.type == "cpu" else ("bf16", "fp32")
+            cases = {name: _case(cfg, source, classes, usual) for name, source in sources.items()}
+            if device.type == "cuda" or computes_in_bf16():
+                cases[f"real_{other}"] = _case(cfg, real, classes, other)
             series = measure_series(cases, cfg.rounds, "images/s")
     rows = [row(name, values, "images/s") for name, values in series.items()]
     rows += [ratio("real", "synthetic", series), ratio("real", "torch", series)]
+    rows += [ratio(name, "real", series) for name in series if name.startswith("real_")]
     stalls = [1 - real / free for real, free in zip(series["real"], series["synthetic"], strict=True)]
     return [*rows, row("data_stall", stalls, RATIO)]
 
 
-def _case(cfg: Any, source: Batches, classes: int) -> Callable[[], float]:
+def _case(cfg: Any, source: Batches, classes: int, precision: str) -> Callable[[], float]:
     model = build_model(cfg.backbone.name, classes, 0, cfg.image_size)
     model = model.to(source.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    precision = "bf16" if source.device.type == "cuda" else "fp32"
     fit = Fit(model, Schedule(ENDLESS, 0.01, 0.9, 5e-4), Recipe(compile=cfg.compile), source, None, 0, precision)
 
     def rate() -> float:

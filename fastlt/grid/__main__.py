@@ -51,7 +51,7 @@ def run_grid(cfg: Any, arguments: list[str]) -> int:
     slurm = cfg.launcher == "slurm"
     out = Path(cfg.out or f"runs/{cfg.grid.name}")
     device = ("cuda" if cfg.slurm.gpus else "cpu") if slurm else _device(arguments)
-    cells = settle(combinations(cfg.grid.parts, arguments), out, device)
+    cells = settle(combinations(cfg.grid.parts, arguments), out, device, here=not slurm)
     missing = [cell for cell in cells if not cell.finished]
     slots = _slots(cfg, cells, missing, device)
     if cfg.dry_run:

@@ -23,8 +23,9 @@ from fastlt.config import TrainConfig
 from fastlt.departures import find_departures
 from fastlt.embedded import draw_embedded
 from fastlt.errors import UserError
+from fastlt.log import say
 from fastlt.shards.reader import Dataset
-from fastlt.train import LOCK, options_of, resolve
+from fastlt.train import LOCK, options_of, resolve, settle_precision
 
 # What changes how a cell runs, and not what comes out of it.
 HOW = ("data", "run", "device", "threads", "compile", "save_epochs", "save_minutes", "tensorboard", "overwrite")
@@ -116,19 +117,21 @@ def _key_in(path: Path, changed: int, size: int) -> str | None:
         return None
 
 
-def settle(combinations: Sequence[list[str]], out: Path, device: str) -> list[Cell]:
+def settle(combinations: Sequence[list[str]], out: Path, device: str, here: bool = True) -> list[Cell]:
     """Composes and checks all cells; nothing is written but embedded data sets.
 
-    device: cpu or cuda, where they will run. Raises UserError for what no cell may have, one that cannot be composed,
-    and two that would train one representation in one folder.
+    device: cpu or cuda, where they will run; here: on this machine. Raises UserError for what no cell may have, one
+    that cannot be composed, and two that would train one representation in one folder.
     """
     datasets: dict[str, Dataset] = {}
     cells: dict[str, Cell] = {}
+    lines: dict[str, None] = {}
     for overrides in combinations:
         for key in KEPT:
             if any(given.startswith(f"{key}=") for given in overrides):
                 raise UserError(f"{key}=... is not for a grid: every cell has a folder of its own below out=DIR")
-        cell = _cell(overrides, out, device, datasets)
+        cell, line = _cell(overrides, out, device, here, datasets)
+        lines[line] = None
         other = cells.setdefault(cell.name, cell)
         if other.key != cell.key:
             differ = sorted(set(other.overrides) ^ set(cell.overrides))
@@ -136,10 +139,13 @@ def settle(combinations: Sequence[list[str]], out: Path, device: str) -> list[Ce
                 f"cells that differ in {', '.join(differ)} would train one representation twice: give each value a "
                 "grid of its own (out=DIR), with representation=FILE to share it"
             )
+    for line in filter(None, lines):
+        say(line)
     return list(cells.values())
 
 
-def _cell(overrides: list[str], out: Path, device: str, datasets: dict[str, Dataset]) -> Cell:
+def _cell(overrides: list[str], out: Path, device: str, here: bool, datasets: dict[str, Dataset]) -> tuple[Cell, str]:
+    """A cell, and a line for the log on its precision."""
     try:
         config = hydra.compose("train", overrides)
         data = config.data
@@ -149,17 +155,18 @@ def _cell(overrides: list[str], out: Path, device: str, datasets: dict[str, Data
         config = resolve(config, overrides, datasets[data])
         departures = find_departures(config, overrides, datasets[data].about["protocol"])
         config.device = device
-        config.precision = ("bf16" if device == "cuda" else "fp32") if config.precision == "auto" else config.precision
-        options = options_of(config, device)
-        options.choose_split(datasets[data])
+        dataset = datasets[data]
+        line = settle_precision(config, dataset, device, lambda options: out / options.run_name(dataset), here)
+        options = options_of(config)
+        options.choose_split(dataset)
     except UserError:
         raise
     except Exception as error:
         raise UserError(one_line(error, TrainConfig)) from error
     determined = {name: value for name, value in _plain(config).items() if name not in HOW}
-    text = json.dumps({"dataset": datasets[data].digest, **determined}, sort_keys=True)
+    text = json.dumps({"dataset": dataset.digest, **determined}, sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()
-    return Cell(out / options.run_name(datasets[data]), key, config, overrides, departures, datasets[data])
+    return Cell(out / options.run_name(dataset), key, config, overrides, departures, dataset), line
 
 
 def write_plan(grid: str, cells: Sequence[Cell], out: Path) -> None:

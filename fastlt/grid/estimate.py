@@ -38,7 +38,7 @@ def print_estimate(cells: Sequence[Cell], slots: int, threads: int, out: Path) -
     for cell in cells:
         if cell.finished:
             continue
-        options = options_of(cell.config, cell.config.device)
+        options = options_of(cell.config)
         protocol = options.protocol
         key = (cell.dataset.root, options.backbone, options.image_size, protocol["batch"], options.precision)
         if key not in rates:

@@ -29,6 +29,7 @@ def how_it_was_run(results: dict[str, Any]) -> str:
         "protocol": _optional(results.get("protocol"), "{}"),
         "epochs": _optional(results.get("epochs"), "{}"),
         "seed": str(results["seed"]),
+        "precision": _optional(results.get("precision"), "{}"),
         "checkpoint": _checkpoint(results.get("checkpoint")),
         "representation": _code(results.get("key")),
         "stage 1": _speed(results),
@@ -52,6 +53,8 @@ def command(results: dict[str, Any]) -> str:
             words.append(f"{key}={results[key]}")
     if results.get("drawing", "quota") != "quota":
         words.append(f"sampler.drawing={results['drawing']}")
+    if results.get("precision") == "fp32" and _on_cpu(results):  # where auto may take bf16
+        words.append("precision=fp32")
     names = list(results["classifiers"])
     if set(names) != set(PAPER):
         words.append(f"classifiers=[{','.join(names)}]")
@@ -67,10 +70,17 @@ def changes(results: dict[str, Any]) -> list[str]:
     if results.get("choose_on", untold) != untold:
         words.append(f"choose_on={results['choose_on']}")
     words += [f"{key}={results[key]}" for key, unset in _UNSET.items() if results.get(key, unset) != unset]
+    usual = "fp32" if _on_cpu(results) else "bf16"
+    if results.get("precision", usual) != usual:
+        words.append(f"precision={results['precision']}")
     words += [f"stage2.{key}={_value(value)}" for key, value in (results.get("stage2") or {}).items()]
     told = (results.get("departures") or {}).items()
     words += [f"{key}={_value(used)}" for key, (_, used) in told if key.startswith(("protocol.", "accumulate"))]
     return words + (results.get("overrides") or [])
+
+
+def _on_cpu(results: dict[str, Any]) -> bool:
+    return str(results.get("device")).startswith("cpu")
 
 
 def _value(value: Any) -> str:
