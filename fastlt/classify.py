@@ -15,11 +15,12 @@ from fastlt.classifiers import find_classifier, is_own
 from fastlt.classifiers.base import Classifier, Features, Task, Tensors
 from fastlt.errors import UserError
 from fastlt.evaluate import ROWS, average, evaluate
-from fastlt.log import Progress
+from fastlt.log import Progress, say
 from fastlt.plane import SIDE, lattice, write_regions
 from fastlt.representation.checkpoint import write_checkpoint
 from fastlt.representation.settings import Settings
 from fastlt.temperature import fit_temperature
+from fastlt.torch_file import Unreadable, read_torch_file
 
 SCHEMA = 1
 CODE = ("classifiers/*.py", "losses/*.py", "kernels/*.py", "classify.py", "evaluate.py", "sampler.py", "temperature.py")
@@ -92,10 +93,11 @@ def _kept(job: Job, folder: Path) -> dict[str, Any] | None:
     if is_own(job.name) or not path.exists():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # damaged, in whatever way: it is made anew
+        state = read_torch_file(path)
+    except Unreadable as error:
+        say(f"{path} {error}; the classifier is fitted anew")
         return None
-    known = state.get("schema") == SCHEMA and state.get("key") == _key(job)
+    known = isinstance(state, dict) and state.get("schema") == SCHEMA and state.get("key") == _key(job)
     return state if known else None
 
 

@@ -8,6 +8,7 @@ import os
 import pickle
 import urllib.error
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,17 @@ from test_backbones import OWN
 from torch import Tensor, nn
 
 from fastlt.backbones import BACKBONES, CifarResNet, Model, build_model
+from fastlt.checkpoint import pretrained
 from fastlt.checkpoint.__main__ import main
-from fastlt.checkpoint.pretrained import COUNTER, closest, identify, load_pretrained, pretrained_identity
+from fastlt.checkpoint.pretrained import (
+    COUNTER,
+    closest,
+    file_digest,
+    identify,
+    load_pretrained,
+    pretrained_identity,
+)
+from fastlt.checkpoint.read import read_weights
 from fastlt.checkpoint.store import load_model
 from fastlt.convert import convert
 from fastlt.errors import UserError
@@ -265,10 +275,10 @@ def test_files_that_are_no_weights_are_refused(theirs: nn.Module, tmp_path: Path
     torch.save({"epoch": 3}, tmp_path / "numbers.pth")
     damaged(authors(theirs), tmp_path)
     for name, told in {
-        "text.pth": "cannot be read as weights (",
-        "text.safetensors": "cannot be read as weights (",
-        "empty.pth": "cannot be read as weights (",
-        "damaged.pth": "cannot be read as weights (",
+        "text.pth": "is damaged, or no plain file of torch.save: ",
+        "text.safetensors": "is damaged, or no file of safetensors: ",
+        "empty.pth": "is damaged, or no plain file of torch.save: ",
+        "damaged.pth": "is damaged: ",
         "list.pth": "holds a list: allowed are tensors by name",
         "numbers.pth": "holds no tensors by name: its keys are epoch",
         "missing.pth": "does not exist: give a file of weights",
@@ -276,6 +286,19 @@ def test_files_that_are_no_weights_are_refused(theirs: nn.Module, tmp_path: Path
     }.items():
         assert refused("import", name, "--out", "ours.pt", cwd=tmp_path).startswith(f"{name} {told}")
     assert not (tmp_path / "ours.pt").exists()
+
+
+def test_a_flipped_bit_of_a_weight_is_found_in_every_file_of_weights(theirs: nn.Module, tmp_path: Path) -> None:
+    imported(authors(theirs), tmp_path)
+    weight = next(theirs.parameters()).detach().numpy().tobytes()
+    for name in ("theirs.pth", "ours.pt"):
+        data = bytearray((tmp_path / name).read_bytes())
+        data[data.index(weight) + 5] ^= 1
+        (tmp_path / name).write_bytes(data)
+        told = rf"{name} is damaged: Bad CRC-32 for file .*: give another copy of it"
+        for load in (load_model, read_weights, lambda path: load_pretrained(build_model("resnet32", 2, 0), str(path))):
+            with pytest.raises(UserError, match=told):
+                load(tmp_path / name)
 
 
 def lost(state: State) -> None:
@@ -561,17 +584,25 @@ def test_pretrained_torchvision_reads_the_published_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As downloaded before: this test needs no network."""
+    network = torchvision.models.resnet18()
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(network.state_dict(), folder / "new.pth")
+    path = folder / f"resnet18-{file_digest(folder / 'new.pth')[:8]}.pth"
+    (folder / "new.pth").rename(path)
     monkeypatch.setattr(torch.hub, "urlopen", no_network)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    network = torchvision.models.resnet18()
     published = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
-    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    torch.save(network.state_dict(), tmp_path / "hub" / "checkpoints" / Path(published.url).name)
+    monkeypatch.setattr(pretrained, "_published", lambda _: replace(published.value, url=f"https://there/{path.name}"))
     model = build_model("resnet18", 2, 0)
     load_pretrained(model, "torchvision")
     assert torch.equal(model.backbone.layer4[1].conv2.weight, network.layer4[1].conv2.weight)  # type: ignore[index,union-attr]
     assert "protocol.pretrained=torchvision: its classifier of 1000 classes is ignored" in capsys.readouterr().err
-    assert pretrained_identity("resnet18", "torchvision") == "ResNet18_Weights.IMAGENET1K_V1"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=rf"{path} is damaged: .* delete it, it is downloaded again"):
+        load_pretrained(model, "torchvision")
 
 
 def no_network(*_: Any, **__: Any) -> None:
@@ -592,6 +623,7 @@ def test_pretrained_torchvision_without_network_or_weights(
         load_pretrained(build_model("resnet10", 2, 0), "torchvision")
     with pytest.raises(UserError, match="no weights of backbone=resnext152"):
         pretrained_identity("resnext152", "torchvision")
+    assert pretrained_identity("resnet18", "torchvision") == "ResNet18_Weights.IMAGENET1K_V1"
 
 
 @pytest.mark.parametrize("name", ["import", "export"])

@@ -80,13 +80,22 @@ def test_other_code_fits_again(task: Task, tmp_path: Path, monkeypatch: pytest.M
     assert len(list(Path(module.__file__).parent.glob("classifiers/*.py"))) > 10  # what the digest is of
 
 
-def test_a_damaged_file_is_made_anew(task: Task, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flipped", [True, False])
+def test_a_damaged_file_is_made_anew(
+    task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str], flipped: bool
+) -> None:
     first = fit_all(jobs(task, "ncm_l2"), tmp_path)
     path = file_of(tmp_path, "ncm_l2")
-    path.write_bytes(path.read_bytes()[:100])
+    data = bytearray(path.read_bytes())
+    mean = next(iter(torch.load(path, weights_only=True)["tensors"].values())).numpy().tobytes()[:16]
+    data[data.index(mean)] ^= 1  # a file that torch.load takes, with another mean
+    path.write_bytes(data if flipped else data[:100])
     again = fit_all(jobs(task, "ncm_l2"), tmp_path)
     assert {**again["ncm_l2"], "seconds": 0} == {**first["ncm_l2"], "seconds": 0}
     assert torch.load(path, weights_only=True)["row"] == again["ncm_l2"]
+    told = capsys.readouterr().err
+    assert f"{path} is damaged" in told
+    assert "; the classifier is fitted anew" in told
 
 
 def test_seeds_are_averaged(task: Task, tmp_path: Path) -> None:

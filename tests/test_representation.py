@@ -371,15 +371,36 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     assert state is not None and state["epoch"] == 1
 
 
-def test_the_checkpoint_before_stands_in_for_a_damaged_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("flipped", [True, False])
+def test_the_checkpoint_before_stands_in_for_a_damaged_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flipped: bool
+) -> None:
     path = tmp_path / "checkpoint.pt"
+    weight = torch.arange(64.0)
     for epoch in (1, 2):
-        save_checkpoint({"settings": {}, "key": SETTINGS.key, "model": {}, "epoch": epoch}, path, keep=True)
-    path.write_bytes(path.read_bytes()[:200])
+        state = {"settings": {}, "key": SETTINGS.key, "model": {"weight": weight}, "epoch": epoch}
+        save_checkpoint(state, path, keep=True)
+    data = bytearray(path.read_bytes())
+    data[data.index(weight.numpy().tobytes()) + 41] ^= 1  # torch.load takes such a file, with another weight
+    path.write_bytes(data if flipped else data[:200])
     state = load_checkpoint(path, SETTINGS)
     assert state is not None and state["epoch"] == 1
+    assert torch.equal(state["model"]["weight"], weight)
     assert f"going on from {before(path)}" in capsys.readouterr().err
-    path.unlink()  # killed between the two renames
+    before(path).write_bytes(data)
+    with pytest.raises(
+        UserError, match=rf"{before(path)} is damaged.*: delete it to train anew, or choose another run"
+    ):
+        load_checkpoint(path, SETTINGS)
+    assert "going on" not in capsys.readouterr().err
+    before(path).unlink()
+    with pytest.raises(UserError, match=rf"{path} is damaged.*: delete it to train anew, or choose another run=DIR"):
+        load_checkpoint(path, SETTINGS)
+
+
+def test_the_checkpoint_before_stands_in_for_one_that_a_kill_between_two_renames_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint({"settings": {}, "key": SETTINGS.key, "model": {}, "epoch": 1}, before(path))
     state = load_checkpoint(path, SETTINGS)
     assert state is not None and state["epoch"] == 1
 

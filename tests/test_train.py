@@ -213,7 +213,7 @@ def test_a_checkpoint_that_is_none_is_refused(place: Path) -> None:
     (place / "broken").mkdir()
     (place / "broken" / "checkpoint.pt").write_bytes(b"junk")
     message = refused(train("data=data", "run=broken", *SMALL, cwd=place))
-    assert "broken/checkpoint.pt is not a checkpoint of fastlt" in message
+    assert "broken/checkpoint.pt is damaged, or no plain file of torch.save" in message
 
 
 def test_damaged_images_end_a_training_only_beyond_the_budget(tmp_path: Path) -> None:

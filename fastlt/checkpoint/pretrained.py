@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fastlt.backbones import BACKBONES, Model, build_backbone
-from fastlt.checkpoint.read import Weights, read_weights, reason
+from fastlt.checkpoint.read import Weights, read_weights
 from fastlt.errors import UserError
 from fastlt.log import say
+from fastlt.torch_file import Unreadable, read_torch_file, reason
 
 PUBLISHED = "torchvision"  # as a source: not a file
 # Those that torchvision publishes ImageNet weights of, under its names.
@@ -72,15 +73,25 @@ def _published(backbone: str) -> Any:
 
 def _download(backbone: str) -> Weights:
     published = _published(backbone)
+    # As torchvision does it, but an earlier download is checked, too: the name holds the start of its SHA-256.
+    name = published.url.rpartition("/")[2]
+    digest, path = name.rpartition("-")[2].partition(".")[0], Path(torch.hub.get_dir(), "checkpoints", name)
     try:
-        options = {"check_hash": True, "map_location": "cpu", "weights_only": True}
-        with contextlib.redirect_stdout(sys.stderr):  # torch says there what it downloads; stdout is for results
-            state = published.get_state_dict(progress=sys.stderr.isatty(), **options)
-    except Exception as error:  # no network, no space, a file in the cache that is cut off: all kinds of errors
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.redirect_stdout(sys.stderr):  # torch says there what it downloads; stdout is for results
+                torch.hub.download_url_to_file(published.url, str(path), digest, progress=sys.stderr.isatty())
+    except Exception as error:  # no network, no space: all kinds of errors
         raise UserError(
             f"protocol.pretrained={PUBLISHED}: {published.url} cannot be had ({reason(error)}): check the "
-            f"network, put that file into {torch.hub.get_dir()}/checkpoints, or give a file, protocol.pretrained=FILE"
+            f"network, put that file into {path.parent}, or give a file, protocol.pretrained=FILE"
         ) from error
+    try:
+        if not file_digest(path).startswith(digest):
+            raise Unreadable("is damaged: its SHA-256 does not begin as its name ends")
+        state = read_torch_file(path)
+    except Unreadable as error:
+        raise UserError(f"protocol.pretrained={PUBLISHED}: {path} {error}: delete it, it is downloaded again") from None
     head = state.pop("fc.weight"), state.pop("fc.bias")
     return Weights("weights of torchvision", state, head)
 

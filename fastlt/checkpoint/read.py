@@ -1,7 +1,5 @@
 """Reads files of weights by whoever wrote them. Nothing that a file contains is ever run."""
 
-import re
-import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from fastlt.checkpoint.harmless import HARMLESS
 from fastlt.checkpoint.heads import Head, joint_classifier, split_fc, split_head
 from fastlt.checkpoint.networks import number_blocks
 from fastlt.errors import UserError
+from fastlt.torch_file import AsksToRun, Unreadable, read_torch_file, reason
 
 # Where training codes put a state dict, the better one first where there are two.
 WRAPPERS = ("state_dict_best", "state_dict", "state_dict_model", "model_state_dict", "model", "feat_model")
@@ -55,40 +54,34 @@ class Weights:
 def load_state(path: Path) -> tuple[Any, dict[str, str]]:
     """What a .safetensors file or a file of torch.save holds, on the CPU, and the metadata of the first.
 
-    Files of torch.save are read with weights_only=True: tensors and plain values, and nothing that runs. Values of
-    NumPy's among them are left out. Raises UserError if the file is missing, damaged, or asks for more.
+    Files of torch.save are read by `read_torch_file`: tensors and plain values, checksums compared, nothing that runs.
+    Values of NumPy's are left out. Raises UserError if the file is missing, damaged, or asks for more.
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {what}: give a file of weights (.pth, .pt or .safetensors)")
     try:
         if path.suffix == ".safetensors":
-            from safetensors import safe_open
-
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-        # Torch warns of what it then refuses.
-        with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings(action="ignore"):
-            return torch.load(path, map_location="cpu", weights_only=True), {}
-    except Exception as error:  # damage shows as nearly any error of pickle, zipfile, torch or safetensors
-        if match := re.search(r"\bGLOBAL ([\w.]+)", str(error)):
-            raise UserError(
-                f"{path} asks to run {match[1]} when it is read, and was not read: have its author save the state dict "
-                "alone, which is tensors by name"
-            ) from error
+            return _read_safetensors(path)
+        return read_torch_file(path, HARMLESS), {}
+    except AsksToRun as error:
+        remedy = "have its author save the state dict alone, which is tensors by name"
+        raise UserError(f"{path} {error}: {remedy}") from None
+    except Unreadable as error:
         raise UserError(
-            f"{path} cannot be read as weights ({reason(error)}): allowed are whole files of torch.save (tensors and "
-            "plain values) and .safetensors"
-        ) from error
+            f"{path} {error}: give another copy of it; allowed are whole files of torch.save (tensors and plain "
+            "values) and .safetensors"
+        ) from None
 
 
-def reason(error: BaseException) -> str:
-    """The first line of an error, in brief; its kind if it says nothing."""
-    # Torch's preamble recommends weights_only=False, which nobody should do to a file that was just refused.
-    text = re.sub(r"^Weights only load failed.*?(trusted source\.|WeightsUnpickler error:)", "", str(error), flags=re.S)
-    text = re.sub(r"^\s*Please file an issue.*?WeightsUnpickler error:", "", text, flags=re.S)
-    lines = text.strip().splitlines()
-    return lines[0][:100] if lines else type(error).__name__
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except Exception as error:  # safetensors has errors of its own
+        raise Unreadable(f"is damaged, or no file of safetensors: {reason(error)}") from None
 
 
 def checkpoint_path(path: Path) -> Path:

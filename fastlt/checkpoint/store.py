@@ -13,10 +13,11 @@ from fastlt import __version__
 from fastlt.backbones import IMAGE_SIZE, Model, build_backbone, build_model, is_own
 from fastlt.checkpoint.networks import seems
 from fastlt.checkpoint.pretrained import closest, file_digest, fill, identify, misfit, shapes
-from fastlt.checkpoint.read import KIND_OURS, classifier_kind, open_checkpoint, read_weights, reason
+from fastlt.checkpoint.read import KIND_OURS, classifier_kind, open_checkpoint, read_weights
 from fastlt.errors import UserError
 from fastlt.log import say
 from fastlt.representation import SCHEMA, Settings, write_checkpoint
+from fastlt.torch_file import reason
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm: no parameters
 

@@ -9,6 +9,7 @@ import torch
 from fastlt.errors import UserError
 from fastlt.log import say
 from fastlt.representation.settings import Settings
+from fastlt.torch_file import Unreadable, read_torch_file
 
 
 def before(path: Path) -> Path:
@@ -54,8 +55,8 @@ def load_checkpoint(path: Path, settings: Settings) -> dict[str, Any] | None:
     except UserError as error:
         if not before(path).exists():
             raise
-        say(f"{error}; going on from {before(path)}")
         state = read_checkpoint(before(path))
+        say(f"{error}; going on from {before(path)}")
     if state["key"] == settings.key:
         return state
     about = state["settings"]
@@ -73,13 +74,14 @@ def load_checkpoint(path: Path, settings: Settings) -> dict[str, Any] | None:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """What a checkpoint holds, tensors on the CPU; nothing in it is run. Raises UserError if it is none."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if {"settings", "key", "model"} <= state.keys():
-            return state
-        reason = "it lacks settings, key or model"
-    except Exception as error:  # damage shows as nearly any error of pickle, zipfile or torch
-        reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-    raise UserError(f"{path} is not a checkpoint of fastlt ({reason}): delete it or choose another run=DIR")
+        state = read_torch_file(path)
+    except Unreadable as error:
+        raise UserError(f"{path} {error}: delete it to train anew, or choose another run=DIR") from None
+    if isinstance(state, dict) and {"settings", "key", "model"} <= state.keys():
+        return state
+    raise UserError(
+        f"{path} is not a checkpoint of fastlt (it lacks settings, key or model): delete it or choose another run=DIR"
+    )
 
 
 def _short(value: Any) -> str:
