@@ -15,9 +15,9 @@ from test_report import made
 
 from fastlt.report.__main__ import main
 from fastlt.report.across import write_across
-from fastlt.report.across.compare import cell, departures, published_row
+from fastlt.report.across.compare import cell, kept_apart, published_row
 from fastlt.report.across.gaps import gaps, read_planned
-from fastlt.report.across.model import Table
+from fastlt.report.across.model import Cell, Table
 from fastlt.report.across.runs import Setting, gather, measured, name
 from fastlt.report.across.tables import build_tables, without_runs
 
@@ -47,12 +47,12 @@ def counts(dataset: str) -> list[int]:
 
 def run(dataset: str = "shapes", names: tuple[str, ...] = PAPER, **fields: Any) -> dict[str, Any]:
     """A results.json whose accuracies are those of `made`, moved by what tells the run apart."""
-    usual = {"imagenet_lt": ("imagenet_lt_90", 90, "resnext50"), "cifar100_lt": ("cifar_lt_200", 200, "resnet32")}
+    usual = {"imagenet_lt": ("imagenet_lt_90", 90, "resnext50"), "cifar100_lt": ("cifar_lt_bags", 200, "resnet32")}
     usual |= {"places_lt": ("places_lt", 30, "resnet152"), "inaturalist2018": ("inaturalist_90", 90, "resnet50")}
     protocol, epochs, backbone = usual.get(dataset, ("demo", 10, "resnet32"))
     results = made(train=counts(dataset), names=names) if dataset in SIZES else made(names=names)
     results |= {"dataset": dataset, "protocol": protocol, "epochs": epochs, "backbone": backbone, "hold_out": 0.0}
-    results |= {"image_size": 224 if epochs in (30, 90) else 32, "overrides": [], "stage2": {}, **fields}
+    results |= {"image_size": 224 if epochs in (30, 90) else 32, "departures": {}, **fields}
     results["key"] = "-".join(str(results[key]) for key in ("dataset", "backbone", "sampler", "seed", "epochs"))
     draw = np.random.default_rng([*results["key"].encode()])
     for row in results["classifiers"].values():
@@ -145,8 +145,9 @@ def test_one_run_has_no_deviation_and_an_empty_group_no_number() -> None:
     "change",
     [
         {"dataset_digest": "another"}, {"backbone": "resnet18"}, {"sampler": "class"}, {"drawing": "iid"},
-        {"protocol": "mine"}, {"epochs": 5}, {"image_size": 64}, {"overrides": ["protocol.lr=0.3"]}, {"hold_out": 0.1},
-        {"choose_on": "test"}, {"stage2": {"lr": [0.1]}}, {"mode": "images"}, {"views": 2},
+        {"protocol": "mine"}, {"epochs": 5}, {"image_size": 64}, {"hold_out": 0.1}, {"choose_on": "test"},
+        {"departures": {"protocol.lr": [0.1, 0.3]}}, {"departures": {"stage2.lr": [None, [0.1]]}},
+        {"departures": {"mode": ["features", "images"]}}, {"precision": "bf16"},
         {"checkpoint": {"epoch": 3, "chosen": "given: runs/other"}},
     ],
 )  # fmt: skip
@@ -157,10 +158,10 @@ def test_what_is_not_the_same_experiment_is_not_averaged(change: dict[str, Any])
 
 def test_older_results_lack_fields() -> None:
     results = run()
-    for field in ("overrides", "stage2", "hold_out", "dataset_digest", "drawing", "image_size", "checkpoint", "key"):
+    for field in ("departures", "hold_out", "dataset_digest", "drawing", "image_size", "checkpoint", "key"):
         results.pop(field, None)
     (setting,) = gathered([results])
-    assert setting.overrides == () and setting.digest is None
+    assert setting.departures == () and setting.digest is None
     assert build_tables([setting], [])
 
 
@@ -190,12 +191,16 @@ def test_seeds_of_one_representation_are_told() -> None:
 # --- what stands beside it ---
 
 
+def beside_main(setting: Setting, classifier: str, scope: str) -> Cell:
+    return cell(setting, classifier, scope, published_row(setting, classifier))
+
+
 def test_published_cells_of_a_setting() -> None:
     by_sampler = {setting.sampler: setting for setting in gathered(grid("imagenet_lt", seeds=1))}
-    beside = cell(by_sampler["class"], "joint", "few")
+    beside = beside_main(by_sampler["class"], "joint", "few")
     assert beside.published is not None and (beside.published.value, beside.comparable) == (15.5, True)
     assert beside.ours is not None and beside.difference == beside.ours.mean - 15.5
-    assert cell(by_sampler["class"], "crt", "all").published is None  # only a re-run of it is published
+    assert beside_main(by_sampler["class"], "crt", "all").published is None  # only a re-run of it is published
     rerun = published_row(by_sampler["class"], "crt", "re-run")
     assert rerun is not None and rerun.all == 44.9
     own = published_row(by_sampler["instance"], "crt")
@@ -218,35 +223,39 @@ def test_epochs_of_inaturalist(backbone: str, epochs: int, classifier: str, valu
     (setting,) = gathered([run("inaturalist2018", names=("joint", "crt", "tau_norm"), **fields)])
     row = published_row(setting, classifier)
     assert (row and row.all) == value
-    assert bool(departures(setting)) == (epochs == 7)
+    assert bool(kept_apart(setting)) == (epochs == 7)
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         ({}, ""),
-        ({"overrides": ["precision=bf16", "accumulate=2"], "stage2": {"seeds": 3}}, ""),
-        ({"epochs": 5}, "shortened protocol: 5 of 200 epochs"),
+        ({"precision": "bf16", "departures": {"accumulate": [1, 2], "stage2.seeds": [1, 3]}}, ""),
+        ({"departures": {"epochs": [200, 5]}, "epochs": 5}, "shortened: 5 of 200 epochs"),
+        ({"epochs": 5}, "shortened: 5 of 200 epochs"),
         ({"epochs": 300}, "300 epochs in place of 200"),
         ({"epochs": None}, "an unknown number of epochs"),
-        ({"protocol": "demo"}, "protocol demo in place of cifar_lt_200"),
-        ({"overrides": ["protocol.loss=ldam_drw"]}, "protocol.loss=ldam_drw"),
-        ({"hold_out": 0.1}, "hold_out=0.1"),
+        ({"departures": {"protocol.loss": ["cross_entropy", "ldam_drw"]}}, "loss ldam_drw in place of cross_entropy"),
+        ({"departures": {"protocol.milestones": [[159, 179], []]}}, "milestones none in place of [159,179]"),
+        ({"departures": {"stage2.drawing": ["quota", "iid"]}}, "stage 2: drawing of images iid in place of quota"),
+        ({"departures": {"protocol.crt.lr": [0.1, 0.2]}}, "cRT: learning rate 0.2 in place of 0.1"),
+        ({"departures": {"mode": ["images", "features"]}}, "classifiers trained on features in place of images"),
+        ({"hold_out": 0.1}, "share of train held out 0.1 in place of 0"),
         ({"image_size": 64}, "images of 64 px in place of 32"),
         ({"checkpoint": {"chosen": "given: x.pt"}}, "a given representation"),
     ],
 )
 def test_what_keeps_numbers_from_being_compared(change: dict[str, Any], told: str) -> None:
     (setting,) = gathered([run("cifar100_lt", **change)])
-    assert told in "; ".join(departures(setting)) and bool(departures(setting)) == bool(told)
-    shown = cell(setting, "joint", "all")
-    assert shown.published is not None and shown.published.value == 38.3
+    assert told in "; ".join(kept_apart(setting)) and bool(kept_apart(setting)) == bool(told)
+    shown = beside_main(setting, "joint", "all")
+    assert shown.published is not None and shown.published.value == 37.7
     assert (shown.difference is None) == bool(told)
 
 
 def test_a_part_of_a_data_set_has_no_published_numbers() -> None:
     small = made(train=np.geomspace(500, 5, 100).astype(int).tolist()[:50] + [5] * 50, names=PAPER)
-    small |= {"dataset": "cifar100_lt", "protocol": "cifar_lt_200", "epochs": 200, "hold_out": 0.0}
+    small |= {"dataset": "cifar100_lt", "protocol": "cifar_lt_bags", "epochs": 200, "hold_out": 0.0}
     (setting,) = gathered([small])
     assert setting.imbalance == 100 and published_row(setting, "joint") is None
     (table, *_) = build_tables([setting], [])
@@ -264,17 +273,17 @@ def test_imbalance_decides() -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_shortened_protocol_is_told_in_every_format(tmp_path: Path) -> None:
-    out = reported(grid("cifar100_lt", seeds=1, epochs=5), tmp_path)
-    told = "shortened protocol: 5 of 200 epochs; not comparable with published numbers, so no difference is shown"
+    out = reported(grid("cifar100_lt", seeds=1, epochs=5, departures={"epochs": [200, 5]}), tmp_path)
+    told = "shortened: 5 of 200 epochs; not comparable with published numbers, so no difference is shown"
     path = out / "tables" / "samplers_cifar100_lt_100_resnet32_5_epochs.csv"
     rows = csv_rows(path)
     assert all(told in row["warnings"] and row["difference"] == "" for row in rows)
-    assert sum(row["published"] == "38.3" for row in rows) == 1
+    assert sum(row["published"] == "37.7" for row in rows) == 1
     tex = path.with_suffix(".tex").read_text(encoding="utf-8")
     assert f"% WARNING: {told}" in tex and tex.count(told) == 2
     markdown = (out / "report.md").read_text(encoding="utf-8")
-    assert f"> **Warning: {told}" in markdown and "(38.3)" in markdown and "(38.3, " not in markdown
-    assert markdown.index("shortened protocol") < markdown.index("## Tables")
+    assert f"> **Warning: {told}" in markdown and "(37.7)" in markdown and "(37.7, " not in markdown
+    assert markdown.index("shortened: 5") < markdown.index("## Tables")
     assert told in (out / "index.html").read_text(encoding="utf-8")
 
 
@@ -373,13 +382,70 @@ def test_cifar_by_imbalance_and_rides_numbers_apart() -> None:
     tables = tables_of([run("cifar100_lt"), flat])
     table = next(table for slug, table in tables.items() if slug.startswith("imbalances_"))
     assert table.columns == ("cifar100_lt (imbalance 50)", "cifar100_lt (imbalance 100)")
-    assert [one.published and one.published.value for one in table.rows[0].cells] == [43.9, 38.3]
-    ride = tables["ride_cifar100_lt_100_resnet32_200_epochs"]
-    assert [one.published and one.published.value for one in ride.rows[0].cells] == [66.1, 37.3, 10.6, 39.1]
-    assert [one.published and one.published.value for one in ride.rows[1].cells] == [64.0, 44.8, 18.1, 43.3]
-    assert all(one.ours is None for one in ride.rows[1].cells) and "none of ours" in ride.rows[1].note
-    others = [table for slug, table in tables.items() if not slug.startswith("ride_")]
-    assert 39.1 not in {c.published.value for t in others for row in t.rows for c in row.cells if c.published}
+    assert [one.published and one.published.value for one in table.rows[0].cells] == [43.8, 37.7]
+    elsewhere = tables["elsewhere_cifar100_lt_100"]
+    assert all(one.ours is None and one.difference is None for row in elsewhere.rows for one in row.cells)
+    shown = {row.labels: [one.published and one.published.value for one in row.cells] for row in elsewhere.rows}
+    assert shown["softmax", "true ResNet-32; RIDE's own run", "200"] == [66.1, 37.3, 10.6, 39.1]
+    softmax = [values[-1] for labels, values in shown.items() if labels[0] == "softmax"]
+    assert softmax == [38.3, 39.1, 41.4, 39.1]
+    others = [table for slug, table in tables.items() if not slug.startswith("elsewhere")]
+    beside = {c.published.value for t in others for row in t.rows for c in row.cells if c.published}
+    assert beside == {37.7, 41.0, 40.3, 40.2, 43.8, 45.7, 45.4, 45.2}
+
+
+@pytest.mark.parametrize("protocol", ["cifar_lt_200", "cifar_lt_ldam", "demo"])
+def test_another_protocol_is_compared_with_nothing(protocol: str) -> None:
+    tables = tables_of([run("cifar100_lt", protocol=protocol)])
+    table = tables["samplers_cifar100_lt_100_resnet32_200_epochs"]
+    assert not any(one.published for row in table.rows for one in row.cells)
+    told = f"protocol {protocol} is not that of the published numbers (cifar_lt_bags)"
+    assert any(told in warning for warning in table.warnings)
+    assert "elsewhere_cifar100_lt_100" in tables
+
+
+def test_a_published_table_of_bagoftricks_says_whose_baseline_it_is() -> None:
+    table = tables_of([run("cifar100_lt")])["samplers_cifar100_lt_100_resnet32_200_epochs"]
+    sources = {row.labels[1]: row.cells[-1].published.source for row in table.rows if row.cells[-1].published}
+    assert sources["joint"] == "BagofTricks-LT README, baselines using its code"
+    assert sources["cRT"] == sources["LWS"] == sources["tau-norm"] == "BagofTricks-LT gallery"
+
+
+AUTHORS: dict[str, Any] = {"protocol": "authors", "mode": "images", "bn": "train", "drawing": "reference"}
+
+
+def test_the_authors_own_settings_are_no_departure() -> None:
+    names = ("joint", "ncm_l2", "crt_images", "tau_norm", "lws_images")
+    (setting,) = gathered([run("imagenet_lt", names=names, **AUTHORS)])
+    assert kept_apart(setting) == ()
+    beside = {known: beside_main(setting, known, "all") for known in names}
+    values = [one.published and one.published.value for one in beside.values()]
+    assert values == [44.4, 47.3, 49.6, 49.4, 49.9] and all(one.comparable for one in beside.values())
+    tables = tables_of([run("imagenet_lt", names=names, **AUTHORS)])
+    rows = {row.labels[1]: row for row in tables["samplers_imagenet_lt_resnext50_90_epochs"].rows}
+    assert rows["cRT (images)"].cells[-1].difference is not None
+    assert not any(slug.startswith("parts_") for slug in tables)
+    (changed,) = gathered([run("imagenet_lt", departures={"bn": ["train", "frozen"]}, **AUTHORS)])
+    assert kept_apart(changed) == ("BatchNorm of the frozen backbone in stage 2 frozen in place of train",)
+    assert beside_main(changed, "joint", "all").difference is None
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_authors_on_the_embedded_data_depart_from_nothing(tmp_path: Path) -> None:
+    out = reported([run(names=("joint", "crt_images"), **AUTHORS)], tmp_path)
+    for text in ((out / "report.md").read_text(), (out / "index.html").read_text()):
+        assert "settings of its own" not in text and "departs from" not in text and "Warning" not in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_departs_is_told_of_each_run(tmp_path: Path) -> None:
+    changed = {"protocol.lr": [0.1, 0.3], "epochs": [10, 2], "sampler.drawing": ["quota", "iid"]}
+    out = reported([run(seed=0), run(seed=1, epochs=2, drawing="iid", departures=changed)], tmp_path)
+    told = (
+        "learning rate 0.3 in place of 0.1; shortened: 2 of 10 epochs; stage 1: drawing of images iid in place of quota"
+    )
+    for text in ((out / "report.md").read_text(), (out / "index.html").read_text()):
+        assert "departs from its protocol" in text and text.count(told) == 1
 
 
 def test_rows_chosen_on_test_carry_a_dagger() -> None:
@@ -391,9 +457,9 @@ def test_rows_chosen_on_test_carry_a_dagger() -> None:
 
 
 def test_settings_of_one_name_have_files_of_their_own(tmp_path: Path) -> None:
-    changed = [run(overrides=[f"protocol.lr={lr}"]) for lr in (0.1, 0.2)]
+    changed = [run(departures={"protocol.lr": [0.05, lr]}) for lr in (0.1, 0.2)]
     for results in changed:
-        results["key"] += results["overrides"][0]
+        results["key"] += str(results["departures"])
     tables = build_tables(gathered([run(), *changed]), [])
     slugs = [table.slug for table in tables if table.slug.startswith("samplers")]
     assert slugs == [f"samplers_shapes_resnet32_10_epochs{end}" for end in ("", "_v2", "_v3")]
@@ -539,7 +605,7 @@ def test_a_run_is_no_place_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_name_of_a_setting() -> None:
-    changed = run("cifar100_lt", sampler="sqrt", epochs=1, overrides=["protocol.lr=0.3"], drawing="iid")
+    changed = run("cifar100_lt", sampler="sqrt", epochs=1, departures={"protocol.lr": [0.1, 0.3]}, drawing="iid")
     (setting,) = gathered([changed])
     assert name(setting) == "cifar100_lt (imbalance 100), resnet32, square-root, iid drawing, 1 epoch, protocol.lr=0.3"
 

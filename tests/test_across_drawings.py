@@ -166,7 +166,7 @@ def test_foreign_names_make_files_of_their_own(tmp_path: Path) -> None:
 
 def test_a_shortened_protocol_is_said_under_every_figure_of_it(tmp_path: Path) -> None:
     fields = {"dataset": "cifar100_lt", "protocol": "cifar_lt_200", "image_size": 32}
-    runs = [run(sampler, epochs=5, **fields) for sampler in SAMPLERS[:2]]
+    runs = [run(sampler, epochs=5, departures={"epochs": [200, 5]}, **fields) for sampler in SAMPLERS[:2]]
     for drawing in save_drawings(gathered(*runs), tmp_path / "short"):
         assert ("5 of 200 epochs" in drawing.caption) == (not drawing.slug.startswith("sampling_weights"))
     full = [run(sampler, epochs=200, names=("ncm_l2",), **fields) for sampler in SAMPLERS[:2]]

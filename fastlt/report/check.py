@@ -46,7 +46,10 @@ def check_results(results: Any) -> None:
         raise UserError(f"class_names is {_short(names)}; allowed is a list of {classes} names")
     if not results["classifiers"]:
         raise UserError("classifiers is empty; allowed is at least one classifier")
-    _check_object(results, "stage2", "")
+    _check_object(results, "departures", "")
+    for key, values in (results.get("departures") or {}).items():
+        if not isinstance(values, list) or len(values) != 2:
+            raise UserError(f"departures.{key} is {_short(values)}; allowed is [the protocol's value, the value used]")
     if "plane" in results:
         _check_plane(results["plane"], classes)
     for name, row in results["classifiers"].items():

@@ -7,10 +7,10 @@ from typing import Any
 
 from fastlt.groups import GROUPS
 from fastlt.log import duration
+from fastlt.report.departures import departures
 from fastlt.report.names import PAPER, escaped, label, number
 
-# Keys of training that results.json holds under their own names, and the values they have when nobody sets them.
-_UNSET = {"mode": "features", "bn": "frozen", "views": 0, "feature_dtype": "float32"}
+_TOLD = ("backbone", "sampler", "protocol", "seed", "epochs", "image_size", "precision")  # in fields of results.json
 
 
 def how_it_was_run(results: dict[str, Any]) -> str:
@@ -27,6 +27,7 @@ def how_it_was_run(results: dict[str, Any]) -> str:
         "image size": _optional(results.get("image_size"), "{} px"),
         "sampler": escaped(results["sampler"]) + _brackets(results.get("drawing"), "{} drawing"),
         "protocol": _optional(results.get("protocol"), "{}"),
+        "departs from it": escaped("; ".join(one.words for one in departures(results) if one.key != "backbone")),
         "epochs": _optional(results.get("epochs"), "{}"),
         "seed": str(results["seed"]),
         "precision": _optional(results.get("precision"), "{}"),
@@ -48,48 +49,15 @@ def how_it_was_run(results: dict[str, Any]) -> str:
 def command(results: dict[str, Any]) -> str:
     """The command line that repeats the run; DIR stands for a data set that lies on somebody's disk."""
     words = [] if results["dataset"] == "shapes" else ["data=DIR"]
-    for key in ("backbone", "sampler", "protocol", "seed", "epochs", "image_size"):
+    for key in _TOLD:
         if results.get(key) is not None:
             words.append(f"{key}={results[key]}")
-    if results.get("drawing", "quota") != "quota":
-        words.append(f"sampler.drawing={results['drawing']}")
-    if results.get("precision") == "fp32" and _on_cpu(results):  # where auto may take bf16
-        words.append("precision=fp32")
     names = list(results["classifiers"])
     if set(names) != set(PAPER):
         words.append(f"classifiers=[{','.join(names)}]")
+    given = [one.given for one in departures(results) if one.key not in _TOLD]
     # In quotes where needed: some shells read [ ] as a pattern.
-    return " ".join(["python -m fastlt.train", *map(shlex.quote, [*words, *changes(results)])])
-
-
-def changes(results: dict[str, Any]) -> list[str]:
-    """key=value of what was given besides backbone, sampler, protocol, seed, epochs, image size and classifiers."""
-    words = [f"hold_out={results['hold_out']:g}"] if results.get("hold_out") else []
-    # What training takes when it is not told: held-out images, else val, else train.
-    untold = "held_out" if results.get("hold_out") else "val" if "val" in results["class_counts"] else "train"
-    if results.get("choose_on", untold) != untold:
-        words.append(f"choose_on={results['choose_on']}")
-    words += [f"{key}={results[key]}" for key, unset in _UNSET.items() if results.get(key, unset) != unset]
-    usual = "fp32" if _on_cpu(results) else "bf16"
-    if results.get("precision", usual) != usual:
-        words.append(f"precision={results['precision']}")
-    words += [f"stage2.{key}={_value(value)}" for key, value in (results.get("stage2") or {}).items()]
-    told = (results.get("departures") or {}).items()
-    words += [f"{key}={_value(used)}" for key, (_, used) in told if key.startswith(("protocol.", "accumulate"))]
-    return words + (results.get("overrides") or [])
-
-
-def _on_cpu(results: dict[str, Any]) -> bool:
-    return str(results.get("device")).startswith("cpu")
-
-
-def _value(value: Any) -> str:
-    """A value as Hydra reads it."""
-    if isinstance(value, list):
-        return f"[{','.join(map(_value, value))}]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_value(one)}" for key, one in value.items()) + "}"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return " ".join(["python -m fastlt.train", *map(shlex.quote, [*words, *given])])
 
 
 def _fitting(results: dict[str, Any]) -> str:

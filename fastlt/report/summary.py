@@ -9,6 +9,7 @@ import numpy as np
 
 from fastlt.groups import FEW, GROUPS, class_groups
 from fastlt.report.choices import DAGGER, chosen_on_test
+from fastlt.report.departures import departures
 from fastlt.report.names import SCOPES, escaped, listed, long_name, number, sampling
 
 SAME = 0.05  # points; less does not show in one decimal
@@ -22,6 +23,8 @@ def summary(results: dict[str, Any]) -> str:
 def _trained(results: dict[str, Any]) -> str:
     train, test = results["class_counts"]["train"], results["class_counts"]["test"]
     epochs = f" for {results['epochs']} epochs" if "epochs" in results else ""
+    usual = next((one.usual for one in departures(results) if one.shortens), "")
+    epochs += f" (shortened: its protocol has {usual})" if usual else ""
     rows = len(results["classifiers"])
     return (
         f"{escaped(results['backbone'])} was trained on {escaped(results['dataset'])} ({len(train):,} classes, "

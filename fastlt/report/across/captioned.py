@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from matplotlib.figure import Figure
 
-from fastlt.report.across.compare import departures
+from fastlt.report.across.compare import limits
 from fastlt.report.across.draw_means import drawn, over_backbones, over_samplers
 from fastlt.report.across.draw_tau import CLASSIFIER, over_tau, published_points, with_curves
 from fastlt.report.across.model import Drawing
@@ -152,8 +152,7 @@ def _best(settings: Sequence[Setting], names: Iterable[str], field: str = "sampl
 
 def _limits(settings: Sequence[Setting], names: Iterable[str]) -> str:
     """Sentences for what a reader must not overlook: another training than the published one, choices on test."""
-    found = dict.fromkeys(departure for setting in settings for departure in departures(setting))
-    text = f" Not the published training: {'; '.join(found)}." if found else ""
+    text = "".join(f" {found}" for found in dict.fromkeys(map(limits, settings)) if found)
     runs = [results for setting in settings for results in setting.runs]
     if any(one in run["classifiers"] and chosen_on_test(run, one) for run in runs for one in names):
         text += f" {DAGGER} {DAGGER_NOTE}."

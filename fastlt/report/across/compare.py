@@ -6,51 +6,60 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastlt.report.across.model import Cell, Published
-from fastlt.report.across.published import MAIN, PUBLISHED, PublishedRow
+from fastlt.report.across.published import MAIN, OTHERS, PUBLISHED, PublishedRow
 from fastlt.report.across.runs import Setting, measured
+from fastlt.report.departures import Departure
 
-# Given values that leave an experiment what it is: how it is computed, how much of it, and where choices are made
-# (those made on test are marked in their row).
-_HARMLESS = ("precision=", "accumulate=", "feature_dtype=", "choose_on=", "stage2.seeds=")
+# Departures that leave an experiment what it is: how it is computed, how much of it, and where choices are made (those
+# made on test are marked in their row). Image size and epochs are told by themselves.
+_HARMLESS = ("accumulate", "feature_dtype", "choose_on", "stage2.seeds")
+# A protocol whose stage 2 trains on images has the published classifiers under these names.
+_PUBLISHED_AS = {"crt_images": "crt", "lws_images": "lws"}
 
 
 @dataclass(frozen=True)
 class _Known:
-    """How the published numbers of a data set were made. images: training images by imbalance."""
+    """What the published numbers of a data set were measured on. images: training images by imbalance."""
 
-    protocols: tuple[str, ...]
     image_size: int
     images: dict[int | None, int]
 
 
 _KNOWN = {
-    "imagenet_lt": _Known(("imagenet_lt_90", "reference"), 224, {None: 115_846}),
-    "places_lt": _Known(("places_lt",), 224, {None: 62_500}),
-    "inaturalist2018": _Known(("inaturalist_90", "inaturalist_200"), 224, {None: 437_513}),
-    "cifar100_lt": _Known(("cifar_lt_200",), 32, {100: 10_847, 50: 12_608}),
-    "cifar10_lt": _Known(("cifar_lt_200",), 32, {100: 12_406, 50: 13_996}),
+    "imagenet_lt": _Known(224, {None: 115_846}),
+    "places_lt": _Known(224, {None: 62_500}),
+    "inaturalist2018": _Known(224, {None: 437_513}),
+    "cifar100_lt": _Known(32, {100: 10_847, 50: 12_608}),
+    "cifar10_lt": _Known(32, {100: 12_406, 50: 13_996}),
 }
 
 
 def published_row(setting: Setting, classifier: str, series: str = MAIN) -> PublishedRow | None:
-    """What is published for this dataset, backbone, sampler and classifier: after as many epochs where the data set has
-    numbers for several, else after the fewest."""
-    if not same_data(setting):
-        return None
-    rows = [row for row in PUBLISHED if row.dataset == setting.dataset and row.series == series and row.tau is None]
-    rows = [row for row in rows if row.imbalance in (None, setting.imbalance)]
+    """What is published for this dataset, protocol, backbone, sampler and classifier: after as many epochs where the
+    data set has numbers for several, else after the fewest."""
+    rows = [row for row in _of_data(setting, series) if setting.protocol in row.protocols and row.tau is None]
     trained = {row.epochs for row in rows}
     epochs = next((known for known in trained if setting.epochs in known), min(trained, default=()))
-    wanted = (setting.backbone, setting.sampler, classifier, epochs)
+    wanted = (setting.backbone, setting.sampler, _PUBLISHED_AS.get(classifier, classifier), epochs)
     return next((row for row in rows if (row.backbone, row.sampler, row.classifier, row.epochs) == wanted), None)
 
 
-def cell(setting: Setting, classifier: str, scope: str, series: str | None = MAIN) -> Cell:
-    """Ours beside the published number of a series, or of none. scope: many, medium, few or all."""
-    row = None if series is None else published_row(setting, classifier, series)
+def other_rows(setting: Setting) -> list[PublishedRow]:
+    """What is published for the data set by protocols that are not to be had here."""
+    return _of_data(setting, OTHERS)
+
+
+def cell(setting: Setting, classifier: str, scope: str, row: PublishedRow | None) -> Cell:
+    """Ours, if there is any, beside a published row, or beside none. scope: many, medium, few or all."""
     value = None if row is None else getattr(row, scope)
     published = None if row is None or value is None else Published(value, row.source)
-    return Cell(measured(setting, classifier, scope), published, comparable=not departures(setting))
+    same = row is not None and setting.protocol in row.protocols and not kept_apart(setting)
+    return Cell(measured(setting, classifier, scope), published, comparable=same)
+
+
+def _of_data(setting: Setting, series: str) -> list[PublishedRow]:
+    rows = [row for row in PUBLISHED if (row.dataset, row.series) == (setting.dataset, series)]
+    return [row for row in rows if row.imbalance in (None, setting.imbalance)] if same_data(setting) else []
 
 
 def same_data(setting: Setting) -> bool:
@@ -60,23 +69,39 @@ def same_data(setting: Setting) -> bool:
     return bool(images) and all(abs(_images(results) - images) <= 0.01 * images for results in setting.runs)
 
 
-def departures(setting: Setting) -> tuple[str, ...]:
-    """What keeps ours from being compared with what is published on this data set; empty for nothing."""
+def kept_apart(setting: Setting) -> tuple[str, ...]:
+    """What keeps ours from being compared with what is published on this data set, in words; empty for nothing."""
     known = _KNOWN.get(setting.dataset)
     if known is None:
         return ()
+    protocols = _protocols(setting)
+    if setting.protocol not in protocols:
+        other = f"protocol {setting.protocol} is not that of the published numbers ({' or '.join(protocols)})"
+        return (other, *_shortened(setting))
     found = [_epochs(setting)] if _epochs(setting) else []
-    if setting.protocol not in known.protocols:
-        found.append(f"protocol {setting.protocol} in place of {' or '.join(known.protocols)}")
     if setting.image_size not in (None, known.image_size):
         found.append(f"images of {setting.image_size} px in place of {known.image_size}")
-    given = [word for word in setting.overrides if not word.startswith(_HARMLESS)]
-    if "representation=given" in given:
-        given.remove("representation=given")
-        found.append("a given representation, whose training is not recorded")
-    if given:
-        found.append(f"settings of its own ({', '.join(given)})")
-    return tuple(found)
+    return (*found, *(one.words for one in setting.departures if one.key not in (*_HARMLESS, "epochs")))
+
+
+def limits(setting: Setting, end: str = "") -> str:
+    """A sentence on what keeps ours from being compared, which `end` ends, or on a shortened training of data that
+    nothing is published for; empty for neither."""
+    if found := kept_apart(setting):
+        return f"{'; '.join(found)}; not comparable with published numbers{end}."
+    return f"{'; '.join(found)}." if (found := _shortened(setting)) else ""
+
+
+def _shortened(setting: Setting) -> tuple[str, ...]:
+    """Of its protocol's epochs, where no published numbers say how many there were."""
+    unknown = setting.dataset not in _KNOWN or setting.protocol not in _protocols(setting)
+    return tuple(one.words for one in setting.departures if one.shortens and unknown)
+
+
+def _protocols(setting: Setting) -> list[str]:
+    """The protocols that numbers of the data set are published for, in the order of the rows."""
+    rows = [row for row in PUBLISHED if (row.dataset, row.series) == (setting.dataset, MAIN)]
+    return list(dict.fromkeys(protocol for row in rows for protocol in row.protocols))
 
 
 def other_data(setting: Setting) -> str:
@@ -98,12 +123,11 @@ def _images(results: dict[str, Any]) -> int:
 
 
 def _epochs(setting: Setting) -> str:
-    trained = sorted({row.epochs for row in PUBLISHED if row.dataset == setting.dataset})
+    rows = [row for row in PUBLISHED if row.dataset == setting.dataset and setting.protocol in row.protocols]
+    trained = sorted({row.epochs for row in rows})
     if any(setting.epochs in epochs for epochs in trained):
         return ""
     usual = trained[0][0]
     if setting.epochs is None:
         return f"an unknown number of epochs in place of {usual}"
-    if setting.epochs < usual:
-        return f"shortened protocol: {setting.epochs} of {usual} epochs"
-    return f"{setting.epochs} epochs in place of {usual}"
+    return Departure("epochs", str(usual), str(setting.epochs)).words

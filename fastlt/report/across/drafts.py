@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from fastlt.groups import GROUPS
 from fastlt.report.across import kinds
-from fastlt.report.across.compare import cell, published_row
+from fastlt.report.across.compare import cell, other_rows, published_row
 from fastlt.report.across.kinds import Kind, rows_of
 from fastlt.report.across.model import Cell
-from fastlt.report.across.published import BEST_DECOUPLED, MAIN, RIDE
-from fastlt.report.across.runs import Setting, classifiers, name, sampler_place, sampling, with_sampler
+from fastlt.report.across.published import MAIN, PublishedRow
+from fastlt.report.across.runs import Setting, classifiers, data_name, name, sampler_place, sampling, with_sampler
 from fastlt.report.names import label
 
 SCOPES = (*GROUPS, "all")
@@ -20,21 +20,21 @@ CIFAR = ("cifar10_lt", "cifar100_lt")
 
 @dataclass(frozen=True)
 class Shown:
-    """A cell to be: which score of which classifier, beside which series of published numbers."""
+    """A cell to be: which score of which classifier, beside which published numbers."""
 
     setting: Setting
-    classifier: str
+    classifier: str  # empty for none of ours
     scope: str
-    series: str | None = MAIN
+    published: PublishedRow | None
 
     def cell(self) -> Cell:
         """The cell with its numbers."""
-        return cell(self.setting, self.classifier, self.scope, self.series)
+        return cell(self.setting, self.classifier, self.scope, self.published)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A table to be. lines: the labels and cells of each row. settings: all that it is about."""
+    """A table to be. lines: the labels and cells of each row. settings: all of ours that it is about."""
 
     slug: str
     title: str
@@ -78,7 +78,7 @@ def by_column(
         row = [found.get(heading, with_sampler(other, sampler)) for heading, other in headings.items()]
         for classifier in kinds.PAPER if len(found) > 1 else ():
             if any(classifier in classifiers(setting) for setting in row):
-                shown = [Shown(setting, classifier, "all") for setting in row]
+                shown = [Shown(setting, classifier, "all", published_row(setting, classifier)) for setting in row]
                 lines.append(((sampling(row[0]), label(classifier)), shown))
     about = "Accuracy over all test images."
     heads = ("sampler", "classifier")
@@ -95,17 +95,25 @@ def by_fields(slug: str, title: str, group: list[Setting], fields: tuple[str, ..
     return _draft(slug, title, (*fields, "classifier"), SCOPES, lines, "", group, fields) if lines else None
 
 
-def beside_ride(setting: Setting) -> Draft | None:
-    """RIDE's numbers, which are not those of the other tables; None where it has none for this setting."""
-    if published_row(setting, BEST_DECOUPLED, RIDE) is None or "joint" not in classifiers(setting):
-        return None
-    rows = {"joint": label("joint"), BEST_DECOUPLED: "best of cRT, tau-norm and LWS"}
-    lines = [((text,), _scores(setting, classifier, RIDE)) for classifier, text in rows.items()]
-    return _draft("ride", "Beside RIDE's numbers", ("classifier",), SCOPES, lines, "", [setting], ())
+def others(setting: Setting) -> Draft | None:
+    """What is published for the data set by other protocols, network and training in words; None without a row."""
+    lines = [
+        ((row.classifier, row.about, f"{row.epochs[0]}"), [Shown(setting, "", scope, row) for scope in SCOPES])
+        for row in other_rows(setting)
+    ]
+    about = "For orientation: each row has a network and a training of its own; none is compared with a run here."
+    heads = ("method", "network and training", "epochs")
+    title = f"Published for {data_name(setting)} elsewhere"
+    return (
+        Draft(f"elsewhere {setting.dataset} {setting.imbalance}", title, heads, SCOPES, lines, about, [])
+        if lines
+        else None
+    )
 
 
 def _scores(setting: Setting, classifier: str, series: str | None) -> list[Shown]:
-    return [Shown(setting, classifier, scope, series) for scope in SCOPES]
+    row = None if series is None else published_row(setting, classifier, series)
+    return [Shown(setting, classifier, scope, row) for scope in SCOPES]
 
 
 def _draft(

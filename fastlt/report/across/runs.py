@@ -10,12 +10,13 @@ from typing import Any
 
 from fastlt.report.across.model import Measured
 from fastlt.report.choices import chosen_on_test
+from fastlt.report.departures import Departure, departures
 from fastlt.report.names import SAMPLERS, number
-from fastlt.report.repeat import changes
 
 SCORES = ("many", "medium", "few", "all", "mean_class", "top5", "ece")
 _BACKBONES = ("resnet10", "resnet18", "resnet32", "resnet50", "resnet101", "resnet152")
 _BACKBONES += ("resnext50", "resnext101", "resnext152")  # in the order of the paper
+_OWN_FIELDS = ("backbone", "sampler", "sampler.drawing", "image_size")  # of a Setting
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Setting:
     """Everything that two runs must share to be runs of one experiment, and these runs, by seed.
 
     digest: of the dataset, None in old results. imbalance: training images of the largest class over those of the
-    smallest, rounded; None where a class has none. overrides: key=value of what else was given, sorted. runs: what
-    their results.json hold. folders: where they lie, in the same order.
+    smallest, rounded; None where a class has none. departures: from the protocol, sorted, without those that another
+    field is all about. runs: what their results.json hold. folders: where they lie, in the same order.
     """
 
     dataset: str
@@ -36,7 +37,8 @@ class Setting:
     protocol: str | None
     epochs: int | None
     image_size: int | None
-    overrides: tuple[str, ...]
+    precision: str | None
+    departures: tuple[Departure, ...]
     runs: tuple[dict[str, Any], ...] = ()
     folders: tuple[str, ...] = ()
 
@@ -109,7 +111,8 @@ def name(setting: Setting, without: tuple[str, ...] = ()) -> str:
         "sampler": sampling(setting),
         "drawing": "" if setting.drawing in (None, "quota") else f"{setting.drawing} drawing",
         "epochs": "" if setting.epochs is None else f"{setting.epochs} epoch{'s' if setting.epochs != 1 else ''}",
-        "overrides": ", ".join(setting.overrides),
+        "precision": "" if setting.precision in (None, "fp32") else setting.precision,
+        "departures": ", ".join(one.given for one in setting.departures if one.key != "epochs"),
     }
     return ", ".join(text for key, text in parts.items() if text and key not in without)
 
@@ -136,9 +139,9 @@ def with_sampler(setting: Setting, sampler: str) -> Setting:
 
 def _setting(results: dict[str, Any]) -> Setting:
     train = results["class_counts"]["train"]
-    overrides = changes(results)
+    found = [one for one in departures(results) if one.key not in _OWN_FIELDS]
     if str((results.get("checkpoint") or {}).get("chosen", "")).startswith("given"):
-        overrides.append("representation=given")
+        found.append(Departure("representation", "null", "given"))
     return Setting(
         dataset=results["dataset"],
         digest=results.get("dataset_digest"),
@@ -149,14 +152,16 @@ def _setting(results: dict[str, Any]) -> Setting:
         protocol=results.get("protocol"),
         epochs=results.get("epochs"),
         image_size=results.get("image_size"),
-        overrides=tuple(sorted(overrides)),
+        precision=results.get("precision"),
+        departures=tuple(sorted(found, key=lambda one: one.key)),
     )
 
 
 def _place(setting: Setting) -> tuple[Any, ...]:
     known = _BACKBONES.index(setting.backbone) if setting.backbone in _BACKBONES else len(_BACKBONES)
     # As text, for any of them may be None.
-    rest = json.dumps([setting.protocol, setting.image_size, setting.overrides, setting.drawing, setting.digest])
+    given = [one.given for one in setting.departures]
+    rest = json.dumps([setting.protocol, setting.image_size, setting.precision, given, setting.drawing, setting.digest])
     place = (setting.dataset, setting.imbalance or 0, known, setting.backbone, setting.epochs or 0, rest)
     return *place, sampler_place(setting), setting.sampler
 

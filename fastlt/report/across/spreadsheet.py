@@ -11,7 +11,18 @@ from fastlt.report.across.runs import SCORES, Setting
 from fastlt.report.names import number
 
 _CELL = ("column", "ours_mean", "ours_sd", "runs", "published", "source", "difference", "note", "warnings")
-_SETTING = ("dataset", "digest", "imbalance", "backbone", "sampler", "drawing", "protocol", "epochs", "image_size")
+_SETTING = (
+    "dataset",
+    "digest",
+    "imbalance",
+    "backbone",
+    "sampler",
+    "drawing",
+    "protocol",
+    "epochs",
+    "image_size",
+    "precision",
+)
 
 
 def write_table(table: Table, path: Path) -> None:
@@ -33,13 +44,13 @@ def write_results(settings: Sequence[Setting], path: Path) -> None:
     """A row for each run, classifier and score, in percent with all digits; no row where a score is missing."""
     rows = []
     for setting in settings:
-        known = [*(getattr(setting, field) for field in _SETTING), " ".join(setting.overrides)]
+        known = [*(getattr(setting, field) for field in _SETTING), " ".join(one.given for one in setting.departures)]
         for folder, results in zip(setting.folders, setting.runs, strict=True):
             for classifier, row in results["classifiers"].items():
                 values = {score: number(row.get(score)) for score in SCORES}
                 told = [(score, value) for score, value in values.items() if value is not None]
                 rows += [[folder, *known, results["seed"], classifier, score, value] for score, value in told]
-    _write(path, ["run", *_SETTING, "overrides", "seed", "classifier", "score", "value"], rows)
+    _write(path, ["run", *_SETTING, "departures", "seed", "classifier", "score", "value"], rows)
 
 
 def _write(path: Path, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

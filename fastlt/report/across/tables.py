@@ -8,11 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from fastlt.report.across import kinds
-from fastlt.report.across.compare import departures, other_data
-from fastlt.report.across.drafts import CIFAR, Draft, Shown, beside_ride, by_column, by_fields, by_sampler
+from fastlt.report.across.compare import limits, other_data
+from fastlt.report.across.drafts import CIFAR, Draft, Shown, by_column, by_fields, by_sampler, others
 from fastlt.report.across.gaps import Planned, planned_for
 from fastlt.report.across.model import Row, Table
-from fastlt.report.across.published import BEST_DECOUPLED
 from fastlt.report.across.runs import Setting, bare, data_name, name, on_test, sampler_place, seeds_of, with_sampler
 from fastlt.report.choices import DAGGER, DAGGER_NOTE
 
@@ -69,7 +68,7 @@ def _drafts(settings: Sequence[Setting], planned: Sequence[Planned]) -> list[Dra
         drafts += [by_sampler(kind, group) for group in every]
     for group in _grouped(cifar, "sampler", "dataset", "digest", "imbalance"):
         drafts.append(by_column("imbalances", "CIFAR-LT", group, _data_of(group), ("dataset",)))
-    drafts += [beside_ride(setting) for setting in plain]
+    drafts += [others(setting) for setting in {(one.dataset, one.imbalance): one for one in cifar}.values()]
     drafts += [by_sampler(kinds.OTHERS_KIND, group) for group in every]
     return [draft for draft in drafts if draft]
 
@@ -123,8 +122,6 @@ def _row(
 
 def _missing(one: Shown, most: int, planned: Sequence[Planned]) -> str:
     """What a row lacks of the seeds that were planned, or else of those that other rows have; empty for nothing."""
-    if one.classifier == BEST_DECOUPLED:
-        return "whichever is best, so none of ours"
     runs, cells = seeds_of(one.setting, one.classifier), planned_for(planned, one.setting)
     if not runs:
         return "missing" if cells and not one.setting.runs else ""
@@ -133,7 +130,9 @@ def _missing(one: Shown, most: int, planned: Sequence[Planned]) -> str:
 
 
 def _facts(settings: list[Setting]) -> str:
-    """What all have in common, and which seeds there are."""
+    """What all have in common, and which seeds there are; empty for none."""
+    if not settings:
+        return ""
     protocols = " and ".join(dict.fromkeys(str(setting.protocol) for setting in settings))
     sizes = dict.fromkeys(f"{setting.image_size} px" for setting in settings if setting.image_size)
     digests = dict.fromkeys(f"dataset digest {setting.digest[:8]}" for setting in settings if setting.digest)
@@ -146,8 +145,7 @@ def _warnings(settings: list[Setting], rows: tuple[Row, ...]) -> tuple[str, ...]
     """What keeps ours from being compared: once, or by setting where not all are alike."""
     ran = [setting for setting in settings if setting.runs]
     left_out = any(cell.ours and cell.published for row in rows for cell in row.cells)
-    end = "not comparable with published numbers" + (", so no difference is shown" if left_out else "")
-    texts = [f"{'; '.join(found)}; {end}." if (found := departures(setting)) else "" for setting in ran]
+    texts = [limits(setting, ", so no difference is shown" if left_out else "") for setting in ran]
     if len(set(texts)) > 1:
         texts = [f"{name(setting)}: {text}" for setting, text in zip(ran, texts, strict=True) if text]
     return tuple(dict.fromkeys(text for text in [*texts, *map(other_data, ran)] if text))

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastlt.log import duration
-from fastlt.report.across.compare import departures
+from fastlt.report.across.compare import limits
 from fastlt.report.across.model import Gap, Table
 from fastlt.report.across.runs import Setting, classifiers, data_name, measured, name, on_test
 from fastlt.report.across.tables import without_runs
 from fastlt.report.choices import DAGGER
+from fastlt.report.departures import departures
 from fastlt.report.names import label, number, percent
 
 RUN_HEADS = (
-    "run", "dataset", "backbone", "sampler", "seed", "protocol", "epochs", "also given", "joint, all", "stage 1",
-    "images/s", "device",
+    "run", "dataset", "backbone", "sampler", "seed", "protocol", "epochs", "precision",
+    "departs from its protocol", "joint, all", "stage 1", "images/s", "device",
 )  # fmt: skip
 
 
@@ -49,8 +50,7 @@ def summary(settings: Sequence[Setting], tables: Sequence[Table], gaps: Sequence
 
 def warnings(settings: Sequence[Setting], gathered: Sequence[str], gaps: Sequence[Gap]) -> tuple[str, ...]:
     """What concerns the whole report. gathered: those of the runs themselves."""
-    reasons = dict.fromkeys(f"{data_name(s)}: {'; '.join(found)}" for s in settings if (found := departures(s)))
-    texts = [f"{reason}; not comparable with published numbers." for reason in reasons]
+    texts = list(dict.fromkeys(f"{data_name(s)}: {found}" for s in settings if (found := limits(s))))
     if gaps:
         has = "has" if len(gaps) == 1 else "have"
         texts.append(f"{_counted(len(gaps), 'planned cell')} {has} no results: means are over fewer seeds, or missing.")
@@ -72,7 +72,8 @@ def run_table(settings: Sequence[Setting]) -> tuple[tuple[str, ...], tuple[tuple
 
 def _run_row(setting: Setting, folder: str, results: dict[str, Any]) -> tuple[str, ...]:
     seconds, rate = number(results.get("seconds")), number(results.get("images_per_second"))
-    drawing = [] if setting.drawing in (None, "quota") else [f"sampler.drawing={setting.drawing}"]
+    apart = [one for one in setting.departures if one.key == "representation"]
+    told = [*(one for one in departures(results) if one.key != "backbone"), *apart]
     return (
         folder,
         data_name(setting),
@@ -81,7 +82,8 @@ def _run_row(setting: Setting, folder: str, results: dict[str, Any]) -> tuple[st
         str(results["seed"]),
         str(setting.protocol or ""),
         str(setting.epochs or ""),
-        ", ".join([*drawing, *setting.overrides]),
+        setting.precision or "",
+        "; ".join(one.words for one in told),
         percent(results["classifiers"]["joint"].get("all")) if "joint" in results["classifiers"] else "",
         "" if seconds is None else duration(seconds),
         "" if rate is None else f"{rate:,.0f}",
