@@ -1,7 +1,5 @@
 """A conversion survives whatever ends it: killed at any moment, out of space, started twice."""
 
-import contextlib
-import io
 import os
 import random
 import signal
@@ -14,6 +12,7 @@ from pictures import Pictures, conversion
 
 from fastlt.convert import convert
 from fastlt.errors import UserError
+from fastlt.log import silence
 from fastlt.shards.reader import Dataset
 
 KILLS = int(os.environ.get("FASTLT_KILLS", "40"))
@@ -37,8 +36,8 @@ def begin(out: Path, workers: int) -> int:
         return child
     code = 1
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            convert(SOURCE, OPTIONS, out, workers=workers)
+        silence()  # a lock of the terminal that is shared with this process must not be held by a killed one
+        convert(SOURCE, OPTIONS, out, workers=workers)
         code = 0
     finally:
         os._exit(code)

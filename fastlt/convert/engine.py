@@ -16,7 +16,6 @@ from fastlt.convert.workers import Stored, Workers, encode_sample
 from fastlt.errors import UserError
 from fastlt.log import Progress, say
 from fastlt.shards.encode import Encoding
-from fastlt.shards.format import DATASET_FILE
 from fastlt.shards.writer import SplitWriter, write_dataset
 from fastlt.sources.base import SPLITS, Source, described
 
@@ -61,9 +60,11 @@ def convert(source: Source, options: Conversion, out: Path, workers: int = 0, ov
     """Converts a source into the folder `out`, whole or not at all; returns `out`.
 
     The same source and options give the same bytes for any number of workers. Work goes on in `out`.partial, where a
-    conversion that was killed, or ran out of space, resumes behind its last complete shard. workers: processes that
-    decode, 0 for one per core. Raises UserError if `out` is taken (and `overwrite` is not set), if a class has no
-    training image, or if more images than `max_bad` allows do not decode.
+    conversion that was killed, or ran out of space, resumes behind its last complete shard, once all that lies there is
+    found to be what was written. workers: processes that decode, 0 for one per core. overwrite: replace a dataset in
+    `out`, which stays whole until the new one takes its place. Raises UserError if `out` is taken (and `overwrite` is
+    not set) or holds anything that no conversion wrote, if a class has no training image, or if more images than
+    `max_bad` allows do not decode.
     """
     if workers < 0:
         raise UserError(f"workers={workers}: it must be 0 (one per core) or more")
@@ -81,31 +82,24 @@ def convert(source: Source, options: Conversion, out: Path, workers: int = 0, ov
         },
         "source": {**described(source), "sha256": _source_digest(source)},
     }
-    folder = WorkFolder(out, about)
-    if not folder.root.exists():
-        _check_free(out, overwrite)
-    with folder:
-        if folder.finished_before() and not overwrite:
-            folder.remove()
-            return out
-        _check_free(out, overwrite)
-        folder.prepare()
-        try:
+    folder = WorkFolder(out, about, overwrite)
+    try:
+        with folder:
+            if folder.recover():
+                return out
+            folder.check_free()
+            folder.prepare()
             _convert(source, options, folder, about, workers or len(os.sched_getaffinity(0)))
-        except OSError as error:
-            if error.errno not in SPACE and "errno = 28" not in str(error):  # HDF5 tells it in words
-                raise
-            raise UserError(
-                f"no space left for {folder.root}: make room and give the same command again, it goes on behind the "
-                "last complete shard"
-            ) from None
+    except OSError as error:
+        if error.errno in SPACE or "errno = 28" in str(error):  # HDF5 tells it in words
+            problem, remedy = f"no space left for {folder.root}", "make room"
+        else:
+            named = f" ({error.filename})" if error.filename else ""
+            problem, remedy = f"{folder.root}: {error.strerror or error}{named}", "mend that"
+        raise UserError(
+            f"{problem}: {remedy} and give the same command again, it goes on behind the last complete shard"
+        ) from error
     return out
-
-
-def _check_free(out: Path, overwrite: bool) -> None:
-    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
-        kind = "a finished dataset" if (out / DATASET_FILE).exists() else "not empty"
-        raise UserError(f"out={out} is {kind}: choose another folder or add overwrite=true")
 
 
 def _convert(source: Source, options: Conversion, folder: WorkFolder, about: dict[str, Any], workers: int) -> None:
@@ -122,8 +116,7 @@ def _convert(source: Source, options: Conversion, folder: WorkFolder, about: dic
         if all(writer.shards <= 1 for writer in writers.values()):
             folder.remove()
         raise
-    write_dataset(folder.dataset, writers, about)
-    folder.publish()
+    folder.publish(write_dataset(folder.dataset, writers, about))
 
 
 def _check_classes(source: Source) -> None:
@@ -167,7 +160,7 @@ def _convert_split(source: Source, split: str, options: Conversion, folder: Work
     raw = np.zeros(total, bool)
     if split == "train" and options.raw_fraction:
         raw = raw_choice(listing.labels, options.raw_fraction)
-    writer = SplitWriter(folder.dataset, folder.journal, split, options.shard_mb * SHARD_UNIT)
+    writer = SplitWriter(folder.dataset, folder.journal, split, options.shard_mb * SHARD_UNIT, folder.seal)
 
     def mended(place: int) -> bool:
         """Whether an image that was bad in an earlier try is good by now."""

@@ -2,9 +2,9 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,30 +13,62 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
+from fastlt.log import say
 from fastlt.shards import format as layout
+from fastlt.shards.durable import Damaged, first_problem, read_sealed, sync, write_sealed
 from fastlt.shards.format import Encoded
 
 BUFFER = 1 << 20  # bytes handed to the system at once
+
+
+# Of the files of a dataset, by name: size in bytes and SHA-256.
+Files = dict[str, tuple[int, str]]
 
 
 class SplitWriter:
     """Shards of one split in a folder that is not the finished dataset yet.
 
     Every complete shard has a page in the folder `journal` (its rows of the index, how far in the source it reached,
-    its hash), written last: a shard without one does not count and is written again. `position` is the place in the
-    source at which to go on.
+    size and hash of its files), written last: a shard without one does not count and is written again, and so is one
+    whose files are not what its page says, with all behind it. `position` is the place in the source at which to go on.
+    seal: identifies the conversion; pages of another one are not taken up.
     """
 
-    def __init__(self, folder: Path, journal: Path, split: str, shard_bytes: int):
+    def __init__(self, folder: Path, journal: Path, split: str, shard_bytes: int, seal: bytes):
         self.folder, self.journal, self.split, self.shard_bytes = folder, journal, split, shard_bytes
+        self.seal = seal
         self.bytes = 0  # written by this object
         self._background = ThreadPoolExecutor(1)
         self._flushing: Future[None] | None = None
         self._done: list[dict[str, np.ndarray]] = []
-        while (page := self._page(len(self._done))).exists():
-            with np.load(page) as rows:
-                self._done.append(dict(rows))
+        self._take_up()
         self._resume()
+
+    def _take_up(self) -> None:
+        """Finds the complete shards of an earlier try that are still what was written."""
+        problem = None
+        try:
+            while (page := self._read(len(self._done))) is not None:
+                self._done.append(page)
+            if any(number > len(self._done) for number in self._numbers(self.journal)):
+                problem = f"{self._page(len(self._done))} is missing"
+        except Damaged as error:
+            problem = str(error)
+        files = [(self.folder / name, *file) for rows in self._done for name, file in _files(rows).items()]
+        if found := first_problem(files, f"checking {self.split}"):
+            place, problem = found
+            del self._done[place // 2 :]  # each shard has two files
+        if problem:
+            say(f"{problem}: {self.split} is done again from shard {len(self._done)} on")
+        self._drop(len(self._done))
+
+    def _read(self, number: int) -> dict[str, np.ndarray] | None:
+        page = self._page(number)
+        data = read_sealed(page, self.seal + page.name.encode())
+        if data is None:
+            return None
+        with np.load(io.BytesIO(data)) as rows:
+            return dict(rows)
 
     def _resume(self) -> None:
         self.position = int(self._done[-1]["position"]) if self._done else 0
@@ -53,16 +85,29 @@ class SplitWriter:
         """Drops complete shards from the first one on that left out a sample which is `mended` (by its place)."""
         for number, rows in enumerate(self._done):
             if any(mended(int(place)) for place in rows["bad_places"]):
-                for later in range(number, len(self._done)):
-                    name = layout.shard_name(self.split, later)
-                    for path in (self._page(later), self.folder / name, self.folder / layout.index_name(name)):
-                        path.unlink(missing_ok=True)
+                self._drop(number)
                 del self._done[number:]
                 self._resume()
                 return
 
     def _page(self, number: int) -> Path:
-        return self.journal / (layout.shard_name(self.split, number) + ".npz")
+        return self.journal / (layout.shard_name(self.split, number) + ".page")
+
+    def _numbers(self, folder: Path) -> dict[int, list[Path]]:
+        """The files of this split's shards in a folder, by number of the shard."""
+        found: dict[int, list[Path]] = {}
+        for path in folder.glob(f"{self.split}-*"):
+            digits = path.name.removeprefix(f"{self.split}-").partition(".")[0]
+            if digits.isdecimal():
+                found.setdefault(int(digits), []).append(path)
+        return found
+
+    def _drop(self, first: int) -> None:
+        """Removes all files of the shards from number `first` on."""
+        for folder in (self.journal, self.folder):
+            for number, paths in self._numbers(folder).items():
+                for path in paths if number >= first else ():
+                    path.unlink()
 
     def _start_shard(self) -> None:
         self._rows: list[tuple[Any, ...]] = []
@@ -112,8 +157,7 @@ class SplitWriter:
         assert self._file is not None
         self._put(layout.TAR_END)
         name = layout.shard_name(self.split, len(self._done))
-        index = layout.index_header(len(self._rows)) + "".join(self._lines)
-        (self.folder / layout.index_name(name)).write_text(index)
+        index = (layout.index_header(len(self._rows)) + "".join(self._lines)).encode()
         columns = zip(*self._rows, strict=True)
         names = ("offset", "length", "label", "height", "width", "encoding", "crc32")
         rows = {k: np.array(v, layout.COLUMNS[k]) for k, v in zip(names, columns, strict=True)}
@@ -124,8 +168,19 @@ class SplitWriter:
         rows["position"] = np.array(self.position)
         rows["size"] = np.array(self._size)
         rows["sha256"] = np.array(self._hash.hexdigest())
+        rows["name"] = np.array(name)
+        rows["index_size"] = np.array(len(index))
+        rows["index_sha256"] = np.array(hashlib.sha256(index).hexdigest())
         self._wait()  # one shard at a time goes to the disk, while the next is written to memory
-        self._flushing = self._background.submit(_flush, self._file, self._page(len(self._done)), rows)
+        self._flushing = self._background.submit(
+            _flush,
+            self._file,
+            self.folder / layout.index_name(name),
+            index,
+            self._page(len(self._done)),
+            self.seal,
+            rows,
+        )
         self._done.append(rows)
         self._start_shard()
 
@@ -147,29 +202,42 @@ class SplitWriter:
         if self._file is not None:
             with contextlib.suppress(OSError):  # on a full disk even closing fails, and the first error is told already
                 self._file.close()
-        for number in range(len(self._done) + 1):
-            if not self._page(number).exists():
-                (self.folder / layout.shard_name(self.split, number)).unlink(missing_ok=True)
+        complete = 0
+        while self._page(complete).exists():
+            complete += 1
+        self._drop(complete)
+
+    def files(self) -> Files:
+        """All complete shards and the files beside them."""
+        return {name: file for rows in self._done for name, file in _files(rows).items()}
 
 
-def _flush(file: BinaryIO, page: Path, rows: dict[str, np.ndarray]) -> None:
-    """Brings a shard to the disk, then its page of the journal."""
+def _files(rows: dict[str, np.ndarray]) -> Files:
+    """The two files of a shard."""
+    name = str(rows["name"])
+    return {
+        name: (int(rows["size"]), str(rows["sha256"])),
+        layout.index_name(name): (int(rows["index_size"]), str(rows["index_sha256"])),
+    }
+
+
+def _flush(file: BinaryIO, beside: Path, index: bytes, page: Path, seal: bytes, rows: dict[str, np.ndarray]) -> None:
+    """Brings a shard and the index `beside` it to the disk, then their page of the journal."""
     with file:
         file.flush()
         os.fsync(file.fileno())
-    temporary = page.with_suffix(".tmp")
-    with temporary.open("wb") as journal:
-        np.savez(journal, allow_pickle=False, **rows)
-        journal.flush()
-        os.fsync(journal.fileno())
-    temporary.replace(page)
+    beside.write_bytes(index)
+    sync(beside)
+    data = io.BytesIO()
+    np.savez(data, allow_pickle=False, **rows)
+    write_sealed(page, data.getvalue(), seal + page.name.encode())
 
 
-def write_dataset(folder: Path, writers: dict[str, SplitWriter], about: dict[str, Any]) -> str:
-    """Writes index.h5 and dataset.json for shards that are complete.
+def write_dataset(folder: Path, writers: dict[str, SplitWriter], about: dict[str, Any]) -> Files:
+    """Writes index.h5 and dataset.json for shards that are complete, and brings them to the disk.
 
     writers: finished, per split. about: the fields of dataset.json that are known from outside (name, class_names,
-    options, ...). Returns the digest.
+    options, ...). Returns all files of the dataset.
     """
     classes = len(about["class_names"])
     shards: list[dict[str, Any]] = []
@@ -211,11 +279,18 @@ def write_dataset(folder: Path, writers: dict[str, SplitWriter], about: dict[str
     }
     digest = layout.dataset_digest(described)
     write_index(folder / layout.INDEX_FILE, columns, classes, digest)
-    with (folder / layout.INDEX_FILE).open("rb") as file:
-        index_hash = hashlib.file_digest(file, "sha256").hexdigest()
-    described = {**described, "digest": digest, "index_sha256": index_hash}
+    index = _finished(folder / layout.INDEX_FILE)
+    described = {**described, "digest": digest, "index_sha256": index[1]}
     (folder / layout.DATASET_FILE).write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")
-    return digest
+    files = {name: file for writer in writers.values() for name, file in writer.files().items()}
+    return {**files, layout.INDEX_FILE: index, layout.DATASET_FILE: _finished(folder / layout.DATASET_FILE)}
+
+
+def _finished(path: Path) -> tuple[int, str]:
+    """Brings a file to the disk; its size and SHA-256."""
+    sync(path)
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_index(path: Path, splits: dict[str, dict[str, np.ndarray]], classes: int, digest: str) -> None:
@@ -230,13 +305,3 @@ def write_index(path: Path, splits: dict[str, dict[str, np.ndarray]], classes: i
             counts = np.bincount(columns["label"], minlength=classes)
             group.create_dataset("class_start", data=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
             group.create_dataset("class_members", data=np.argsort(columns["label"], kind="stable").astype(np.int64))
-
-
-def publish(finished: Path, out: Path) -> None:
-    """Puts the finished folder in its place; what was there before goes only when the new one stands."""
-    old = out.with_name(out.name + ".old")
-    if out.exists():
-        shutil.rmtree(old, ignore_errors=True)  # of an earlier attempt that was killed here
-        out.rename(old)
-    finished.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
