@@ -65,6 +65,7 @@ class WorkFolder:
             self.check_free()
         if self.root.is_symlink() or (self.root.exists() and not self.root.is_dir()):
             raise UserError(f"{self.root} is no folder, a conversion works there: move it away")
+        self._refuse_foreign(self.root)
         with ExitStack() as stack:
             try:
                 stack.enter_context(locked(self.root / "lock", str(self.out), _PATIENCE))
@@ -129,7 +130,7 @@ class WorkFolder:
 
     def prepare(self) -> None:
         """Makes the folders, or takes up those of an unfinished conversion with the same input and options."""
-        self._refuse_foreign()
+        self._refuse_foreign(self.dataset, self.journal, self._old)
         if why := self._why_anew():
             say(f"{self.root} {why}: starting again")
             self._record.unlink(missing_ok=True)
@@ -141,14 +142,9 @@ class WorkFolder:
         self.dataset.mkdir(exist_ok=True)
         self.journal.mkdir(exist_ok=True)
 
-    def _refuse_foreign(self) -> None:
-        for folder in (self.root, self.dataset, self.journal, self._old):
-            names = (*_OWN, "dataset", "journal", "old") if folder == self.root else ()
-            if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-                raise UserError(f"{folder} is no folder: move it away and give the same command again")
-            for own in _OWN if folder == self.root else ():
-                if os.path.lexists(folder / own) and ((folder / own).is_symlink() or not (folder / own).is_file()):
-                    raise UserError(f"{folder / own} is no file: move it away and give the same command again")
+    def _refuse_foreign(self, *folders: Path) -> None:
+        for folder in folders:
+            names = (_OWN, [own.name for own in (self.dataset, self.journal, self._old)]) if folder == self.root else ()
             if name := foreign(folder, *names):
                 raise UserError(
                     f"{folder / name} is nothing that a conversion wrote: move it away and give the same command again"
@@ -170,7 +166,7 @@ class WorkFolder:
     def publish(self, files: Files) -> None:
         """Puts the finished dataset in its place and cleans up. files: all of it, already on the disk."""
         self.check_free()
-        self._refuse_foreign()
+        self._refuse_foreign(self.dataset)
         for path, size, _ in _paths(self.dataset, files):
             if not path.is_file() or path.stat().st_size != size:
                 raise UserError(f"{path} was changed during the conversion: give the same command again")

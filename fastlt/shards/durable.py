@@ -103,12 +103,12 @@ def _content_problem(file: tuple[Path, int, str]) -> str:
     return "" if found == sha256 else "is damaged (other bytes than were written)"
 
 
-def foreign(folder: Path, *expected: str) -> str:
-    """The name of something in a folder that no conversion wrote there, nor is `expected`; empty if there is none."""
+def foreign(folder: Path, files: Sequence[str] = (), folders: Sequence[str] = ()) -> str:
+    """The name of something in a folder that is no file of a conversion, nor of these names; empty if there is none."""
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            ours = _OURS.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
-            if not ours and entry.name not in expected:
+            file = (entry.name in files or _OURS.fullmatch(entry.name)) and entry.is_file(follow_symlinks=False)
+            if not file and not (entry.name in folders and entry.is_dir(follow_symlinks=False)):
                 return entry.name
     return ""
 
