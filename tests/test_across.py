@@ -14,7 +14,7 @@ import pytest
 from test_report import made
 
 from fastlt.report.__main__ import main
-from fastlt.report.across import write_across
+from fastlt.report.across import kinds, write_across
 from fastlt.report.across.compare import cell, kept_apart, published_row
 from fastlt.report.across.gaps import gaps, read_planned
 from fastlt.report.across.model import Cell, Table
@@ -239,6 +239,7 @@ def test_epochs_of_inaturalist(backbone: str, epochs: int, classifier: str, valu
         ({"departures": {"protocol.milestones": [[159, 179], []]}}, "milestones none in place of [159,179]"),
         ({"departures": {"stage2.drawing": ["quota", "iid"]}}, "stage 2: drawing of images iid in place of quota"),
         ({"departures": {"protocol.crt.lr": [0.1, 0.2]}}, "cRT: learning rate 0.2 in place of 0.1"),
+        ({"departures": {"stage2.keep": ["best", "last"]}}, "stage 2: epoch kept last in place of best"),
         ({"departures": {"mode": ["images", "features"]}}, "classifiers trained on features in place of images"),
         ({"hold_out": 0.1}, "share of train held out 0.1 in place of 0"),
         ({"image_size": 64}, "images of 64 px in place of 32"),
@@ -346,6 +347,9 @@ def test_tau_is_told_with_how_it_was_chosen() -> None:
         ("instance-balanced", "on train", ""),
         ("instance-balanced", "learned on train", "0.50 ± 0.00"),
     ]
+    (fixed,) = gathered([run(names=("tau_norm",))])
+    fixed.runs[0]["classifiers"]["tau_norm"]["choices"] = {"tau": 1.0}
+    assert kinds.TAU_KIND.labels(fixed, "tau_norm") == ("instance-balanced", "not chosen", "1.00")
 
 
 def test_backbones_stand_side_by_side() -> None:
@@ -365,9 +369,18 @@ def test_backbones_stand_side_by_side() -> None:
     assert [row.labels for row in ncm.rows] == [(one, "instance-balanced", "NCM (L2)") for one in table.columns]
 
 
-def test_inaturalist_by_backbone_and_epochs() -> None:
+@pytest.mark.parametrize(
+    "given",
+    [
+        [(90, "inaturalist_90", {}), (200, "inaturalist_200", {})],
+        [(90, "inaturalist_90", {}), (200, "inaturalist_90", {"epochs": [90, 200]})],
+        [(90, "authors_inaturalist", {}), (200, "authors_inaturalist", {"epochs": [90, 200]})],
+    ],
+)
+def test_inaturalist_by_backbone_and_epochs(given: list[Any]) -> None:
     runs = [
-        run("inaturalist2018", epochs=epochs, protocol=f"inaturalist_{epochs}", image_size=224) for epochs in (90, 200)
+        run("inaturalist2018", epochs=epochs, protocol=protocol, image_size=224, departures=departures)
+        for epochs, protocol, departures in given
     ]
     table = tables_of(runs)["epochs_inaturalist2018"]
     assert [row.labels[:2] for row in table.rows][4:6] == [("resnet50", "90"), ("resnet50", "200")]
@@ -408,7 +421,7 @@ def test_a_published_table_of_bagoftricks_says_whose_baseline_it_is() -> None:
     table = tables_of([run("cifar100_lt")])["samplers_cifar100_lt_100_resnet32_200_epochs"]
     sources = {row.labels[1]: row.cells[-1].published.source for row in table.rows if row.cells[-1].published}
     assert sources["joint"] == "BagofTricks-LT README, baselines using its code"
-    assert sources["cRT"] == sources["LWS"] == sources["tau-norm"] == "BagofTricks-LT gallery"
+    assert sources["cRT"] == sources["LWS"] == sources["tau-norm"] == "BagofTricks-LT gallery, epoch best on test"
 
 
 AUTHORS: dict[str, Any] = {"protocol": "authors", "mode": "images", "bn": "train", "drawing": "reference"}
@@ -463,6 +476,9 @@ def test_settings_of_one_name_have_files_of_their_own(tmp_path: Path) -> None:
     tables = build_tables(gathered([run(), *changed]), [])
     slugs = [table.slug for table in tables if table.slug.startswith("samplers")]
     assert slugs == [f"samplers_shapes_resnet32_10_epochs{end}" for end in ("", "_v2", "_v3")]
+    assert len({table.title for table in tables}) == len(tables)
+    other = [run("cifar100_lt", protocol=protocol) for protocol in ("cifar_lt_bags", "cifar_lt_200")]
+    tables = build_tables(gathered(other), [])
     assert len({table.title for table in tables}) == len(tables)
 
 
@@ -607,7 +623,10 @@ def test_a_run_is_no_place_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_name_of_a_setting() -> None:
     changed = run("cifar100_lt", sampler="sqrt", epochs=1, departures={"protocol.lr": [0.1, 0.3]}, drawing="iid")
     (setting,) = gathered([changed])
-    assert name(setting) == "cifar100_lt (imbalance 100), resnet32, square-root, iid drawing, 1 epoch, protocol.lr=0.3"
+    assert (
+        name(setting)
+        == "cifar100_lt (imbalance 100), resnet32, square-root, cifar_lt_bags, iid drawing, 1 epoch, protocol.lr=0.3"
+    )
 
 
 def test_gathering_leaves_the_results_as_they_are() -> None:

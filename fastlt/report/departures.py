@@ -8,7 +8,8 @@ from typing import Any
 # Where the key alone would not be understood.
 _WORDS = {
     "lr": "learning rate",
-    "keep": "share of the short side that evaluation sees",
+    "protocol.keep": "share of the short side that evaluation sees",
+    "stage2.keep": "epoch kept",
     "stepped": "learning rate moves with every",
     "jitter": "colour jitter",
     "ema": "decay of averaged weights",
@@ -46,8 +47,9 @@ class Departure:
         if self.key == "epochs":
             return f"shortened: {used} of {usual} epochs" if self.shortens else f"{used} epochs in place of {usual}"
         *sections, last = self.key.split(".")
+        what = _WORDS.get(self.key) or _WORDS.get(last, last.replace("_", " "))
         where = "".join(_SECTIONS.get(section, f"{section}: ") for section in sections)
-        return f"{where}{_WORDS.get(last, last.replace('_', ' '))} {used} in place of {usual}"
+        return f"{where}{what} {used} in place of {usual}"
 
     @property
     def shortens(self) -> bool:

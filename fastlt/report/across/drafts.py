@@ -92,7 +92,8 @@ def by_fields(slug: str, title: str, group: list[Setting], fields: tuple[str, ..
         for setting in group
         for classifier in rows_of(kinds.MAIN_KIND, classifiers(setting))
     ]
-    return _draft(slug, title, (*fields, "classifier"), SCOPES, lines, "", group, fields) if lines else None
+    without = (*fields, "protocol") if len({setting.protocol for setting in group}) > 1 else fields
+    return _draft(slug, title, (*fields, "classifier"), SCOPES, lines, "", group, without) if lines else None
 
 
 def others(setting: Setting) -> Draft | None:

@@ -77,6 +77,7 @@ def _tau(setting: Setting, classifier: str) -> tuple[str, str]:
     found = [number((results["classifiers"][classifier].get("choices") or {}).get("tau")) for results in runs]
     known = [value for value in found if value is not None]
     split = chosen_on(runs[0], classifier) if runs else None
-    way = {"tau_train": "on train", "tau_learned": "learned on train"}.get(classifier, f"on {split}" if split else "")
+    way = f"on {split}" if split else "not chosen" if known else ""
+    way = {"tau_train": "on train", "tau_learned": "learned on train"}.get(classifier, way)
     spread = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
     return way, f"{statistics.fmean(known):.2f}{spread}" if known else ""

@@ -69,7 +69,13 @@ def _bags(classes: int, imbalance: int, **scores: float) -> tuple[PublishedRow, 
     told = {"protocols": ("cifar_lt_bags",), "imbalance": imbalance}
     return tuple(
         _row(
-            f"cifar{classes}_lt", "resnet32", (200,), known, (score,), source=own.get(known, f"{_BAGS} gallery"), **told
+            f"cifar{classes}_lt",
+            "resnet32",
+            (200,),
+            known,
+            (score,),
+            source=own.get(known, f"{_BAGS} gallery, epoch best on test"),
+            **told,
         )
         for known, score in scores.items()
     )

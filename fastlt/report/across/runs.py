@@ -109,6 +109,7 @@ def name(setting: Setting, without: tuple[str, ...] = ()) -> str:
         "dataset": data_name(setting),
         "backbone": setting.backbone,
         "sampler": sampling(setting),
+        "protocol": setting.protocol or "",
         "drawing": "" if setting.drawing in (None, "quota") else f"{setting.drawing} drawing",
         "epochs": "" if setting.epochs is None else f"{setting.epochs} epoch{'s' if setting.epochs != 1 else ''}",
         "precision": "" if setting.precision in (None, "fp32") else setting.precision,

@@ -78,6 +78,8 @@ def _grouped(settings: Sequence[Setting], *fields: str) -> list[list[Setting]]:
     groups: dict[Hashable, list[Setting]] = {}
     for setting in settings:
         unset: dict[str, Any] = dict.fromkeys(fields)
+        if "epochs" in fields:
+            unset["departures"] = tuple(one for one in setting.departures if one.key != "epochs")
         groups.setdefault(replace(bare(setting), **unset), []).append(setting)
     return list(groups.values())
 
