@@ -63,10 +63,11 @@ def describe_anew(root: Path, **fields: object) -> None:
 
 
 def findings(root: Path) -> list[str]:
-    """The lines of a damaged dataset, those apart that only tell that a hash differs."""
+    """The lines of a damaged dataset, those apart that only tell that a hash or checksum differs."""
     verdict = verify(root)
     assert verdict.findings == len(verdict.lines) > 0
-    hashes = [line for line in verdict.lines if re.search(r": has SHA-256 [0-9a-f]{64}, dataset.json says", line)]
+    differs = r": (has SHA-256 [0-9a-f]{64}, dataset.json says|column \w+ of \w+ does not match its checksum)"
+    hashes = [line for line in verdict.lines if re.search(differs, line)]
     return [line for line in verdict.lines if line not in hashes]
 
 

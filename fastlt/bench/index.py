@@ -16,7 +16,7 @@ from fastlt.plan import Augment, draw_plan
 from fastlt.sampler import LAWS, Sampler
 from fastlt.shards import format as layout
 from fastlt.shards.reader import Dataset
-from fastlt.shards.writer import write_index
+from fastlt.shards.writer import write_description
 
 CLASSES = 9000
 LEAST = 10 * CLASSES
@@ -68,10 +68,8 @@ def _simulate(root: Path, samples: int) -> None:
         "shards": [{"name": "train-000000.tar", "size": 0, "sha256": ""}],
         "quarantined": {},
     }
-    digest = layout.dataset_digest(about)
     (root / "train-000000.tar").touch()
-    write_index(root / layout.INDEX_FILE, {"train": typed}, CLASSES, digest)
-    (root / layout.DATASET_FILE).write_text(json.dumps({**about, "digest": digest}))
+    write_description(root, about, {"train": typed})
 
 
 def _round(root: Path) -> dict[str, float]:

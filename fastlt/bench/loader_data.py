@@ -1,7 +1,6 @@
 """The datasets that the loader's benchmark reads: all of them the same photographs, each listed `copies` times."""
 
 import functools
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from fastlt.log import say
 from fastlt.shards import format as layout
 from fastlt.shards.encode import Encoding
 from fastlt.shards.reader import Dataset
-from fastlt.shards.writer import write_index
+from fastlt.shards.writer import write_description
 from fastlt.sources.long_tail import pareto_counts
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
@@ -120,9 +119,7 @@ class Data:
         counts = np.bincount(columns["label"], minlength=classes).tolist()
         summary = {"samples": samples, "counts": counts, "encodings": self.jpeg.about["splits"]["train"]["encodings"]}
         about = {**self.jpeg.about, "class_names": [str(j) for j in range(classes)], "splits": {"train": summary}}
-        about["digest"] = layout.dataset_digest(about)
-        write_index(root / layout.INDEX_FILE, {"train": columns}, classes, about["digest"])
-        (root / layout.DATASET_FILE).write_text(json.dumps(about))
+        write_description(root, about, {"train": columns})
         return Dataset(root)
 
     @cached_property

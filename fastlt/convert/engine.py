@@ -91,7 +91,7 @@ def convert(source: Source, options: Conversion, out: Path, workers: int = 0, ov
             folder.prepare()
             _convert(source, options, folder, about, workers or len(os.sched_getaffinity(0)))
     except OSError as error:
-        if error.errno in SPACE or "errno = 28" in str(error):  # HDF5 tells it in words
+        if error.errno in SPACE:
             problem, remedy = f"no space left for {folder.root}", "make room"
         else:
             named = f" ({error.filename})" if error.filename else ""

@@ -30,7 +30,7 @@ from fastlt.shards.writer import Files
 _PATIENCE = 0.2  # seconds to wait for the lock: another conversion takes longer anyway
 _OWN = ("lock", "conversion.json.tmp", "finished.json.tmp", "conversion.json", "finished.json")
 # Raised whenever other bytes come from the same input, or another layout of this folder: then work begins anew.
-_FORMAT = 2
+_FORMAT = 3
 
 
 class WorkFolder:

@@ -6,19 +6,20 @@ Attributes `schema`, `key` (of the representation) and `dtype` (of the features)
 `position`, int64 [1]: how many of the rows are there; all of them, unless the file is still being filled.
 """
 
-import os
+import contextlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
 import numpy as np
 
+from fastlt import hdf5
 from fastlt.errors import UserError
 
 SCHEMA = 1
 COLUMNS = ("features", "labels", "ids", "position")
+PIECE = 4096  # rows that are copied at once
 
 
 class Stored(NamedTuple):
@@ -50,7 +51,7 @@ def _stored(group: h5py.Group) -> Stored:
     return Stored(features.shape, int(group.attrs["views"]), int(position[0]))  # type: ignore
 
 
-@contextmanager
+@contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Errors of the disk while a feature file is written become a UserError."""
     try:
@@ -65,37 +66,38 @@ def writing(path: Path) -> Iterator[None]:
 def create(path: Path, key: str, dtype: str, splits: Mapping[str, Stored], before: Path, kept: list[str]) -> None:
     """Makes a file with room for all rows of `splits`, and with the splits `kept` as they are in the file `before`.
 
-    Raises UserError if there is no room for all of it.
+    Raises UserError if there is no room for all of it: now, not hours later.
     """
     temporary = path.with_name(path.name + ".tmp")
+    places: dict[tuple[str, str], int] = {}
+
+    def lay_out(file: h5py.File) -> None:
+        file.attrs.update(schema=SCHEMA, key=key, dtype=dtype)
+        for split, wanted in {**splits, **there}.items():
+            group = file.create_group(split)
+            group.attrs["views"] = wanted.views
+            shapes = {"features": wanted.shape, "labels": wanted.shape[:1], "ids": wanted.shape[:1], "position": (1,)}
+            for name, shape in shapes.items():
+                kind = dtype if name == "features" else np.int64
+                places[split, name] = hdf5.make_room(group, name, shape, kind)
+
     try:
-        with writing(path):
-            with h5py.File(temporary, "w", libver="v110") as file:
-                file.attrs.update(schema=SCHEMA, key=key, dtype=dtype)
-                for split, wanted in splits.items():
-                    _add(file.create_group(split), wanted, dtype)
-                if kept:
-                    with h5py.File(before, "r") as source:
-                        for split in kept:
-                            source.copy(split, file)
-            with temporary.open("r+b") as opened:  # so that a disk that is too small says so now, not hours later
-                os.posix_fallocate(opened.fileno(), 0, temporary.stat().st_size)
+        with writing(path), h5py.File(before, "r") if kept else contextlib.nullcontext({}) as source:
+            there = {split: _stored(source[split]) for split in kept}  # type: ignore[arg-type]
+            hdf5.create(temporary, lay_out)
+            hdf5.write_values(temporary, _values(source, places, kept))  # type: ignore[arg-type]
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)  # renamed by now, unless it failed
 
 
-def _add(group: h5py.Group, wanted: Stored, dtype: str) -> None:
-    group.attrs["views"] = wanted.views
-    _make_room(group, "features", wanted.shape, dtype)
-    for name in ("labels", "ids"):
-        _make_room(group, name, wanted.shape[:1], np.int64)
-    group["position"] = np.zeros(1, np.int64)
-
-
-def _make_room(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: object) -> None:
-    """A contiguous array that has its place in the file from the start, though nothing is written to it."""
-    made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    made.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    made.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    group.create_dataset(name, shape, dtype, dcpl=made)
+def _values(
+    source: Mapping[str, Mapping[str, h5py.Dataset]], places: Mapping[tuple[str, str], int], kept: list[str]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """What lies in the splits `kept` of a file, piece by piece, and where it goes."""
+    for split in kept:
+        for name in COLUMNS:
+            column = source[split][name]
+            for first in range(0, len(column), PIECE):
+                values = column[first : first + PIECE]
+                yield places[split, name] + first * values[0].nbytes, values

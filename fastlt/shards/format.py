@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import tarfile
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,9 +126,24 @@ def index_header(samples: int) -> str:
     return f"v1.2 {samples}\n"
 
 
+def indexed(columns: dict[str, np.ndarray], classes: int) -> dict[str, np.ndarray]:
+    """All columns of a split's index. columns: those of COLUMNS and `key`; class_start and class_members are added."""
+    counts = np.bincount(columns["label"], minlength=classes)
+    return {
+        **columns,
+        "class_start": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        "class_members": np.argsort(columns["label"], kind="stable").astype(np.int64),
+    }
+
+
+def checksum(column: np.ndarray) -> int:
+    """CRC-32 of a column's bytes, which dataset.json holds."""
+    return zlib.crc32(np.ascontiguousarray(column).reshape(-1).view(np.uint8).data)
+
+
 def dataset_digest(described: dict[str, Any]) -> str:
-    """SHA-256 of all dataset.json says, but the digest itself and the hash of the index, which holds the digest."""
-    own = {key: value for key, value in described.items() if key not in ("digest", "index_sha256")}
+    """SHA-256 of all dataset.json says but the digest itself: shards by their SHA-256, the index by its checksums."""
+    own = {key: value for key, value in described.items() if key != "digest"}
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 

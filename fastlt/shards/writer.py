@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
+from fastlt import hdf5
 from fastlt.log import say
 from fastlt.shards import format as layout
 from fastlt.shards.durable import Damaged, first_problem, read_sealed, sync, write_sealed
@@ -277,13 +278,9 @@ def write_dataset(folder: Path, writers: dict[str, SplitWriter], about: dict[str
         "quarantined": {split: rows for split, rows in bad.items() if rows},
         "shards": shards,
     }
-    digest = layout.dataset_digest(described)
-    write_index(folder / layout.INDEX_FILE, columns, classes, digest)
-    index = _finished(folder / layout.INDEX_FILE)
-    described = {**described, "digest": digest, "index_sha256": index[1]}
-    (folder / layout.DATASET_FILE).write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+    write_description(folder, described, columns)
     files = {name: file for writer in writers.values() for name, file in writer.files().items()}
-    return {**files, layout.INDEX_FILE: index, layout.DATASET_FILE: _finished(folder / layout.DATASET_FILE)}
+    return files | {name: _finished(folder / name) for name in (layout.INDEX_FILE, layout.DATASET_FILE)}
 
 
 def _finished(path: Path) -> tuple[int, str]:
@@ -293,15 +290,32 @@ def _finished(path: Path) -> tuple[int, str]:
         return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_index(path: Path, splits: dict[str, dict[str, np.ndarray]], classes: int, digest: str) -> None:
-    """Writes index.h5. splits: per split the columns of format.COLUMNS and `key` (bytes); digest: the dataset's."""
-    with h5py.File(path, "w", libver="v110") as file:
+def write_description(folder: Path, about: dict[str, Any], splits: dict[str, dict[str, np.ndarray]]) -> None:
+    """Writes index.h5 and dataset.json. Raises OSError.
+
+    about: all of dataset.json but the index's checksums and the digest. splits: of each the columns of format.COLUMNS
+    and `key` (bytes).
+    """
+    columns = {split: layout.indexed(column, len(about["class_names"])) for split, column in splits.items()}
+    checksums = {split: {name: layout.checksum(c) for name, c in column.items()} for split, column in columns.items()}
+    about = {**about, "index": checksums}
+    digest = layout.dataset_digest(about)
+    _write_index(folder / layout.INDEX_FILE, columns, digest)
+    text = json.dumps({**about, "digest": digest}, indent=1, ensure_ascii=False) + "\n"
+    (folder / layout.DATASET_FILE).write_text(text)
+
+
+def _write_index(path: Path, splits: dict[str, dict[str, np.ndarray]], digest: str) -> None:
+    values: list[tuple[int, np.ndarray]] = []
+
+    def lay_out(file: h5py.File) -> None:
         file.attrs["schema"] = layout.SCHEMA
         file.attrs["dataset"] = digest
         for split, columns in splits.items():
             group = file.create_group(split)
-            for name, values in columns.items():
-                group.create_dataset(name, data=values)
-            counts = np.bincount(columns["label"], minlength=classes)
-            group.create_dataset("class_start", data=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
-            group.create_dataset("class_members", data=np.argsort(columns["label"], kind="stable").astype(np.int64))
+            values.extend(
+                (hdf5.make_room(group, name, column.shape, column.dtype), column) for name, column in columns.items()
+            )
+
+    hdf5.create(path, lay_out)
+    hdf5.write_values(path, values)
