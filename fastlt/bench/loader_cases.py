@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import mmap
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from fastlt.bench.loader_stages import Stages
 from fastlt.pipeline.loader import Loader
 from fastlt.plan import Augment
 from fastlt.sampler import InOrder, Order, Sampler
+from fastlt.shards.mapped import forget_pages
 from fastlt.shards.reader import Dataset
 
 SIZE = 224
@@ -164,8 +164,7 @@ class Cases:
 def _drop_from_cache(dataset: Dataset) -> None:
     """The shards' pages leave this process, then the system's page cache."""
     for shard, path in zip(dataset.maps, dataset.shards, strict=True):
-        assert shard.base is not None and isinstance(shard.base.base, mmap.mmap)  # the memmap's
-        shard.base.base.madvise(mmap.MADV_DONTNEED)
+        forget_pages(shard)
         file = os.open(path, os.O_RDONLY)
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(file)

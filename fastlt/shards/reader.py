@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,10 @@ import numpy as np
 
 from fastlt.errors import UserError
 from fastlt.shards import format as layout
+from fastlt.shards.mapped import map_file
+
+# Columns of an index that are read when a dataset is opened; `key` is only looked up.
+INDEXED = {**layout.COLUMNS, "class_start": np.int64, "class_members": np.int64}
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,33 @@ class Dataset:
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
-        self.about = read_description(self.root)
-        self.digest: str = self.about["digest"]
-        self.name: str = self.about["name"]
-        self.class_names: list[str] = self.about["class_names"]
-        self.shards = [self.root / shard["name"] for shard in self.about["shards"]]
-        for path, shard in zip(self.shards, self.about["shards"], strict=True):
-            if problem := shard_problem(path, shard["size"]):
-                raise UserError(f"shard {path} {problem}; convert the data set again")
-        self.splits = read_index(self.root / layout.INDEX_FILE, self.digest, list(self.about["splits"]))
+        while True:
+            about, problem = read_description(self.root), None
+            try:
+                self._open(about)
+            except UserError as error:
+                problem = error
+            # Another data set may have taken the folder's place since: all of it is of one data set, or opened again.
+            if read_description(self.root)["digest"] == about["digest"]:
+                break
+        if problem:
+            raise problem
+
+    def _open(self, about: dict[str, Any]) -> None:
+        self.about = about
+        self.digest: str = about["digest"]
+        self.name: str = about["name"]
+        self.class_names: list[str] = about["class_names"]
+        if (given := layout.dataset_digest(about)) != self.digest:
+            raise UserError(
+                f"{self.root / layout.DATASET_FILE} is damaged or was edited (its digest is {self.digest[:12]}, what "
+                f"it says gives {given[:12]}): put it back or convert the data set again"
+            )
+        self.shards = [self.root / shard["name"] for shard in about["shards"]]
+        # The shards' bytes, uint8. What was checked here is what will be read, whatever comes to lie under these names.
+        self.maps = [_mapped(path, shard["size"]) for path, shard in zip(self.shards, about["shards"], strict=True)]
+        index = self.root / layout.INDEX_FILE
+        self.splits = read_index(index, self.digest, list(about["splits"]), about["index"])
 
     @property
     def classes(self) -> int:
@@ -66,12 +87,6 @@ class Dataset:
         if name not in self.splits:
             raise UserError(f"{self.root} has no split {name}: it has {', '.join(self.splits)}")
         return self.splits[name]
-
-    @cached_property
-    def maps(self) -> list[np.ndarray]:
-        """The shards' bytes, uint8, memory-mapped; nothing is read until it is touched."""
-        # As plain arrays: to take a part of a memmap takes seven times as long.
-        return [np.memmap(path, np.uint8, mode="r").view(np.ndarray) for path in self.shards]
 
     def data(self, split: str, sample: int) -> np.ndarray:
         """The stored bytes of a sample's image, a uint8 view."""
@@ -110,8 +125,11 @@ class Dataset:
         return together.reshape(-1, height, width, 3)
 
     def key(self, split: str, sample: int) -> str:
-        """The name the source gave a sample."""
-        return read_keys(self.root / layout.INDEX_FILE, {split: [sample]})[split, sample]
+        """The name the source gave a sample. It is for messages only, and read when it is asked for."""
+        try:
+            return read_keys(self.root / layout.INDEX_FILE, {split: [sample]}, self.digest)[split, sample]
+        except Exception:  # h5py raises nearly anything on files that were damaged or replaced meanwhile
+            return f"unknown (sample {sample})"
 
 
 def read_description(root: Path) -> dict[str, Any]:
@@ -137,7 +155,12 @@ def read_description(root: Path) -> dict[str, Any]:
     return about
 
 
-_FIELDS = {"digest": str, "name": str, "class_names": list, "splits": dict, "shards": list, "mean": list, "std": list}
+_FIELDS = {"digest": str, "name": str, "class_names": list, "mean": list, "std": list} | {
+    "splits": dict,
+    "shards": list,
+    "index": dict,
+}
+_INDEX_FIELDS = dict.fromkeys([*INDEXED, "key"], int)
 _SPLIT_FIELDS = {"samples": int, "counts": list, "encodings": dict}
 _SHARD_FIELDS = {"name": str, "size": int, "sha256": str}
 
@@ -152,24 +175,41 @@ def _damage(about: dict[str, Any]) -> str:
     if not wrong:
         for split, summary in about["splits"].items():
             wrong += lacking(_SPLIT_FIELDS, summary, f"splits.{split}.")
+            wrong += lacking(_INDEX_FIELDS, about["index"].get(split), f"index.{split}.")
         for place, shard in enumerate(about["shards"]):
             wrong += lacking(_SHARD_FIELDS, shard, f"shards.{place}.")
     return f"no {', '.join(wrong[:10])}" if wrong else ""
 
 
-def shard_problem(path: Path, size: int) -> str:
-    """What is wrong with a shard that should have `size` bytes, as far as its size tells; empty if nothing is."""
-    if not path.is_file():
-        return "is missing"
-    found = path.stat().st_size
+def _mapped(path: Path, size: int) -> np.ndarray:
+    """A shard that should have `size` bytes. Raises UserError."""
+    try:
+        mapped = map_file(path, size)
+    except FileNotFoundError:
+        raise UserError(f"shard {path} is missing; convert the data set again") from None
+    except OSError as error:
+        raise UserError(f"shard {path} cannot be read ({error.strerror}): make it readable") from None
+    if isinstance(mapped, int):
+        raise UserError(f"shard {path} {size_problem(mapped, size)}; convert the data set again")
+    return mapped
+
+
+def size_problem(found: int, size: int) -> str:
+    """What is wrong with a shard of `found` bytes that should have `size`, as far as that tells; empty if none."""
     if found == size:
         return ""
     kind = "truncated" if found < size else "not the shard that was written"
     return f"is {kind}: {found} bytes, dataset.json says {size}"
 
 
-def read_index(path: Path, digest: str, splits: list[str]) -> dict[str, SplitIndex]:
-    """The index of the dataset with this digest. Raises UserError if it is missing, damaged or of another dataset."""
+def read_index(
+    path: Path, digest: str, splits: list[str], checksums: dict[str, dict[str, int]] | None = None
+) -> dict[str, SplitIndex]:
+    """The index of the dataset with this digest.
+
+    checksums: of the columns of each split, as dataset.json has them; None to compare none. Raises UserError if the
+    index is missing, damaged or of another dataset.
+    """
     try:
         with h5py.File(path, "r") as file:
             owner = file.attrs.get("dataset")
@@ -178,7 +218,9 @@ def read_index(path: Path, digest: str, splits: list[str]) -> dict[str, SplitInd
                     f"{path} is the index of another dataset ({str(owner)[:12]}, dataset.json says {digest[:12]}): "
                     "put its own index back or convert again"
                 )
-            return {split: _read_split(file[split]) for split in splits}
+            return {
+                split: _read_split(file[split], None if checksums is None else checksums[split]) for split in splits
+            }
     except FileNotFoundError:
         raise UserError(f"index {path} is missing: convert the data set again") from None
     except UserError:
@@ -187,19 +229,24 @@ def read_index(path: Path, digest: str, splits: list[str]) -> dict[str, SplitInd
         raise UserError(f"index {path} is damaged ({error}): convert the data set again") from None
 
 
-def _read_split(group: Any) -> SplitIndex:
-    split = SplitIndex(**{name: group[name][:] for name in [*layout.COLUMNS, "class_start", "class_members"]})
-    shapes = {getattr(split, name).shape for name in [*layout.COLUMNS, "class_members"]} | {group["key"].shape}
-    if len(shapes) != 1 or len(split.label.shape) != 1:
+def _read_split(group: Any, checksums: dict[str, int] | None) -> SplitIndex:
+    columns = {name: group[name][:] for name in INDEXED}
+    for name, column in columns.items():
+        if column.dtype != INDEXED[name] or column.ndim != 1:
+            raise ValueError(f"{name} of {group.name} holds {column.dtype}{list(column.shape)}")
+        if checksums is not None and layout.checksum(column) != checksums[name]:
+            raise ValueError(f"{name} of {group.name} does not match its checksum in dataset.json")
+    if len({len(columns[name]) for name in INDEXED if name != "class_start"} | {len(group["key"])}) != 1:
         raise ValueError(f"the columns of {group.name} have different lengths")
-    if any(getattr(split, name).dtype.kind not in "iu" for name in [*layout.COLUMNS, "class_start", "class_members"]):
-        raise ValueError(f"the columns of {group.name} are not all of whole numbers")
-    return split
+    return SplitIndex(**columns)
 
 
-def read_keys(path: Path, wanted: dict[str, list[int]]) -> dict[tuple[str, int], str]:
-    """The names the source gave some samples, by split and sample. wanted: samples of each split."""
+def read_keys(path: Path, wanted: dict[str, list[int]], digest: str | None = None) -> dict[tuple[str, int], str]:
+    """The names the source gave some samples, by split and sample. wanted: samples of each split. digest: of the
+    dataset, None for any. Raises ValueError if this is another's, and what h5py raises on a damaged file."""
     with h5py.File(path, "r") as file:
+        if digest is not None and file.attrs.get("dataset") != digest:
+            raise ValueError(f"{path} is the index of another dataset")
         column = {split: file[split]["key"] for split in wanted}  # type: ignore[index]
         # A name that is no UTF-8 is read as the operating system's names are.
         return {(s, i): column[s][i].decode("utf-8", "surrogateescape") for s in wanted for i in wanted[s]}  # type: ignore

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastlt.shards import format as layout
-from fastlt.shards.reader import shard_problem
+from fastlt.shards.reader import size_problem
 
 BLOCK = 4_000_000  # bytes read at once: all the memory that a shard of any size takes
 
@@ -97,7 +97,7 @@ def check_shard(
 
     rows: None if there is no index to compare with. advance: called with the number of bytes after each read.
     """
-    problem = shard_problem(path, size)
+    problem = size_problem(path.stat().st_size, size) if path.is_file() else "is missing"
     if not path.is_file():
         found.add(f"{problem}, with its {len(rows):,} samples" if rows is not None else problem)
         return
