@@ -1,9 +1,12 @@
 """python -m fastlt.grid: which cells there are, what they are keyed by, where they run, and how it is shown."""
 
 import io
+import itertools
 import json
 import re
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +16,12 @@ from pictures import Pictures, conversion
 
 from fastlt.convert import convert
 from fastlt.errors import UserError
+from fastlt.grid import local
 from fastlt.grid.__main__ import main
 from fastlt.grid.arguments import combinations, split_arguments
-from fastlt.grid.local import Progress, Slot, slots_here
+from fastlt.grid.cells import Cell
+from fastlt.grid.job import write_failure
+from fastlt.grid.local import Progress, Slot, _Node, slots_here
 from fastlt.grid.view import View
 
 GRIDS = ("cifar10_lt", "cifar100_lt", "imagenet_lt", "inaturalist2018", "places_lt", "samplers")
@@ -211,6 +217,38 @@ def test_only_visible_gpus_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-3f2a")
     with pytest.raises(UserError, match="by their numbers"):
         slots_here("cuda", 1, 8, 9, 0, 0)
+
+
+class Failing(_Node):
+    """Its cells fail at once, in this process; counts how often each was tried."""
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self.tried: list[str] = []
+
+    def _submit(self, cell: Cell, slot: Slot) -> Any:
+        self.tried.append(cell.name)
+        assert len(self.tried) < 20
+        write_failure(cell.run, "the loss is nan", 1.0)
+        return SimpleNamespace(done=lambda: True)
+
+
+@pytest.mark.parametrize("step", [-3600.0, 0.0, 3600.0])
+def test_a_failing_cell_is_tried_once_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    clock = itertools.count(2e9, step)
+    for name in ("time", "time_ns"):
+        monkeypatch.setattr(time, name, lambda: next(clock))
+    monkeypatch.setattr(local, "POLL", 0.0)
+    cells = [Cell(tmp_path / name, "key", None, [], {}, None) for name in ("new", "failed before", "damaged")]  # type: ignore[arg-type]
+    write_failure(cells[1].run, "an earlier error", 1.0)
+    cells[2].run.mkdir()
+    (cells[2].run / "failed.json").write_text("")
+    for _ in range(2):  # the same command again tries again, once
+        node = Failing(cells, [Slot(None, 1, 0)], tmp_path, lambda progress: None)
+        assert node.run() == dict.fromkeys((cell.name for cell in cells), "the loss is nan")
+        assert sorted(node.tried) == sorted(cell.name for cell in cells)
 
 
 class Terminal(io.StringIO):

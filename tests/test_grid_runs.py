@@ -106,11 +106,13 @@ def test_a_cell_that_failed_since_a_command_began_is_not_tried_again_by_it(
     before = json.loads(told.read_text())
     frozen = place / "twice" / "cells" / f"{told.parent.name}.yaml"
     monkeypatch.chdir(place)
-    assert run_cell(frozen, 1, since=before["time"] - 1) == "failed"
+    for earlier in (None, "of an earlier try"):
+        assert run_cell(frozen, 1, forgiven=earlier) == "failed"
     assert json.loads(told.read_text()) == before
-    with pytest.raises(UserError, match="the loss is"):
-        run_cell(frozen, 1, since=before["time"] + 1)
-    assert json.loads(told.read_text())["time"] > before["time"]
+    for again in ({"forgiven": before["id"]}, {}):
+        with pytest.raises(UserError, match="the loss is"):
+            run_cell(frozen, 1, **again)
+        assert json.loads(told.read_text())["id"] != before["id"]
 
 
 def test_a_cell_is_what_a_single_run_is(place: Path, twice: list[tuple[int, str, str]]) -> None:

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
 from omegaconf import OmegaConf
@@ -63,9 +63,10 @@ class Cell:
         """Whether its results are there."""
         return result_key(self.run) == self.key
 
-    def failed(self, since: float) -> str | None:
-        """Why it failed since a time, in seconds since 1970; an older failure is to be tried again."""
-        return failure_in(self.run, since)
+    def failed(self, forgiven: str | None) -> str | None:
+        """Why it failed; the failure with the id `forgiven` does not count, the cell is to be tried again."""
+        failure = failure_in(self.run)
+        return failure.error if failure is not None and failure.id != forgiven else None
 
     def freeze(self) -> None:
         """Writes down what a job needs to know."""
@@ -89,13 +90,21 @@ class Cell:
         }
 
 
-def failure_in(run: Path, since: float) -> str | None:
-    """Why the cell of this folder failed since a time, in seconds since 1970; None if it did not."""
+class Failure(NamedTuple):
+    """Why a cell has no results. id: of this try alone. Clocks of machines differ and are set back, so that a time
+    cannot tell a failure from the one before it."""
+
+    id: str
+    error: str
+
+
+def failure_in(run: Path) -> Failure | None:
+    """How the cell of this folder failed last; None if it did not, or what tells it is damaged."""
     try:
-        failure = json.loads((run / FAILURE).read_text())
-    except FileNotFoundError:
+        told = json.loads((run / FAILURE).read_text())
+        return Failure(str(told["id"]), str(told["error"]) or "no reason given")
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return failure["error"] if failure["time"] >= since else None
 
 
 def result_key(run: Path) -> str | None:
@@ -103,13 +112,13 @@ def result_key(run: Path) -> str | None:
     path = run / "results.json"
     try:
         state = path.stat()
-        return _key_in(path, state.st_mtime_ns, state.st_size)
+        return _key_in(path, state.st_ino, state.st_mtime_ns, state.st_size)
     except OSError:
         return None
 
 
 @functools.cache
-def _key_in(path: Path, changed: int, size: int) -> str | None:
+def _key_in(path: Path, *_: int) -> str | None:
     """Read once for every state of the file: results may hold megabytes, and a grid looks twice a second."""
     try:
         return json.loads(path.read_text()).get("cell")

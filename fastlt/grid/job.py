@@ -2,9 +2,9 @@
 
 import contextlib
 import json
-import math
 import os
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,17 @@ from fastlt.log import tell_progress
 from fastlt.shards.reader import Dataset
 from fastlt.train import LOCK, train
 
+ANY = "any"  # failure is to be tried again
 PROGRESS = "progress.json"  # in the run folder of a cell that is being computed
 
 
-def run_cell(frozen: Path, threads: int = 0, slot: Path | None = None, since: float = math.inf) -> str:
+def run_cell(frozen: Path, threads: int = 0, slot: Path | None = None, forgiven: str | None = ANY) -> str:
     """Computes the cell of a frozen file in its run folder: "done", or "busy" where another process does.
 
     What it began before goes on: the training behind its checkpoint, features, classifiers. threads: of the CPU; 0 for
-    one per core. slot: lock file of the part of a machine it takes up. since: "failed" where another process found
-    from this time on that it fails. Raises Stopped, after saving, when a signal asked for it, and what made the cell
-    fail, once failed.json tells it.
+    one per core. slot: lock file of the part of a machine it takes up. forgiven: id of the failure that is to be tried
+    again; "failed" where another process found by now that the cell fails once more. Raises Stopped, after saving, when
+    a signal asked for it, and what made the cell fail, once failed.json tells it.
     """
     cell = OmegaConf.load(frozen)
     run = frozen.parent.parent / frozen.stem
@@ -42,10 +43,11 @@ def run_cell(frozen: Path, threads: int = 0, slot: Path | None = None, since: fl
             return "busy"
         if result_key(run) == cell.key:
             return "done"
-        if failure_in(run, since):
+        failure = failure_in(run)
+        if failure is not None and forgiven not in (ANY, failure.id):
             return "failed"
         tell_progress(run / PROGRESS)
-        start = time.time()
+        start = time.monotonic()
         try:
             device = pick_device(cell.config.device)
             work_on(device)
@@ -58,7 +60,7 @@ def run_cell(frozen: Path, threads: int = 0, slot: Path | None = None, since: fl
         except Stopped:
             raise
         except Exception as error:
-            write_failure(run, _line(error), time.time() - start)
+            write_failure(run, _line(error), time.monotonic() - start)
             raise
         finally:
             tell_progress(None)
@@ -70,7 +72,7 @@ def write_failure(run: Path, error: str, seconds: float, log: str | None = None)
     run.mkdir(parents=True, exist_ok=True)
     if log is None and "SUBMITIT_EXECUTOR" in os.environ:
         log = str(submitit.JobEnvironment().paths.stdout)
-    failure = {"error": error, "log": log, "time": time.time(), "seconds": round(seconds, 1)}
+    failure = {"id": uuid.uuid4().hex, "error": error, "log": log, "seconds": round(seconds, 1)}
     replace_file(run / FAILURE, json.dumps(failure, indent=1) + "\n")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import submitit
 
 from fastlt.errors import UserError
-from fastlt.grid.cells import Cell
+from fastlt.grid.cells import Cell, failure_in
 from fastlt.grid.job import run_cell, write_failure
 from fastlt.interrupts import Interrupts, Stopped
 from fastlt.lock import is_locked
@@ -96,7 +96,8 @@ class _Node:
         self.progress = Progress(list(cells))
         self.slots, self.out, self.show = slots, out, show
         self.jobs: dict[Slot, tuple[Cell, submitit.Job[str], float]] = {}
-        self.begin = time.time()
+        before = {cell.name: failure_in(cell.run) for cell in cells}  # these are tried again
+        self.forgiven = {name: failure and failure.id for name, failure in before.items()}
         self.executor = submitit.LocalExecutor(out / "jobs")
 
     def run(self) -> dict[str, str]:
@@ -117,9 +118,9 @@ class _Node:
             if job.done():
                 del self.jobs[slot], self.progress.running[cell.name]
                 # It has results or says why not, or another command is at it by now; else its process did not live to.
-                told = cell.finished or cell.failed(self.begin) or is_locked(cell.lock)
+                told = cell.finished or cell.failed(self.forgiven[cell.name]) or is_locked(cell.lock)
                 if not told and (how := _ended(job)) != "busy":
-                    write_failure(cell.run, f"its process was {how}", time.time() - start, str(job.paths.stdout))
+                    write_failure(cell.run, f"its process was {how}", time.monotonic() - start, str(job.paths.stdout))
                 self.progress.waiting.insert(0, cell)
         self.progress.elsewhere = {}
         free = [slot for slot in self.slots if slot not in self.jobs and not is_locked(slot.lock(self.out))]
@@ -127,24 +128,24 @@ class _Node:
             if cell.finished:
                 self.progress.waiting.remove(cell)
                 self.progress.done.append(cell)
-            elif reason := cell.failed(self.begin):
+            elif reason := cell.failed(self.forgiven[cell.name]):
                 self.progress.waiting.remove(cell)
                 self.progress.failed[cell.name] = reason
             elif is_locked(cell.lock):
                 self.progress.elsewhere[cell.name] = cell
             elif free:
                 slot = free.pop(0)
-                self.jobs[slot] = (cell, self._submit(cell, slot), time.time())
+                self.jobs[slot] = (cell, self._submit(cell, slot), time.monotonic())
                 self.progress.waiting.remove(cell)
                 self.progress.running[cell.name] = cell
 
     def _submit(self, cell: Cell, slot: Slot) -> submitit.Job[str]:
-        gpus = [] if slot.gpu is None else [slot.gpu]
+        gpus, forgiven = [] if slot.gpu is None else [slot.gpu], self.forgiven[cell.name]
         self.executor.update_parameters(
             timeout_min=YEARS, gpus_per_node=len(gpus), visible_gpus=gpus, stderr_to_stdout=True
         )
         with _without_interrupt():
-            return self.executor.submit(compute, cell.frozen, slot.threads, slot.lock(self.out), self.begin)
+            return self.executor.submit(compute, cell.frozen, slot.threads, slot.lock(self.out), forgiven)
 
     def _stop(self) -> None:
         """Asks the running cells to save themselves and waits for it."""
@@ -156,17 +157,19 @@ class _Node:
             time.sleep(POLL)
 
 
-def compute(frozen: Path, threads: int, slot: Path, since: float) -> str:
+def compute(frozen: Path, threads: int, slot: Path, forgiven: str | None) -> str:
     """`run_cell` in a process that submitit started: "stopped" where a signal ended it."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit only notes it; where nothing is to be saved, it ends
     try:
-        return run_cell(frozen, threads, slot, since)
+        return run_cell(frozen, threads, slot, forgiven)
     except Stopped:
         return "stopped"
 
 
 def _ended(job: submitit.Job[str]) -> str:
     """How the process of a job without results ended."""
+    if not job.paths.result_pickle.exists():  # submitit would wait for it, by the clock
+        return "killed"
     try:
         return job.result()
     except Exception:  # whatever submitit makes of a process that left nothing
