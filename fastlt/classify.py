@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ CODE = ("classifiers/*.py", "losses/*.py", "kernels/*.py", "classify.py", "evalu
 class Job:
     """A classifier to fit. counts: int64 [C], training images that decide on groups, those held out included. about:
     what its task depends on, besides Stage2. checkpoint: the weights below it. plane: as in `plane_of`, where its
-    features lie in one and its regions are wanted."""
+    features lie in one and its regions are wanted. trained: how these weights were, where they were on images."""
 
     name: str
     task: Task
@@ -39,6 +39,7 @@ class Job:
     about: Mapping[str, Any]
     checkpoint: str
     plane: dict[str, Any] | None = None
+    trained: Mapping[str, Any] = field(default_factory=dict)
 
 
 def classify(jobs: Iterable[Job], folder: Path, total: int) -> dict[str, dict[str, Any]]:
@@ -110,7 +111,7 @@ def _fit(job: Job, folder: Path) -> dict[str, Any]:
         raise UserError("its training diverged: lower its learning rate, such as stage2.lr=[0.01]")
     measured = [_measured(classifier, tensors, job) for tensors in (fitted.tensors, *fitted.others)]
     row = average(measured)
-    row["choices"] = fitted.choices
+    row["choices"] = {**job.trained, **fitted.choices}
     if "weight" in fitted.tensors and fitted.tensors["weight"].shape == task.weight.shape:
         row["weight_norms"] = fitted.tensors["weight"].double().norm(dim=1).tolist()  # squares may leave float32
     if fitted.curves is not None:

@@ -9,7 +9,7 @@ from omegaconf import MISSING, OmegaConf
 
 @dataclass
 class SamplerConfig:
-    name: str = MISSING  # instance, class, sqrt or progressive
+    name: str = MISSING  # instance, class, sqrt, progressive, or root_N: classes by the N-th root of their size
     drawing: str = "quota"  # quota, iid or reference
 
 
@@ -20,12 +20,17 @@ class BackboneConfig:
 
 @dataclass
 class TrainingConfig:
-    """Training of a stage-2 classifier."""
+    """Training of a stage-2 classifier; what has a default here means the same as in ProtocolConfig."""
 
     epochs: int = MISSING
     batch: int = MISSING
     lr: float = MISSING
     weight_decay: float = MISSING
+    warmup_epochs: int = 0
+    warmup_from: float = 0.0
+    milestones: list[int] = field(default_factory=list)
+    factor: float = 0.1
+    nesterov: bool = False
 
 
 @dataclass
@@ -76,7 +81,10 @@ class Stage2Config:
     weight_decay: list[float] | None = None  # weight decays to choose from; default: the protocol's
     seeds: int = 1  # trainings of each classifier, with starts and orders of their own
     drawing: str = "quota"  # of class-balanced batches: quota, iid or reference
-    stepped: str = "batch"  # the learning rate falls with every batch, or once an epoch (the last is then at rate 0)
+    stepped: str = "batch"  # the learning rate moves with every batch, or once an epoch (a cosine's last is at rate 0)
+    keep: str = "last"  # epoch of each training: last, or best on the split that choices are made on
+    tau: float | None = None  # of tau_norm; default: chosen
+    tau_bias: bool = False  # with a given tau the joint classifier's bias stays, as BagofTricks-LT has it
     scale_bias: bool = True  # lws scales W x + b, as the authors' code does, or W x alone
     hidden: int = 512  # units of an MLP's hidden layers
 

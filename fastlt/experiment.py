@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from fastlt.plane import plane_of
 from fastlt.ranks import ALONE, Ranks, leave
 from fastlt.representation import Fit, Representation, Settings, train_representation
 from fastlt.results import about
-from fastlt.retrain import retrain
+from fastlt.retrain import Choose, Retraining, retrain
 from fastlt.sampler import Sampler
 from fastlt.shards.reader import Dataset
 
@@ -60,7 +60,8 @@ def run_experiment(
     for name, retraining in options.retrainings().items():
         keeping = options.keeping(folder / name)
         start = _class_start(dataset, kept)
-        bases[name] = retrain(retraining, representation, loaders, kept, start, keeping, ranks)
+        chosen = Choose(choose_on, *orders[choose_on])
+        bases[name] = retrain(retraining, representation, loaders, kept, start, keeping, ranks, chosen)
     leave(ranks)
     if not ranks.main:
         return None
@@ -79,7 +80,8 @@ def run_experiment(
                 path = str(Path(options.representation).resolve()) if options.representation else "checkpoint.pt"
             else:
                 path = f"{name}/checkpoint.pt"
-            yield _job(name, base, dataset, options, seen, choose_on, path, None if own else plane)
+            job = _job(name, base, dataset, options, seen, choose_on, path, None if own else plane)
+            yield replace(job, trained=_trained(retraining, base, choose_on)) if retraining else job
 
     return {
         **about(dataset, options, representation, choose_on),
@@ -145,6 +147,14 @@ def _job(
         "seed": options.seed,
     }
     return Job(name, task, features["test"], counts, determined, checkpoint, plane)
+
+
+def _trained(retraining: Retraining, base: Representation, choose_on: str) -> dict[str, Any]:
+    """How a classifier was trained on images, for results.json."""
+    training = retraining.training
+    told = {"epochs": training.epochs, "batch": training.batch, "lr": training.lr[0]}
+    told |= {"weight_decay": training.weight_decay[0]}
+    return told | ({"epoch": base.epoch, "chosen_on": choose_on} if retraining.stage2.keep == "best" else {})
 
 
 def _class_start(dataset: Dataset, kept: np.ndarray) -> np.ndarray:

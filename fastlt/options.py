@@ -118,7 +118,9 @@ class Options:
 
         def training(section: dict[str, Any]) -> Training:
             rate, decay = tuple(rates or [section["lr"]]), tuple(decays or [section["weight_decay"]])
-            return Training(section["epochs"], section["batch"], rate, decay)
+            return Training(
+                **{**section, "lr": rate, "weight_decay": decay, "milestones": tuple(section["milestones"])}
+            )
 
         return Stage2(training(self.protocol["crt"]), training(self.protocol["lws"]), **stage2)
 
@@ -209,6 +211,15 @@ class Options:
 
     def choose_split(self, dataset: Dataset) -> str:
         """The split hyper-parameters are chosen on."""
+        split = self._choose_split(dataset)
+        if split == "train" and self.stage2["keep"] == "best":
+            raise UserError(
+                "stage2.keep=best needs images to choose the epoch on, and there is no val split: hold_out=0.1 keeps "
+                "some apart, stage2.keep=last takes the last epoch"
+            )
+        return split
+
+    def _choose_split(self, dataset: Dataset) -> str:
         offered = {"held_out": self.hold_out > 0, "val": "val" in dataset.splits, "train": True, "test": True}
         if self.choose_on == "auto":
             return next(name for name, there in offered.items() if there)

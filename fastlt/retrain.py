@@ -1,9 +1,10 @@
 """Stage 2 on images: classifiers, and parts of the backbone, trained through the pipeline (paper section 4.1)."""
 
+import contextlib
 import copy
 import zlib
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +14,6 @@ from torch.nn.utils import skip_init
 from fastlt.backbones import Model, freeze, freeze_before, last_block, thaw
 from fastlt.classifiers import IMAGE_CLASSIFIERS
 from fastlt.classifiers.base import Stage2, Training
-from fastlt.classifiers.sgd import MOMENTUM
 from fastlt.errors import UserError
 from fastlt.pipeline.loader import Loader
 from fastlt.plan import Augment
@@ -79,7 +79,7 @@ class Retraining:
     def schedule(self) -> Schedule:
         """Learning rates."""
         (lr,), (decay,) = self.training.lr, self.training.weight_decay
-        return Schedule(self.training.epochs, lr, MOMENTUM, decay, stepped=self.stage2.stepped)
+        return self.training.schedule(lr, decay, self.stage2.stepped)
 
     def batch_of_a_rank(self, world: int, images: int) -> int:
         """Images that one of `world` ranks loads at once. Raises UserError if the batch cannot be shared out, or there
@@ -99,11 +99,22 @@ class Retraining:
 
 
 class Loaders(Protocol):
-    """Where the images come from: `augment` is how `train` changes them; `batch` images are a rank's."""
+    """Where the images come from: `augment` is how `train` changes them; `batch` images are a rank's. evaluation: every
+    one of these samples of a split once."""
 
     augment: Augment
 
     def train(self, order: Order, batch: int) -> Loader: ...
+
+    def evaluation(self, split: str, ids: np.ndarray) -> Loader: ...
+
+
+class Choose(NamedTuple):
+    """Samples to choose on: what they are called (val, held_out), the split they are of, their ids."""
+
+    name: str
+    split: str
+    ids: np.ndarray
 
 
 def retrain(
@@ -114,8 +125,10 @@ def retrain(
     class_start: np.ndarray,
     keeping: Keeping,
     ranks: Ranks = ALONE,
+    choose: Choose | None = None,
 ) -> Representation:
-    """The model of the last epoch: a backbone and a linear classifier, into which lws_images has folded its scales.
+    """The model of the last epoch, or with stage2.keep=best of the one that is best on the samples of `choose`: a
+    backbone and a linear classifier, into which lws_images has folded its scales.
 
     members, class_start: training images as in Sampler. keeping: in a folder of this training's own, as
     `train_representation` keeps stage 1: it goes on where it was cut off, a finished one is reused, and its
@@ -132,12 +145,18 @@ def retrain(
         "stage2.lr",
         {"backbone": SLOW} if retraining.name == "retrain_all_slow" else {},
         _folded_state if retraining.name == "lws_images" else Model.state_dict,
+        choose.name if choose else "",
     )
     recipe = Recipe(accumulate=retraining.accumulate, compile=retraining.compile)
-    with loaders.train(order, retraining.batch_of_a_rank(ranks.world, len(order))) as train:
-        settings = _settings(retraining, representation, loaders.augment, order, train)
+    with contextlib.ExitStack() as stack:
+        train = stack.enter_context(loaders.train(order, retraining.batch_of_a_rank(ranks.world, len(order))))
+        kept = choose if retraining.stage2.keep == "best" else None
+        settings = _settings(retraining, representation, loaders.augment, order, train, kept)
+        val = None
+        if kept is not None:
+            val = stack.enter_context(loaders.evaluation(kept.split, kept.ids[ranks.rank :: ranks.world]))
         numbers = retraining.seed, retraining.precision
-        fit = Fit(model, retraining.schedule, recipe, train, None, *numbers, ranks, stage)
+        fit = Fit(model, retraining.schedule, recipe, train, val, *numbers, ranks, stage)
         done = train_representation(settings, fit, keeping)
     if retraining.name == "lws_images":
         done.model.classifier = _scaled(done.model).folded()
@@ -145,7 +164,12 @@ def retrain(
 
 
 def _settings(
-    retraining: Retraining, representation: Representation, augment: Augment, order: Sampler, train: Loader
+    retraining: Retraining,
+    representation: Representation,
+    augment: Augment,
+    order: Sampler,
+    train: Loader,
+    kept: Choose | None,
 ) -> Settings:
     """What determines the training; `backbone` and `image_size` also tell how to build the model again."""
     training, name, read = retraining.training, retraining.name, train.state()
@@ -170,11 +194,14 @@ def _settings(
         "weight_decay": training.weight_decay[0],
         "stepped": retraining.stage2.stepped,
         **crops,
+        **training.further(),
     }
     if name not in ("retrain_all", "retrain_all_slow"):  # which leave nothing frozen
         about["bn"] = retraining.bn
     if name == "lws_images":
         about["scale_bias"] = retraining.stage2.scale_bias
+    if kept is not None:
+        about["keep"] = f"best on {kept.name}"
     if retraining.accumulate != 1:
         about["accumulate"] = retraining.accumulate
     return Settings(about)

@@ -1,5 +1,6 @@
 """Samplers: (seed, epoch) -> the order of sample ids (paper section 3)."""
 
+import re
 import zlib
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -7,7 +8,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastlt.errors import UserError
-from fastlt.kernels.sample_order import sample_order, sample_order_iid, sample_order_reference
+from fastlt.kernels.sample_order import (
+    drawn_classes,
+    sample_order,
+    sample_order_cycled,
+    sample_order_iid,
+    sample_order_reference,
+)
 
 LAWS = ("instance", "class", "sqrt", "progressive")
 DRAWINGS = ("quota", "iid", "reference")
@@ -19,18 +26,26 @@ _POWER = {"instance": 1.0, "class": 0.0, "sqrt": 0.5}
 def class_probabilities(counts: np.ndarray, law: str, progress: float = 0.0) -> np.ndarray:
     """Probability that the next image is of class j: p_j = n_j^q / sum_i n_i^q.
 
-    counts: [C] training images per class. law: instance (q = 1), class (q = 0), sqrt (q = 1/2) or progressive:
-    (1 - progress) p^instance + progress p^class, progress = t/T in [0, 1]. Classes without images get 0.
-    Returns float64 [C]. Raises UserError on an unknown law.
+    counts: [C] training images per class. law: instance (q = 1), class (q = 0), sqrt (q = 1/2), root_N (q = 1/N, N a
+    number from 1 on) or progressive: (1 - progress) p^instance + progress p^class, progress = t/T in [0, 1]. Classes
+    without images get 0. Returns float64 [C]. Raises UserError on an unknown law.
     """
     if law == "progressive":
         instance = class_probabilities(counts, "instance")
         return (1.0 - progress) * instance + progress * class_probabilities(counts, "class")
-    if law not in _POWER:
-        raise UserError(f"sampler={law} is unknown: allowed are {', '.join(LAWS)}")
-    counts = np.asarray(counts, np.float64)
-    weight = np.where(counts > 0, np.power(counts, _POWER[law], where=counts > 0, out=np.zeros_like(counts)), 0.0)
+    counts, power = np.asarray(counts, np.float64), _power(law)
+    weight = np.where(counts > 0, np.power(counts, power, where=counts > 0, out=np.zeros_like(counts)), 0.0)
     return weight / weight.sum()
+
+
+def _power(law: str) -> float:
+    """q of a law other than `progressive`."""
+    root = re.fullmatch(r"root_(\d+(?:\.\d+)?)", law)
+    if root and float(root[1]) >= 1:
+        return 1 / float(root[1])
+    if law not in _POWER:
+        raise UserError(f"sampler={law} is unknown: allowed are {', '.join(LAWS)}, or sampler.name=root_N for q = 1/N")
+    return _POWER[law]
 
 
 def quotas(probabilities: np.ndarray, length: int, seed: int, epoch: int) -> np.ndarray:
@@ -70,9 +85,12 @@ class Order(Protocol):
 class Sampler:
     """The order of an epoch's samples as a pure function of the epoch.
 
-    members: int64 [N], sample ids grouped by class. class_start: int64 [C + 1]. law: one of LAWS. epochs: how many
-    epochs the training has; `progressive` goes from instance in the first to class in the last. drawing: one of
-    DRAWINGS. An epoch has N positions, whatever the law.
+    members: int64 [N], sample ids grouped by class. class_start: int64 [C + 1]. law: one of LAWS, or root_N. epochs: of
+    the training; `progressive` goes from instance in the first to class in the last. drawing: one of DRAWINGS. An epoch
+    has N positions, whatever the law.
+
+    `reference` is what the authors' code does: instance-balanced a permutation; class-balanced four images at each
+    visit of a class; progressively-balanced a class drawn on its own, then its next image; by a root independent draws.
     """
 
     members: np.ndarray
@@ -83,14 +101,10 @@ class Sampler:
     drawing: str = "quota"
 
     def __post_init__(self) -> None:
-        if self.law not in LAWS:
-            raise UserError(f"sampler={self.law} is unknown: allowed are {', '.join(LAWS)}")
+        if self.law != "progressive":
+            _power(self.law)
         if self.drawing not in DRAWINGS:
             raise UserError(f"sampler.drawing={self.drawing} is unknown: allowed are {', '.join(DRAWINGS)}")
-        if self.drawing == "reference" and self.law != "class":
-            raise UserError(
-                f"sampler.drawing=reference exists for sampler=class only, not {self.law}: use quota or iid"
-            )
 
     def __len__(self) -> int:
         return len(self.members)
@@ -122,12 +136,17 @@ class Sampler:
 
     def order(self, epoch: int) -> np.ndarray:
         """Sample ids of the epoch, int64 [N]."""
-        if self.drawing == "iid":
-            p = self.probabilities(epoch)
-            return sample_order_iid(self.members, self.class_start, p, len(self), self.seed, epoch)
-        if self.drawing == "reference":
-            visit = REFERENCE_VISIT
-            return sample_order_reference(self.members, self.class_start, visit, len(self), self.seed, epoch)
+        at, theirs = (len(self), self.seed, epoch), self.drawing == "reference"
+        if theirs and self.law == "class":
+            return sample_order_reference(self.members, self.class_start, REFERENCE_VISIT, *at)
+        if theirs and self.law == "progressive":
+            drawn = np.zeros(len(self.counts), np.int64)
+            for earlier in range(epoch):
+                classes = drawn_classes(self.probabilities(earlier), len(self), self.seed, earlier)
+                drawn += np.bincount(classes, minlength=len(drawn))
+            return sample_order_cycled(self.members, self.class_start, self.probabilities(epoch), drawn, *at)
+        if self.drawing == "iid" or (theirs and self.law != "instance"):
+            return sample_order_iid(self.members, self.class_start, self.probabilities(epoch), *at)
         drawn = np.zeros(len(self.counts), np.int64)
         for earlier in range(epoch):
             drawn += self.quota(earlier)

@@ -1,6 +1,6 @@
 """The order of sample ids of one epoch (paper section 3), a pure function of (seed, epoch).
 
-Three ways of drawing, all over the same layout: `members` holds the sample ids grouped by class, class j's between
+Four ways of drawing, all over the same layout: `members` holds the sample ids grouped by class, class j's between
 class_start[j] and class_start[j + 1].
 
 quota      class j gets quota[j] positions. Its images come in successive random permutations, one per pass through the
@@ -9,6 +9,8 @@ quota      class j gets quota[j] positions. Its images come in successive random
 iid        at every position, independently: a class by its probability, then one of its images.
 reference  the authors' class-balanced sampler: classes in successive random permutations, `visit` images of the class
            at each visit, the images again by walks that never end.
+cycled     the authors' progressive sampler: at every position, independently, a class by its probability, then the next
+           image of that class's walk.
 
 There is no CUDA form: a permutation by swaps is one chain, and what is fed by its order lies on the host.
 """
@@ -64,6 +66,19 @@ def reference_visits(members, class_start, visit, length, seed, epoch):
     visits = forever(list(range(classes)), _CLASSES, 0)
     stream = [next(images[j]) for j in islice(visits, -(-(epoch + 1) * length // visit)) for _ in range(visit)]
     return np.array(stream[epoch * length : (epoch + 1) * length], np.int64)
+
+
+def reference_cycled(members, class_start, probabilities, drawn, length, seed, epoch):
+    """`cycled` drawing: the classes of `iid` drawing, each with the next image of its walk."""
+    number_of = np.repeat(np.arange(len(probabilities)), np.diff(class_start))
+    classes = reference_iid(number_of, class_start, probabilities, length, seed, epoch)
+    place, order = drawn.copy(), []
+    for j in classes:
+        own = members[class_start[j] : class_start[j + 1]].tolist()
+        turn, rest = divmod(int(place[j]), len(own))
+        order.append(_permuted(own, seed, _WALK, int(j), turn)[rest])
+        place[j] += 1
+    return np.array(order, np.int64)
 
 
 def _permuted(values, key, purpose, stream, turn):
@@ -132,6 +147,37 @@ def cpu_iid(members, class_start, cumulative, length, seed, epoch):
     return order
 
 
+@njit(cache=True, parallel=True)
+def cpu_classes(cumulative, length, seed, epoch):
+    """The class of every position as `cpu_iid` draws it, int64 [length]."""
+    classes = np.empty(length, np.int64)
+    last = cumulative.shape[0] - 1
+    for position in prange(length):
+        w0, w1, _, _ = philox(seed, position, (_IID << 28) ^ (position >> 32), 0, epoch)
+        classes[position] = min(np.searchsorted(cumulative, unit53(w0, w1), side="right"), last)
+    return classes
+
+
+@njit(cache=True)
+def cpu_cycled(members, class_start, classes, drawn, seed):
+    """`cycled` drawing. See sample_order_cycled."""
+    order = np.empty(classes.shape[0], np.int64)
+    walks = members.copy()
+    turns = np.full(class_start.shape[0] - 1, -1, np.int64)
+    place = drawn.copy()
+    for position in range(classes.shape[0]):
+        j = classes[position]
+        a, b = class_start[j], class_start[j + 1]
+        turn = place[j] // (b - a)
+        if turn != turns[j]:
+            walks[a:b] = members[a:b]
+            _shuffle(walks[a:b], seed, _WALK, j, turn)
+            turns[j] = turn
+        order[position] = walks[a + place[j] - turn * (b - a)]
+        place[j] += 1
+    return order
+
+
 @njit(cache=True)
 def cpu_reference(members, class_start, visit, length, seed, epoch):
     """`reference` drawing. See sample_order_reference."""
@@ -182,10 +228,25 @@ def sample_order_iid(members, class_start, probabilities, length, seed, epoch):
     probabilities: float64 [C], sum 1. Returns int64 [length]. Raises ValueError if an empty class can be drawn.
     """
     _check(members, class_start)
-    empty = np.flatnonzero((np.diff(class_start) == 0) & (probabilities > 0))
-    if len(empty):
-        raise ValueError(f"class {empty[0]} has no image but probability {probabilities[empty[0]]}")
+    _check_drawn(class_start, probabilities)
     return cpu_iid(members, class_start, np.cumsum(probabilities), np.int64(length), uint64(seed), np.int64(epoch))
+
+
+def drawn_classes(probabilities, length, seed, epoch):
+    """The class of every position of an epoch, each drawn on its own with probabilities[j]: int64 [length]."""
+    return cpu_classes(np.cumsum(probabilities), np.int64(length), uint64(seed), np.int64(epoch))
+
+
+def sample_order_cycled(members, class_start, probabilities, drawn, length, seed, epoch):
+    """Sample ids of an epoch, the class of every position drawn on its own, its images in walks that never end.
+
+    probabilities: float64 [C], sum 1. drawn: int64 [C], how many images of each class earlier epochs took. Returns
+    int64 [length]. Raises ValueError if an empty class can be drawn.
+    """
+    _check(members, class_start)
+    _check_drawn(class_start, probabilities)
+    classes = drawn_classes(probabilities, length, seed, epoch)
+    return cpu_cycled(members, class_start, classes, drawn, uint64(seed))
 
 
 def sample_order_reference(members, class_start, visit, length, seed, epoch):
@@ -205,3 +266,9 @@ def _check(members, class_start):
         raise ValueError(f"members and class_start must be int64, not {members.dtype} and {class_start.dtype}")
     if class_start[0] != 0 or class_start[-1] != len(members) or (np.diff(class_start) < 0).any():
         raise ValueError(f"class_start must rise from 0 to {len(members)}, the number of members")
+
+
+def _check_drawn(class_start, probabilities):
+    empty = np.flatnonzero((np.diff(class_start) == 0) & (probabilities > 0))
+    if len(empty):
+        raise ValueError(f"class {empty[0]} has no image but probability {probabilities[empty[0]]}")

@@ -274,6 +274,63 @@ def test_the_authors_last_epoch_changes_nothing(task: Task) -> None:
     torch.testing.assert_close(fitted.tensors["weight"], start.weight.detach(), rtol=0, atol=0)
 
 
+def test_steps_of_stage_2_are_pytorchs(task: Task) -> None:
+    """BagofTricks-LT's stage 2, shortened: Nesterov's momentum, a warm-up from a third, two steps; one epoch of all
+    images is one batch, so that the order does not matter."""
+    law = {"warmup_epochs": 1, "warmup_from": 1 / 3, "milestones": (2, 4), "nesterov": True}
+    training = Training(6, len(task.train), (0.1,), (5e-4,), **law)
+    setting = replace(task, stage2=Stage2(training, training, stepped="epoch"))
+    fitted = CLASSIFIERS["balanced_softmax"].fit(setting)  # on images as they come
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        theirs = nn.Linear(16, len(COUNTS))
+    optimizer = torch.optim.SGD(theirs.parameters(), 0.1, 0.9, weight_decay=5e-4, nesterov=True)
+    for rate in (0.1, 0.1, 0.01, 0.01, 0.001, 0.001):
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        logits = theirs(task.train.x) + torch.from_numpy(COUNTS).log()
+        functional.cross_entropy(logits, task.train.labels).backward()
+        optimizer.step()
+    torch.testing.assert_close(fitted.tensors["weight"], theirs.weight.detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["crt", "lws", "mlp_1"])
+def test_the_best_epoch_is_kept(name: str, task: Task) -> None:
+    """A rate this high makes accuracy jump from epoch to epoch, so that the best is not the last."""
+    wild = Training(6, 64, (3.0,), (0.0,), milestones=(100,))
+
+    def fitted(keep: str, epochs: int) -> Fitted:
+        stage2 = Stage2(replace(wild, epochs=epochs), replace(wild, epochs=epochs), keep=keep, hidden=48, seeds=2)
+        return CLASSIFIERS[name].fit(replace(task, stage2=stage2))
+
+    classifier, best = CLASSIFIERS[name], fitted("best", 6)
+    for seed, epoch in enumerate(best.choices["epoch"]):
+        reached = []
+        for epochs in range(1, 7):  # without a fall of the rate a shorter training is the beginning of a longer one
+            last = fitted("last", epochs)
+            tensors = (last.tensors, *last.others)[seed]
+            reached.append((classifier.scores(tensors, task.choose.x).argmax(1) == task.choose.labels).sum().item())
+            if epochs == epoch:
+                for key, tensor in (best.tensors, *best.others)[seed].items():
+                    torch.testing.assert_close(tensor, tensors[key], rtol=0, atol=0)
+        assert epoch == 1 + reached.index(max(reached))
+    assert best.choices["chosen_on"] == "val" and "epoch" not in fitted("last", 1).choices
+
+
+@pytest.mark.parametrize("keeps_bias", [False, True])
+def test_a_given_tau_is_taken_and_may_keep_the_bias(keeps_bias: bool, task: Task) -> None:
+    """BagofTricks-LT divides the weights by their lengths and leaves the bias as it is."""
+    given = replace(task, stage2=replace(task.stage2, tau=1.0, tau_bias=keeps_bias))
+    fitted = CLASSIFIERS["tau_norm"].fit(given)
+    weight = task.weight / torch.norm(task.weight, 2, 1, keepdim=True)
+    torch.testing.assert_close(fitted.tensors["weight"], weight)
+    assert ("bias" in fitted.tensors) == keeps_bias
+    if keeps_bias:
+        torch.testing.assert_close(fitted.tensors["bias"], task.bias)
+    assert fitted.choices == {"tau": 1.0, **({"bias": "kept"} if keeps_bias else {})}
+    assert "interval" in CLASSIFIERS["tau_train"].fit(given).choices  # chosen, as its name says
+
+
 def test_views_are_learned_from_and_means_are_not_of_them(task: Task) -> None:
     other = drawn(COUNTS, 9)
     both = Features(torch.cat([task.train.x, other.x]), torch.cat([task.train.labels, other.labels]))
@@ -361,6 +418,10 @@ def test_what_is_no_classifier_is_refused(name: str, told: str) -> None:
         lambda: Stage2(TRAINING, TRAINING, drawing="all"),
         lambda: Stage2(TRAINING, TRAINING, stepped="never"),
         lambda: Stage2(TRAINING, TRAINING, hidden=0),
+        lambda: Stage2(TRAINING, TRAINING, keep="first"),
+        lambda: Stage2(TRAINING, TRAINING, tau_bias=True),
+        lambda: Training(1, 64, (0.1,), (0.0,), milestones=(5, 5)),
+        lambda: Training(1, 64, (0.1,), (0.0,), warmup_from=2.0),
     ],
 )
 def test_wrong_settings_are_refused(wrong) -> None:

@@ -26,7 +26,7 @@ def departures(*overrides: str, own: str = "cifar_lt_200") -> dict[str, list[Any
 
 
 def test_a_protocol_as_it_is_has_none() -> None:
-    for name in ("cifar_lt_200", "cifar_lt_bags", "imagenet_lt_90", "demo"):
+    for name in ("cifar_lt_200", "cifar_lt_bags", "imagenet_lt_90", "demo", "authors", "authors_places"):
         assert departures(f"protocol={name}") == departures(own=name) == {}
 
 
@@ -53,6 +53,14 @@ def test_what_is_no_part_of_a_protocol_is_no_departure() -> None:
         "precision=bf16",
     )
     assert departures(*free, "data=elsewhere", "run=here", "choose_on=train", "overwrite=true", "compile=default") == {}
+
+
+def test_one_word_asks_for_all_that_the_authors_do_and_what_is_given_wins() -> None:
+    habits = ("mode=images", "bn=train", "stage2.drawing=reference", "stage2.stepped=epoch", "stage2.keep=best")
+    assert departures("protocol=authors", *habits, "protocol.stepped=epoch", "sampler.drawing=reference") == {}
+    assert set(departures("protocol=imagenet_lt_90", *habits)) == {given.partition("=")[0] for given in habits}
+    assert departures("protocol=authors", "sampler=class", "mode=features") == {"mode": ["images", "features"]}
+    assert departures("protocol=authors_inaturalist", "stage2.keep=best") == {"stage2.keep": ["last", "best"]}
 
 
 @pytest.mark.parametrize(

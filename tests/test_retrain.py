@@ -26,9 +26,9 @@ from fastlt.interrupts import Stopped
 from fastlt.pipeline.loader import Loader
 from fastlt.plan import Augment
 from fastlt.ranks import ALONE, Ranks, join, leave, ranks_here
-from fastlt.representation import Fit, Keeping, Representation
-from fastlt.retrain import Retraining, ScaledLinear, retrain
-from fastlt.sampler import Order, Sampler
+from fastlt.representation import Fit, Keeping, Representation, evaluate_top1
+from fastlt.retrain import Choose, Retraining, ScaledLinear, retrain
+from fastlt.sampler import InOrder, Order, Sampler
 from fastlt.shards.reader import Dataset
 
 CRT = Training(2, 16, (0.1,), (5e-4,))
@@ -50,6 +50,9 @@ class Images:
         self.orders.append(order)
         share: dict[str, Any] = {"drop_last": True, "rank": self.ranks.rank, "world": self.ranks.world}
         return Loader(self.dataset, "train", order, self.augment, batch, 3, threads=1, channels_last=True, **share)
+
+    def evaluation(self, split: str, ids: np.ndarray) -> Loader:
+        return Loader(self.dataset, split, InOrder(ids), Augment(32), 32, threads=1, channels_last=True)
 
 
 def some_network() -> nn.Module:
@@ -91,11 +94,12 @@ def run(
     ranks: Ranks = ALONE,
     **options: Any,
 ) -> Representation:
+    val = Choose("val", "val", dataset.split("val").class_members)
     train = dataset.split("train")
     retraining = Retraining(name, **{"stage2": STAGE2, **options})
     images, kept = Images(dataset, augment, ranks), Keeping(folder, overwrite=overwrite)
     begin = representation or finished()
-    return retrain(retraining, begin, images, train.class_members, train.class_start, kept, ranks)
+    return retrain(retraining, begin, images, train.class_members, train.class_start, kept, ranks, val)
 
 
 def equal(a: nn.Module, b: nn.Module) -> bool:
@@ -300,6 +304,8 @@ def test_a_finished_one_is_reused_and_another_one_refused(
         ({"stage2": replace(STAGE2, scale_bias=False)}, "scale_bias=True, asked for is scale_bias=False"),
         ({"stage2": replace(STAGE2, stepped="epoch")}, "stepped=batch, asked for is stepped=epoch"),
         ({"stage2": replace(STAGE2, drawing="iid")}, "drawing=quota, asked for is drawing=iid"),
+        ({"stage2": replace(STAGE2, keep="best")}, "keep=None, asked for is keep=best on val"),
+        ({"stage2": replace(STAGE2, lws=replace(STAGE2.lws, milestones=(1,)))}, "asked for is milestones=.1."),
         ({"stage2": replace(STAGE2, lws=replace(STAGE2.lws, lr=(0.3,)))}, "lr=0.2, asked for is lr=0.3"),
         ({"representation": replace(finished(), key="other")}, "asked for is representation=other"),
         ({"name": "crt_images"}, "retrained=lws_images, asked for is retrained=crt_images"),
@@ -308,6 +314,23 @@ def test_a_finished_one_is_reused_and_another_one_refused(
             run(raw_dataset, tmp_path, **{"name": "lws_images", **change})
     anew = run(raw_dataset, tmp_path, "lws_images", seed=1, overwrite=True)
     assert anew.key != first.key and not equal(anew.model, first.model)
+
+
+@pytest.mark.parametrize("name", ["crt_images", "lws_images"])
+def test_the_epoch_that_is_best_on_val_is_kept(raw_dataset: Dataset, tmp_path: Path, name: str) -> None:
+    """Rates that do not fall: a shorter training is the beginning of a longer one."""
+    wild = Training(4, 16, (2.0,), (0.0,), milestones=(50,), nesterov=True)
+
+    def trained(keep: str, epochs: int) -> Representation:
+        law = replace(wild, epochs=epochs)
+        return run(raw_dataset, tmp_path / f"{keep}{epochs}", name, stage2=Stage2(law, law, keep=keep), bn="train")
+
+    best, each = trained("best", 4), [trained("last", epochs) for epochs in range(1, 5)]
+    val = Images(raw_dataset).evaluation("val", raw_dataset.split("val").class_members)
+    reached = [evaluate_top1(done.model, val) for done in each]
+    assert best.epoch == 1 + reached.index(max(reached)) and best.chosen == "best epoch on val"
+    assert equal(best.model, each[best.epoch - 1].model)
+    assert each[3].chosen == "last epoch"
 
 
 def test_what_does_not_count_is_not_in_the_key(raw_dataset: Dataset, tmp_path: Path) -> None:

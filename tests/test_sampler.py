@@ -101,8 +101,39 @@ def test_reference_visits_classes_in_turn_four_images_each() -> None:
     visits = LABEL[order[: len(COUNTS) * REFERENCE_VISIT]].reshape(-1, REFERENCE_VISIT)
     assert (visits == visits[:, :1]).all()
     assert sorted(visits[:, 0]) == list(range(len(COUNTS)))
-    with pytest.raises(UserError, match="sampler=class only"):
-        sampler("sqrt", drawing="reference")
+
+
+def test_reference_is_a_permutation_for_instance_and_independent_for_a_root() -> None:
+    for epoch in (0, 3):
+        for law, drawing in (("instance", "quota"), ("sqrt", "iid")):
+            theirs, ours = (sampler(law, drawing=one).order(epoch) for one in ("reference", drawing))
+            np.testing.assert_array_equal(theirs, ours)
+
+
+def test_reference_progressive_draws_classes_alone_and_cycles_their_images() -> None:
+    chosen = sampler("progressive", drawing="reference", epochs=4)
+    orders = [chosen.order(epoch) for epoch in range(4)]
+    for epoch, order in enumerate(orders):
+        iid = sampler("progressive", drawing="iid", epochs=4).order(epoch)
+        np.testing.assert_array_equal(LABEL[order], LABEL[iid])  # classes as independent draws
+    whole = np.concatenate(orders)
+    for j, count in enumerate(COUNTS):
+        mine = whole[LABEL[whole] == j]
+        for begin in range(0, len(mine) - count + 1, count):
+            assert len(set(mine[begin : begin + count])) == count  # pass by pass through all of a class, on and on
+
+
+def test_any_root_of_the_class_sizes() -> None:
+    weight = COUNTS ** (1 / 3)
+    np.testing.assert_allclose(class_probabilities(COUNTS, "root_3"), weight / weight.sum(), rtol=1e-12)
+    for same, law in (("sqrt", "root_2"), ("instance", "root_1")):
+        np.testing.assert_array_equal(sampler(law).order(2), sampler(same).order(2))
+    assert sampler("root_2.5").quota(0).sum() == COUNTS.sum()
+    for wrong in ("root_0.5", "root_", "root_x", "root_-1"):
+        with pytest.raises(
+            UserError, match=f"sampler={wrong} is unknown: allowed are .* or sampler.name=root_N for q = 1/N"
+        ):
+            sampler(wrong)
 
 
 def test_wrong_options_are_refused() -> None:

@@ -278,7 +278,8 @@ def test_options_that_change_the_training_change_its_key(place: Path, first: dic
 
 
 def test_a_protocol_may_bring_its_normalization_and_steps(place: Path, first: dict[str, Any]) -> None:
-    bags = ("protocol=cifar_lt_bags", *SMALL[1:], "epochs=4", "classifiers=[joint]")
+    stage_2 = [f"protocol.{part}={{epochs: 3, batch: 16}}" for part in ("crt", "lws")]
+    bags = ("protocol=cifar_lt_bags", *SMALL[1:], "epochs=4", *stage_2, "classifiers=[joint,tau_norm,lws]")
     done = train("data=data", "run=bags", *bags, cwd=place)
     assert done.returncode == 0, done.stderr
     results = read(place / "bags")
@@ -288,6 +289,34 @@ def test_a_protocol_may_bring_its_normalization_and_steps(place: Path, first: di
     state = torch.load(place / "bags" / "checkpoint.pt", weights_only=True)
     assert state["settings"]["protocol.milestones"] == [3, 4]
     assert state["settings"]["protocol.nesterov"] is True
+    assert results["classifiers"]["tau_norm"]["choices"] == {"tau": 1.0, "bias": "kept"}
+    state = torch.load(place / "bags" / "lws_images" / "checkpoint.pt", weights_only=True)
+    assert (state["settings"]["milestones"], state["settings"]["nesterov"]) == ([9, 19], True)
+    assert (state["settings"]["bn"], state["settings"]["drawing"]) == ("train", "iid")
+
+
+def test_the_authors_habits_in_one_word(place: Path) -> None:
+    small = ("protocol.batch=16", "protocol.crt.batch=16", "protocol.lws.batch=16", "protocol.crt.epochs=2", "epochs=1")
+    some = ("backbone=resnet32", "image_size=32", "classifiers=[joint,crt,lws,mlp_1]", "threads=1")
+    done = train("data=data", "run=authors", "protocol=authors", *small, *some, cwd=place)
+    assert done.returncode == 0, done.stderr
+    results = read(place / "authors")
+    given = {given.partition("=")[0] for given in (*small, "image_size")}
+    assert results["protocol"] == "authors" and set(results["departures"]) == given
+    assert list(results["classifiers"]) == ["joint", "crt_images", "lws_images", "mlp_1"]
+    for name, epochs in (("crt_images", 2), ("lws_images", 5)):
+        choices = results["classifiers"][name]["choices"]
+        assert choices["epochs"] == epochs and choices["chosen_on"] == "val" and 1 <= choices["epoch"] <= epochs
+    assert len(results["classifiers"]["mlp_1"]["choices"]["epoch"]) == 1
+    state = torch.load(place / "authors" / "crt_images" / "checkpoint.pt", weights_only=True)
+    asked = {"drawing": "reference", "stepped": "epoch", "bn": "train", "keep": "best on val"}
+    assert {name: state["settings"][name] for name in asked} == asked
+
+
+def test_keeping_the_best_epoch_needs_images_to_choose_on(place: Path, tmp_path: Path) -> None:
+    line = refusal(main, "data=data", "protocol=authors", "choose_on=train", "run=never", cwd=place)
+    assert line.startswith("stage2.keep=best needs images to choose the epoch on") and "hold_out=0.1" in line
+    assert not (place / "never" / "checkpoint.pt").exists()
 
 
 def times(folder: Path) -> dict[str, int]:

@@ -1,17 +1,19 @@
 """What a stage-2 classifier is given and what it gives back."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from fastlt.errors import UserError
-from fastlt.representation.schedule import STEPPED
+from fastlt.representation.schedule import STEPPED, Schedule
 from fastlt.sampler import DRAWINGS
 
 Tensors = Mapping[str, Tensor]
+MOMENTUM = 0.9  # of all that is trained in stage 2
+KEEP = ("last", "best")
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Training:
-    """SGD on features: epochs, batch, top learning rates of a cosine to 0, weight decays.
+    """SGD: epochs, batch, top learning rates, weight decays; the rest as in Schedule.
 
     With several rates or decays every pair of them is trained, and the best is chosen.
     """
@@ -36,6 +38,11 @@ class Training:
     batch: int
     lr: tuple[float, ...]
     weight_decay: tuple[float, ...]
+    warmup_epochs: int = 0
+    warmup_from: float = 0.0
+    milestones: tuple[int, ...] = ()
+    factor: float = 0.1
+    nesterov: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 1:
@@ -44,6 +51,21 @@ class Training:
             raise UserError(f"stage2.lr={list(self.lr)}: one or more numbers greater than 0")
         if not self.weight_decay or min(self.weight_decay) < 0:
             raise UserError(f"stage2.weight_decay={list(self.weight_decay)}: one or more numbers of at least 0")
+        try:
+            self.schedule(1.0, 0.0, "batch")
+        except UserError as error:
+            raise UserError(f"stage 2: {error}") from None
+
+    def further(self) -> dict[str, Any]:
+        """What is not as it is by default, as plain values."""
+        usual = {one.name: one.default for one in fields(self)}
+        found = {name: value for name, value in asdict(self).items() if usual[name] not in (MISSING, value)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+    def schedule(self, lr: float, weight_decay: float, stepped: str) -> Schedule:
+        """Its steps with one top learning rate and one weight decay."""
+        warmup, steps = (self.warmup_epochs, stepped, self.warmup_from), (self.milestones, self.factor)
+        return Schedule(self.epochs, lr, MOMENTUM, weight_decay, *warmup, 0.0, *steps, self.nesterov)
 
 
 @dataclass(frozen=True)
@@ -51,9 +73,11 @@ class Stage2:
     """How classifiers are trained on features.
 
     crt: of those with new weights. lws: of those that only scale the joint classifier's. seeds: trainings of each, with
-    starts and orders of their own. drawing: as in Sampler. stepped: the learning rate falls with every `batch`, or once
-    an `epoch`, whose last is then at rate 0 as in the authors' code. scale_bias: lws scales W x + b as the authors'
-    code does, or W x alone as the paper says. hidden: units of an MLP's hidden layers.
+    starts and orders of their own. drawing: as in Sampler. stepped: the learning rate moves with every `batch`, or once
+    an `epoch`, whose last is then at rate 0 as in the authors' code. keep: the `last` epoch, or the `best` on the split
+    that choices are made on, by top-1, as the authors do. scale_bias: lws scales W x + b as the authors' code does, or
+    W x alone as the paper says. tau: of tau_norm, None to choose it; tau_bias: with such a tau the bias stays. hidden:
+    units of an MLP's hidden layers.
     """
 
     crt: Training
@@ -61,7 +85,10 @@ class Stage2:
     seeds: int = 1
     drawing: str = "quota"
     stepped: str = "batch"
+    keep: str = "last"
     scale_bias: bool = True
+    tau: float | None = None
+    tau_bias: bool = False
     hidden: int = 512
 
     def __post_init__(self) -> None:
@@ -71,6 +98,10 @@ class Stage2:
             raise UserError(f"stage2.drawing={self.drawing} is unknown: allowed are {', '.join(DRAWINGS)}")
         if self.stepped not in STEPPED:
             raise UserError(f"stage2.stepped={self.stepped} is unknown: allowed are {', '.join(STEPPED)}")
+        if self.keep not in KEEP:
+            raise UserError(f"stage2.keep={self.keep} is unknown: allowed are {', '.join(KEEP)}")
+        if self.tau_bias and self.tau is None:
+            raise UserError("stage2.tau_bias=true needs a fixed tau, such as stage2.tau=1: a chosen one has no bias")
         if self.hidden < 1:
             raise UserError(f"stage2.hidden={self.hidden}: it must be at least 1")
 

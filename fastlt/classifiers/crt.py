@@ -6,7 +6,7 @@ from fastlt.classifiers.base import Classifier, Fitted, Task
 from fastlt.classifiers.heads import Linear
 from fastlt.classifiers.trained import Setup, fit_trained
 
-USES = ("crt", "seeds", "drawing", "stepped", "views")
+USES = ("crt", "seeds", "drawing", "stepped", "keep", "views")
 
 
 def fit(task: Task, loss: str = "cross_entropy") -> Fitted:

@@ -20,4 +20,4 @@ def fit(task: Task) -> Fitted:
     return fit_trained(task, setup, lambda seeds, settings: Scale(scores, task.classes, offset, seeds, settings))
 
 
-LWS = Classifier(fit, uses=("lws", "seeds", "drawing", "stepped", "scale_bias", "views"))
+LWS = Classifier(fit, uses=("lws", "seeds", "drawing", "stepped", "keep", "scale_bias", "views"))

@@ -7,14 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastlt.classifiers.base import Features, Training
+from fastlt.classifiers.base import MOMENTUM, Features, Training
 from fastlt.classifiers.heads import Head
 from fastlt.log import Progress
 from fastlt.losses.base import Loss
-from fastlt.representation.schedule import cosine
 from fastlt.sampler import Sampler
 
-MOMENTUM = 0.9
 WARM_UP = 3  # runs before a CUDA graph is captured: what is made at first use must not be in it
 
 
@@ -56,34 +54,46 @@ def train(
     settings: list[dict[str, float]],
     loss: Loss,
     stepped: str = "batch",
+    after_epoch: Callable[[int], None] | None = None,
 ) -> None:
     """Minimizes the loss of every one of the head's S x K classifiers over batches of its seed; changes `head`.
 
     rows: float32 or float16 [N, D], labels int64 [N], on the head's device. settings: `lr` and `weight_decay` of each
-    of the K. Momentum 0.9; the rate falls along a cosine to 0, with every batch or (stepped=epoch) once an epoch. The
-    classifiers do not know of one another: each ends as it would alone, but for the order of sums in a product.
+    of the K. Rates move as `training` says, with every batch or (stepped=epoch) once an epoch. after_epoch: called with
+    the number of epochs that are complete. The classifiers do not know of one another: each ends as it would alone, but
+    for the order of sums in a product.
     """
-    step = Step(head, rows, len(draws.seeds), min(training.batch, draws.length), settings, loss)
+    batch = min(training.batch, draws.length)
+    step = Step(head, rows, len(draws.seeds), batch, settings, loss, training.nesterov)
+    schedule = training.schedule(1.0, 0.0, stepped)
     steps = draws.length // step.ids.shape[1]
     epoch_rows = draws.epochs(rows.labels, classes, training.epochs)
     with Progress("training on features", training.epochs * steps, "batches") as progress:
         for epoch in range(training.epochs):
             ids = epoch_rows(epoch).to(rows.x.device)
             for number in range(steps):
-                share = epoch + 1 if stepped == "epoch" else epoch * steps + number
-                rate = cosine(1.0, share, training.epochs * (1 if stepped == "epoch" else steps))
+                rate = schedule.rate(epoch * steps + number, steps)
                 step(ids[:, number * step.ids.shape[1] : (number + 1) * step.ids.shape[1]], rate)
                 progress.advance()
+            if after_epoch is not None:
+                after_epoch(epoch + 1)
 
 
 class Step:
     """One step of all classifiers; on a GPU it is captured once and then replayed as a CUDA graph."""
 
     def __init__(
-        self, head: Head, rows: Features, seeds: int, batch: int, settings: list[dict[str, float]], loss: Loss
+        self,
+        head: Head,
+        rows: Features,
+        seeds: int,
+        batch: int,
+        settings: list[dict[str, float]],
+        loss: Loss,
+        nesterov: bool = False,
     ):
         device = rows.x.device
-        self.head, self.rows, self.loss = head, rows, loss
+        self.head, self.rows, self.loss, self.nesterov = head, rows, loss, nesterov
         self.ids = torch.zeros(seeds, batch, dtype=torch.int64, device=device)
         self.rate = torch.zeros((), device=device)
         self.lr = torch.tensor([setting["lr"] for setting in settings], device=device)
@@ -114,7 +124,8 @@ class Step:
                 each = (1, -1) + (1,) * (parameter.ndim - 2)  # a value for each of the K
                 gradient.addcmul_(parameter, self.decay.view(each))
                 torch.add(gradient, buffer, alpha=MOMENTUM, out=buffer)
-                parameter.addcmul_(buffer, (self.lr * self.rate).view(each), value=-1)
+                moved = gradient.add_(buffer, alpha=MOMENTUM) if self.nesterov else buffer
+                parameter.addcmul_(moved, (self.lr * self.rate).view(each), value=-1)
 
     def _capture(self) -> "torch.cuda.CUDAGraph":
         # At rate 0 the warm-up moves no parameter, and the momentum it gathers is cleared.

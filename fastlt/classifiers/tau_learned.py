@@ -30,4 +30,4 @@ def fit(task: Task) -> Fitted:
     return fitted
 
 
-TAU_LEARNED = Classifier(fit, uses=("lws", "seeds", "drawing", "stepped", "views"))
+TAU_LEARNED = Classifier(fit, uses=("lws", "seeds", "drawing", "stepped", "keep", "views"))

@@ -15,26 +15,37 @@ def fit(task: Task, on_train: bool = False) -> Fitted:
 
     Every tau is considered: one matrix product tells for each sample in which interval of tau its own class wins.
     """
+    if task.stage2.tau is not None and not on_train:
+        return _fixed(task, task.stage2.tau)
 
     def intervals(features: Features) -> tuple[torch.Tensor, torch.Tensor]:
         return winning_interval_linear(features.x, task.weight, features.labels)
 
     features, name = (task.train, "train") if on_train else (task.choose, task.choose_on)
     choices = chosen_tau(*intervals(features), features.labels, task.groups, CRITERION, task.seed)
-    try:
-        # A class that was never learned has a zero weight vector: it stays zero, at any tau.
-        weight = tau_normalize(task.weight, choices["tau"])[0]
-    except ValueError:
-        raise UserError(
-            f"the best tau on {name} is {choices['tau']:g}, and weights divided by that power of their length leave "
-            "float32: train a joint classifier whose weights differ more in length"
-        ) from None
     return Fitted(
-        {"weight": weight},
+        {"weight": _normalized(task, choices["tau"], f"the best tau on {name}")},
         {**choices, "chosen_on": name},
         lambda features: drawn_curve(*intervals(features), features.labels, task.groups),
     )
 
 
-TAU_NORM = Classifier(fit)
+def _fixed(task: Task, tau: float) -> Fitted:
+    """Scores w_j x / ||w_j||^tau, or with stage2.tau_bias w_j x / ||w_j||^tau + b_j, as BagofTricks-LT has it."""
+    kept = {"bias": task.bias.clone()} if task.stage2.tau_bias else {}
+    return Fitted({"weight": _normalized(task, tau, "stage2.tau"), **kept}, {"tau": tau, **dict.fromkeys(kept, "kept")})
+
+
+def _normalized(task: Task, tau: float, name: str) -> torch.Tensor:
+    # A class that was never learned has a zero weight vector: it stays zero, at any tau.
+    try:
+        return tau_normalize(task.weight, tau)[0]
+    except ValueError:
+        raise UserError(
+            f"{name} is {tau:g}, and weights divided by that power of their length leave float32: train a joint "
+            "classifier whose weights differ more in length"
+        ) from None
+
+
+TAU_NORM = Classifier(fit, uses=("tau", "tau_bias"))
 TAU_TRAIN = Classifier(lambda task: fit(task, on_train=True))

@@ -6,8 +6,10 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from fastlt.classifiers.base import Features, Fitted, Task, Tensors, Training, linear_scores
-from fastlt.classifiers.choice import Scores, choose
+from fastlt.classifiers.choice import Scores, choose, hits
 from fastlt.classifiers.heads import Head
 from fastlt.classifiers.sgd import Draws, train
 from fastlt.losses import make_loss
@@ -35,7 +37,8 @@ class Setup:
 
 
 def fit_trained(task: Task, setup: Setup, make: Callable[[list[int], int], Head]) -> Fitted:
-    """Trains `stage2.seeds` classifiers with every setting and keeps the setting that is best on `task.choose`.
+    """Trains `stage2.seeds` classifiers with every setting and keeps the setting that is best on `task.choose`; of each
+    the last epoch, or with stage2.keep=best the one that is.
 
     make: (seeds, number of settings) -> the head that is trained.
     """
@@ -45,23 +48,46 @@ def fit_trained(task: Task, setup: Setup, make: Callable[[list[int], int], Head]
     seeds = [task.seed + number for number in range(stage2.seeds)]
     head = make(seeds, len(settings))
     draws = Draws(setup.law, stage2.drawing if setup.law == "class" else "quota", seeds, len(task.train))
-    train(head, setup.rows, task.classes, draws, training, settings, _loss(task, setup, settings), stage2.stepped)
+    best = _Best(task.choose, setup, head, list(np.ndindex(len(seeds), len(settings))))
+    loss, look = _loss(task, setup, settings), best.look if stage2.keep == "best" else None
+    train(head, setup.rows, task.classes, draws, training, settings, loss, stage2.stepped, look)
 
     def tensors(seed: int, setting: int) -> Tensors:
-        return setup.fold(head.tensors(seed, setting))
+        return best.tensors[seed, setting] if stage2.keep == "best" else setup.fold(head.tensors(seed, setting))
 
     def scores(seed: int, setting: int) -> Scores:
         return partial(setup.scores, tensors(seed, setting))
 
-    fixed: dict[str, Any] = {"epochs": training.epochs, "batch": training.batch}
-    fixed |= {"sampler": setup.law} if setup.law != "class" else {}
+    choices: dict[str, Any] = {"epochs": training.epochs, "batch": training.batch}
+    choices |= {"sampler": setup.law} if setup.law != "class" else {}
     number, chosen = 0, settings[0]
     if len(settings) > 1:
         candidates = [[scores(seed, setting) for seed in range(len(seeds))] for setting in range(len(settings))]
         choice = choose(candidates, task.choose, task.seed)
         number, chosen = choice.number, choice.described(task.choose_on, settings)
+    choices |= chosen
+    if stage2.keep == "best":
+        choices |= {"epoch": [best.epoch[seed, number] for seed in range(len(seeds))], "chosen_on": task.choose_on}
     first, *others = [_own(tensors(seed, number)) for seed in range(len(seeds))]
-    return Fitted(first, {**fixed, **chosen}, others=tuple(others))
+    return Fitted(first, choices, others=tuple(others))
+
+
+class _Best:
+    """Of each of a head's classifiers its best epoch so far, by the share of images that it classifies right, and its
+    tensors then; the first of several. places: (seed, setting) of each."""
+
+    def __init__(self, choose: Features, setup: Setup, head: Head, places: list[tuple[int, ...]]):
+        self.choose, self.setup, self.head, self.places = choose, setup, head, places
+        self.right: dict[tuple[int, ...], float] = {}
+        self.epoch: dict[tuple[int, ...], int] = {}
+        self.tensors: dict[tuple[int, ...], Tensors] = {}
+
+    def look(self, epoch: int) -> None:
+        for seed, setting in self.places:
+            tensors, place = self.setup.fold(self.head.tensors(seed, setting)), (seed, setting)
+            right = float(hits(partial(self.setup.scores, tensors), self.choose).mean())
+            if right > self.right.get(place, -1.0):
+                self.right[place], self.epoch[place], self.tensors[place] = right, epoch, _own(tensors)
 
 
 def _loss(task: Task, setup: Setup, settings: list[dict[str, float]]) -> Loss:

@@ -3,7 +3,7 @@
 from fastlt.representation.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
 from fastlt.representation.fit import Batches, Fit, Stage, evaluate_top1
 from fastlt.representation.recipe import Recipe
-from fastlt.representation.schedule import Schedule, cosine
+from fastlt.representation.schedule import Schedule
 from fastlt.representation.settings import Settings
 from fastlt.representation.train import SCHEMA, Keeping, Representation, train_representation
 
@@ -17,7 +17,6 @@ __all__ = [
     "Schedule",
     "Settings",
     "Stage",
-    "cosine",
     "evaluate_top1",
     "load_checkpoint",
     "read_checkpoint",

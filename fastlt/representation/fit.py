@@ -43,13 +43,15 @@ class Stage:
     """What tells other trainings of a model from stage 1.
 
     name: in the progress line. lr_key: where the user sets the learning rate. rates: factors on it by child of the
-    model, 1 where none is given. weights: what of the model is kept when it is finished.
+    model, 1 where none is given. weights: what of the model is kept when it is finished. chosen_on: what the best epoch
+    is chosen on, where it is.
     """
 
     name: str = "stage 1"
     lr_key: str = "protocol.lr"
     rates: Mapping[str, float] = field(default_factory=dict)
     weights: Callable[[Model], dict[str, Any]] = Model.state_dict
+    chosen_on: str = "val"
 
 
 STAGE_1 = Stage()

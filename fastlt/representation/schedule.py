@@ -66,12 +66,7 @@ class Schedule:
         if self.milestones:
             return self.lr * self.factor ** sum(epoch >= milestone for milestone in self.milestones)
         if by_epoch:
-            share = cosine(1.0, epoch + 1 - warmup, self.epochs - warmup)
+            done, steps = epoch + 1 - warmup, self.epochs - warmup
         else:
-            share = cosine(1.0, step - warmup * steps_per_epoch, (self.epochs - warmup) * steps_per_epoch)
-        return self.last_lr + (self.lr - self.last_lr) * share
-
-
-def cosine(lr: float, step: int, steps: int) -> float:
-    """Half a cosine from `lr` at step 0 to 0 at `steps`."""
-    return 0.5 * lr * (1 + math.cos(math.pi * step / max(steps, 1)))
+            done, steps = step - warmup * steps_per_epoch, (self.epochs - warmup) * steps_per_epoch
+        return self.last_lr + (self.lr - self.last_lr) * 0.5 * (1 + math.cos(math.pi * done / max(steps, 1)))

@@ -67,7 +67,7 @@ def train_representation(settings: Settings, fit: Fit, keeping: Keeping) -> Repr
     else:
         state = _Run(settings, fit, keeping, path, state).run()
     fit.model.load_state_dict(state["model"])
-    chosen = "best epoch on val" if state["chosen_on_val"] else "last epoch"
+    chosen = f"best epoch on {fit.stage.chosen_on}" if state["chosen_on_val"] else "last epoch"
     seen = state["seconds"], state["images"]
     return Representation(fit.model.eval(), settings.key, settings.about, state["epoch"], chosen, *seen)
 

@@ -33,6 +33,15 @@ def test_iid(sizes: list[int]) -> None:
     np.testing.assert_array_equal(order, op.reference_iid(members, start, share, 300, 9, 4))
 
 
+@pytest.mark.parametrize("sizes", SIZES)
+def test_cycled(sizes: list[int]) -> None:
+    members, start = grouped(sizes)
+    share = np.array(sizes) ** 0.5 / (np.array(sizes) ** 0.5).sum()
+    drawn = np.random.default_rng(1).integers(0, 1000, len(sizes))
+    order = op.sample_order_cycled(members, start, share, drawn, 300, 9, 4)
+    np.testing.assert_array_equal(order, op.reference_cycled(members, start, share, drawn, 300, 9, 4))
+
+
 @pytest.mark.parametrize("sizes", [sizes for sizes in SIZES if 0 not in sizes])
 @pytest.mark.parametrize("visit", [1, 4])
 @pytest.mark.parametrize(("length", "epoch"), [(1, 0), (37, 0), (37, 5), (64, 2)])
@@ -48,6 +57,8 @@ def test_wrong_input_is_named() -> None:
         op.sample_order(members, start, np.array([1, 1, 1]), np.zeros(3, np.int64), 0, 0)
     with pytest.raises(ValueError, match=r"class 1 has no image but probability 0\.2"):
         op.sample_order_iid(members, start, np.array([0.4, 0.2, 0.4]), 5, 0, 0)
+    with pytest.raises(ValueError, match=r"class 1 has no image but probability 0\.2"):
+        op.sample_order_cycled(members, start, np.array([0.4, 0.2, 0.4]), np.zeros(3, np.int64), 5, 0, 0)
     with pytest.raises(ValueError, match="class 1 has no image"):
         op.sample_order_reference(members, start, 4, 5, 0, 0)
     with pytest.raises(ValueError, match="must be int64, not int32"):
