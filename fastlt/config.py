@@ -65,6 +65,8 @@ class ProtocolConfig:
     loss: str = "cross_entropy"  # or another of fastlt/losses/
     loss_options: dict[str, float] = field(default_factory=dict)  # the loss's own; default: the values of its paper
     label_smoothing: float = 0.0  # of cross_entropy
+    smoothing_head: float = 0.3  # of the largest class, for crt_las and loss=label_aware_smoothing
+    smoothing_tail: float = 0.0  # and of the smallest
     mixup: float = 0.0  # alpha of the Beta law; 0: off
     ema: float = 0.0  # decay per step of averaged weights; 0: off
     pretrained: str | None = None  # weights the backbone starts with: torchvision, or a file

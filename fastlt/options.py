@@ -18,7 +18,8 @@ from fastlt.shards.reader import Dataset
 CHOOSE_ON = ("auto", "val", "held_out", "train", "test")
 MODES = ("features", "images")
 PRECISIONS = ("fp32", "bf16")
-STAGE_2 = ("crt", "lws")  # sections of a protocol that concern no representation
+SMOOTHING = ("smoothing_head", "smoothing_tail")
+STAGE_2 = ("crt", "lws", *SMOOTHING)  # of a protocol, what concerns no representation
 # Keys that came after the first representations were trained: at these values they are no part of a key.
 PLAIN = {
     "stepped": "batch",
@@ -122,7 +123,8 @@ class Options:
                 **{**section, "lr": rate, "weight_decay": decay, "milestones": tuple(section["milestones"])}
             )
 
-        return Stage2(training(self.protocol["crt"]), training(self.protocol["lws"]), **stage2)
+        smoothing = {name: self.protocol[name] for name in SMOOTHING}
+        return Stage2(training(self.protocol["crt"]), training(self.protocol["lws"]), **stage2, **smoothing)
 
     def retrainings(self) -> dict[str, Retraining]:
         """The classifiers that are trained on images."""
@@ -167,8 +169,13 @@ class Options:
         """What is added to plain SGD. counts: images of each class that are trained on."""
         protocol = self.protocol
         added = protocol["label_smoothing"], protocol["mixup"], protocol["ema"]
-        loss = protocol["loss"], protocol["loss_options"]
+        loss = protocol["loss"], self._loss_options()
         return Recipe(*added, self.accumulate, self.compile, *loss, tuple(counts))
+
+    def _loss_options(self) -> dict[str, float]:
+        """Those of stage 1's loss: label-aware smoothing has the protocol's numbers where nothing else is said."""
+        smooth = self.protocol["loss"] == "label_aware_smoothing"
+        return {**{name: self.protocol[name] for name in SMOOTHING if smooth}, **self.protocol["loss_options"]}
 
     def keeping(self, folder: Path) -> Keeping:
         """Where stage 1 is kept, and when."""
@@ -187,7 +194,7 @@ class Options:
     def settings(self, digest: str) -> Settings:
         """What determines the representation trained on the dataset of this digest."""
         stage_1 = {name: value for name, value in self.protocol.items() if name not in STAGE_2}
-        stage_1["milestones"] = self._milestones()
+        stage_1["milestones"], stage_1["loss_options"] = self._milestones(), self._loss_options()
         if stage_1["pretrained"]:
             stage_1["pretrained"] = pretrained_identity(self.backbone, stage_1["pretrained"])
         protocol = {

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fastlt.classifiers import CLASSIFIERS, PAPER, SETS, find_classifier
+from fastlt.classifiers import CLASSIFIERS, PAPER, SETS, crt, find_classifier
 from fastlt.classifiers.base import Classifier, Features, Fitted, Stage2, Task, Training
 from fastlt.errors import UserError
 from fastlt.evaluate import evaluate
 from fastlt.groups import class_groups
+from fastlt.losses import make_loss
 
 COUNTS = np.array([400, 150, 60, 25, 10, 5])
 TRAINING = Training(8, 64, (0.2,), (5e-4,))
@@ -113,6 +114,9 @@ def test_ncm_is_the_authors(kind: str, task: Task, test_features: Features) -> N
     names = ["ncm_l2", "ncm_cosine"] if kind == "cl2n" else [f"ncm_{kind}_l2", f"ncm_{kind}_cosine"]
     l2 = -torch.cdist(query, means).square()
     torch.testing.assert_close(scores(names[0], task, test_features.x), l2.float(), rtol=1e-4, atol=1e-4)
+    if kind == "cl2n":  # what their code has as cos: the means as long as they are
+        theirs = (query @ means.T / query.shape[1]).float()
+        torch.testing.assert_close(scores("ncm_authors_cos", task, test_features.x), theirs, rtol=1e-4, atol=1e-5)
     cosine = functional.normalize(query, dim=1) @ functional.normalize(means, dim=1).T
     torch.testing.assert_close(scores(names[1], task, test_features.x), cosine.float(), rtol=1e-4, atol=1e-5)
 
@@ -180,6 +184,16 @@ def test_a_learned_tau_minimizes_the_balanced_loss(task: Task) -> None:
     best = min(np.linspace(-1, 8, 181), key=loss)
     assert loss(fitted.choices["tau"]) < loss(0.0)
     assert fitted.choices["tau"] == pytest.approx(best, abs=0.15 * (1 + abs(best)))
+
+
+def test_label_aware_smoothing_is_that_of_the_protocol(task: Task) -> None:
+    numbers = {"smoothing_head": 0.4, "smoothing_tail": 0.1}
+    fitted = CLASSIFIERS["crt_las"].fit(replace(task, stage2=replace(task.stage2, **numbers)))
+    loss = make_loss("label_aware_smoothing", torch.from_numpy(COUNTS), options=numbers)
+    assert torch.equal(fitted.tensors["weight"], crt.fit(task, lambda _: loss).tensors["weight"])
+    assert not torch.equal(fitted.tensors["weight"], CLASSIFIERS["crt_las"].fit(task).tensors["weight"])
+    assert fitted.choices == {**CLASSIFIERS["crt"].fit(task).choices, **numbers}
+    assert set(numbers) <= set(CLASSIFIERS["crt_las"].uses)
 
 
 @pytest.mark.parametrize("both", [True, False])
@@ -422,6 +436,7 @@ def test_what_is_no_classifier_is_refused(name: str, told: str) -> None:
         lambda: Stage2(TRAINING, TRAINING, tau_bias=True),
         lambda: Training(1, 64, (0.1,), (0.0,), milestones=(5, 5)),
         lambda: Training(1, 64, (0.1,), (0.0,), warmup_from=2.0),
+        lambda: Stage2(TRAINING, TRAINING, smoothing_tail=0.4),
     ],
 )
 def test_wrong_settings_are_refused(wrong) -> None:

@@ -29,9 +29,9 @@ def cross_entropy(z: np.ndarray, y: int, n: np.ndarray, progress: float, smoothi
     return -float((target * np.log(probabilities(z))).sum())
 
 
-def focal(z: np.ndarray, y: int, n: np.ndarray, progress: float, gamma: float = 2.0) -> float:
-    p = probabilities(z)[y]
-    return -((1 - p) ** gamma) * math.log(p)
+def focal(z: np.ndarray, y: int, n: np.ndarray, progress: float, gamma: float = 2.0, sigmoid: float = 0.0) -> float:
+    ps = [1 / (1 + np.exp(-v if c == y else v)) for c, v in enumerate(z)] if sigmoid else [probabilities(z)[y]]
+    return sum(-((1 - p) ** gamma) * math.log(p) for p in ps)
 
 
 def weight(y: int, n: np.ndarray, beta: float) -> float:
@@ -41,9 +41,15 @@ def weight(y: int, n: np.ndarray, beta: float) -> float:
 
 
 def class_balanced(
-    z: np.ndarray, y: int, n: np.ndarray, progress: float, beta: float = 0.9999, gamma: float = 0.0
+    z: np.ndarray,
+    y: int,
+    n: np.ndarray,
+    progress: float,
+    beta: float = 0.9999,
+    gamma: float = 0.0,
+    sigmoid: float = 0.0,
 ) -> float:
-    return weight(y, n, beta) * focal(z, y, n, progress, gamma)
+    return weight(y, n, beta) * focal(z, y, n, progress, gamma, sigmoid)
 
 
 def ldam_drw(
@@ -99,8 +105,8 @@ DEFINITIONS: dict[str, Callable[..., float]] = {
 }
 OTHERS: dict[str, list[dict[str, float]]] = {
     "cross_entropy": [{"smoothing": 0.1}],
-    "focal": [{"gamma": 0.0}, {"gamma": 0.5}],
-    "class_balanced": [{"beta": 0.9}, {"beta": 0.0}, {"beta": 0.99, "gamma": 1.5}],
+    "focal": [{"gamma": 0.0}, {"gamma": 0.5}, {"sigmoid": 1.0}, {"gamma": 0.5, "sigmoid": 1.0}],
+    "class_balanced": [{"beta": 0.9}, {"beta": 0.0}, {"beta": 0.99, "gamma": 1.5}, {"gamma": 2.0, "sigmoid": 1.0}],
     "ldam_drw": [{"max_margin": 0.2, "scale": 10.0, "drw_from": 0.0, "beta": 0.99}],
     "balanced_softmax": [],
     "logit_adjusted": [{"tau": 0.0}, {"tau": 2.5}],
@@ -200,6 +206,20 @@ def test_logits_of_half_precision_are_worked_on_in_float32(name: str, dtype: tor
     assert torch.equal(loss(half, labels), loss(half.float(), labels))
 
 
+@pytest.mark.parametrize("name", ["class_balanced", "ldam_drw"])
+def test_the_weighted_mean_is_that_of_torch(name: str) -> None:
+    counts = torch.tensor(COUNTS)
+    logits, labels = drawn(name, 5, 3, 30)
+    labels = labels.roll(1, 0) % 4  # other weights in every batch
+    found = make_loss(name, counts, 0.9, {"weighted_mean": 1.0})(logits, labels)
+    for batch, (z, y) in enumerate(zip(logits, labels, strict=True)):
+        each = make_loss(name, counts, 0.9, {"beta": 0.0})(z, y)
+        weights = torch.tensor([weight(int(label), np.array(COUNTS), 0.9999) for label in y])
+        torch.testing.assert_close(found[batch].mean(), ((weights * each).sum() / weights.sum()).float())
+    early = make_loss("ldam_drw", counts, 0.0, {"weighted_mean": 1.0})(logits.tanh(), labels)
+    torch.testing.assert_close(early, make_loss("ldam_drw", counts, 0.0)(logits.tanh(), labels))
+
+
 def test_cross_entropy_and_its_smoothing_are_torchs() -> None:
     logits, labels = drawn("cross_entropy", 5, 30)
     ours = make_loss("cross_entropy", torch.tensor(COUNTS), options={"smoothing": 0.2})(logits, labels)
@@ -216,7 +236,9 @@ def test_balanced_softmax_is_the_logit_adjusted_loss_at_1() -> None:
     ("name", "options", "told"),
     [
         ("softmax", {}, "loss=softmax is unknown: allowed are cross_entropy, focal, class_balanced, ldam_drw, "),
-        ("focal", {"beta": 0.9}, "loss_options.beta=0.9 is unknown to loss=focal: allowed are gamma"),
+        ("focal", {"beta": 0.9}, "loss_options.beta=0.9 is unknown to loss=focal: allowed are gamma, sigmoid"),
+        ("focal", {"sigmoid": 0.5}, "loss_options.sigmoid=0.5: it must be 0 or 1"),
+        ("ldam_drw", {"weighted_mean": 2.0}, "loss_options.weighted_mean=2.0: it must be 0 or 1"),
         ("balanced_softmax", {"tau": 1.0}, "unknown to loss=balanced_softmax: allowed are none"),
         ("focal", {"counts": 1.0}, "loss_options.counts=1.0 is unknown"),
         ("focal", {"gamma": -0.5}, "loss_options.gamma=-0.5: it must be 0 or more"),

@@ -27,6 +27,7 @@ CLASSIFIERS: dict[str, Classifier] = {
     "ncm_un_cosine": ncm("un", "cosine"),
     "ncm_l2n_l2": ncm("l2n", "l2"),
     "ncm_l2n_cosine": ncm("l2n", "cosine"),
+    "ncm_authors_cos": ncm("cl2n", "authors_cos"),
     "tau_train": TAU_TRAIN,
     "tau_learned": TAU_LEARNED,
     "cosine": COSINE,

@@ -77,7 +77,7 @@ class Stage2:
     an `epoch`, whose last is then at rate 0 as in the authors' code. keep: the `last` epoch, or the `best` on the split
     that choices are made on, by top-1, as the authors do. scale_bias: lws scales W x + b as the authors' code does, or
     W x alone as the paper says. tau: of tau_norm, None to choose it; tau_bias: with such a tau the bias stays. hidden:
-    units of an MLP's hidden layers.
+    units of an MLP's hidden layers. smoothing_head, smoothing_tail: of label-aware smoothing, for crt_las.
     """
 
     crt: Training
@@ -90,6 +90,8 @@ class Stage2:
     tau: float | None = None
     tau_bias: bool = False
     hidden: int = 512
+    smoothing_head: float = 0.3
+    smoothing_tail: float = 0.0
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -104,6 +106,11 @@ class Stage2:
             raise UserError("stage2.tau_bias=true needs a fixed tau, such as stage2.tau=1: a chosen one has no bias")
         if self.hidden < 1:
             raise UserError(f"stage2.hidden={self.hidden}: it must be at least 1")
+        if not 0 <= self.smoothing_tail <= self.smoothing_head < 1:
+            raise UserError(
+                f"protocol.smoothing_head={self.smoothing_head}, protocol.smoothing_tail={self.smoothing_tail}: the "
+                "second must be from 0 to the first, and the first below 1"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,33 @@
 """crt: classifier re-training (paper section 4). A new linear classifier, class-balanced, on frozen features."""
 
-from functools import partial
+from collections.abc import Callable
+from dataclasses import replace
 
 from fastlt.classifiers.base import Classifier, Fitted, Task
 from fastlt.classifiers.heads import Linear
 from fastlt.classifiers.trained import Setup, fit_trained
+from fastlt.losses import make_loss
+from fastlt.losses.base import Loss
 
 USES = ("crt", "seeds", "drawing", "stepped", "keep", "views")
+SMOOTHING = ("smoothing_head", "smoothing_tail")
 
 
-def fit(task: Task, loss: str = "cross_entropy") -> Fitted:
+def fit(task: Task, loss: str | Callable[[list[dict[str, float]]], Loss] = "cross_entropy") -> Fitted:
     """Scores W' x + b' with W', b' learned from a random start."""
     setup = Setup(task.stage2.crt, task.views, loss=loss)
     dim, device = task.weight.shape[1], task.weight.device
     return fit_trained(task, setup, lambda seeds, settings: Linear(dim, task.classes, seeds, settings, device))
 
 
+def fit_smoothed(task: Task) -> Fitted:
+    """The same with label-aware smoothing (MiSLAS, Zhong et al. 2021): the head's labels are smoothed more than the
+    tail's, and it gets less sure of itself. Theirs trains scales as of LWS beside W', at other rates."""
+    smoothing = {name: getattr(task.stage2, name) for name in SMOOTHING}
+    loss = make_loss("label_aware_smoothing", task.train.labels.new_tensor(task.counts), options=smoothing)
+    fitted = fit(task, lambda settings: loss)
+    return replace(fitted, choices={**fitted.choices, **smoothing})
+
+
 CRT = Classifier(fit, uses=USES)
-# MiSLAS (Zhong et al. 2021): the head's labels are smoothed more than the tail's, and it gets less sure of itself.
-CRT_LAS = Classifier(partial(fit, loss="label_aware_smoothing"), uses=USES)
+CRT_LAS = Classifier(fit_smoothed, uses=(*USES, *SMOOTHING))

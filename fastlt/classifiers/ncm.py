@@ -23,12 +23,18 @@ def fit(task: Task, kind: str, distance: str) -> Fitted:
 
 
 def scores(tensors: Tensors, x: Tensor, kind: str, distance: str) -> Tensor:
-    """The negative squared L2 distance, or the cosine, of z to each class mean; z of the same kind as the means."""
+    """The negative squared L2 distance, or the cosine, of z to each class mean; z of the same kind as the means.
+
+    `authors_cos`: what the authors' code has as `cos`, z mu_c / D with means as long as they are, so that classes whose
+    features agree have an advantage. It is not the cosine of the paper's text.
+    """
     mean = tensors["mean"]
     z = x - tensors["centre"] if kind == "cl2n" else x
     z = functional.normalize(z, dim=1) if kind != "un" or distance == "cosine" else z
     if distance == "cosine":
         return z @ functional.normalize(mean, dim=1).T + tensors["none"]
+    if distance == "authors_cos":
+        return z @ mean.T / z.shape[1] + tensors["none"]
     return 2 * z @ mean.T - mean.square().sum(1) - z.square().sum(1, keepdim=True) + tensors["none"]
 
 

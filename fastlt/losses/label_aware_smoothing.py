@@ -14,7 +14,9 @@ def make(counts: Tensor, progress: float, smoothing_head: float = 0.3, smoothing
     eps_y = tail + (head - tail) sin(pi (n_y - n_min) / (2 (n_max - n_min)))
 
     Where all classes are of one size, each is the smallest: eps = smoothing_tail. A class without images is smoothed as
-    the smallest one that has some. The authors' code spreads eps_y over all C classes, the sample's own included.
+    the smallest one that has some. The authors' code spreads eps_y over all C classes, the sample's own included, which
+    is (C - 1) / C of our smoothing. Theirs are 0.4 and 0.1 on CIFAR-100-LT with imbalance 100 and on Places-LT, 0.3 and
+    0 on ImageNet-LT, iNaturalist 2018 and CIFAR-10-LT with imbalance 100.
     """
     check(0 <= smoothing_head < 1, "smoothing_head", smoothing_head, "in [0, 1)")
     must = f"from 0 to smoothing_head={smoothing_head}"

@@ -13,7 +13,7 @@ from fastlt.report.names import label, number
 # With the NCM that is the default of the authors' code; on images where the protocol says so.
 PAPER = ("joint", "ncm_l2", "crt", "crt_images", "tau_norm", "lws", "lws_images")
 TAU = ("tau_norm", "tau_train", "tau_learned")
-NCM = ("ncm_l2", "ncm_cosine", "ncm_l2n_l2", "ncm_l2n_cosine", "ncm_un_l2", "ncm_un_cosine")
+NCM = ("ncm_l2", "ncm_cosine", "ncm_l2n_l2", "ncm_l2n_cosine", "ncm_un_l2", "ncm_un_cosine", "ncm_authors_cos")
 HEADS = ("crt", "mlp_1", "mlp_2", "mlp_3", "cosine")
 PARTS = ("retrain_all", "retrain_all_slow", "retrain_last", "crt_images", "crt")  # needed are those of its own
 _NAMES = {
