@@ -6,6 +6,11 @@ first, then columns, with Pillow's 22-bit integer weights and a rounding to uint
 Pillow's bit for bit. Pillow 13 does columns first where it reckons that cheaper: there a fifth of the pixels differ by
 one level, and the result here does not depend on the installed Pillow.
 
+Two laws meet here. A crop that is resized sees nothing but itself: the filter ends at its edges (RandomResizedCrop). A
+resized image that is cropped has a crop of fractional edges in the source, and its filter reads beyond them
+(Resize + CenterCrop). So there are two rectangles: the window of whole pixels that are read, and in it the box that the
+output shows; in the first case they are the same.
+
 How the time is saved. Four source rows are interleaved byte by byte, [x][colour][row], so that one vector of 16 lanes
 holds one pixel of four rows (and four lanes nobody reads): the horizontal pass needs one multiply-add per tap and no
 gather. Its result is one 32-bit word per pixel and colour, the four rows in the four bytes, in planes, so that the
@@ -46,21 +51,24 @@ _HALF = 1 << (BITS - 1)
 
 def reference(
     image: np.ndarray,
-    box: Sequence[int] | np.ndarray,
+    box: Sequence[float] | np.ndarray,
     size: tuple[int, int],
     flip: bool = False,
     jitter: Sequence[float] | np.ndarray | None = None,
     mean: Sequence[float] | np.ndarray = IMAGENET_MEAN,
     std: Sequence[float] | np.ndarray = IMAGENET_STD,
+    window: Sequence[int] | np.ndarray | None = None,
 ) -> np.ndarray:
     """What `crop_resize` computes, spelled out in NumPy; arguments as there, float64 [3, T_h, T_w]."""
-    y, x, crop_h, crop_w = (int(v) for v in box[:4])
+    y, x, crop_h, crop_w = (int(v) for v in (box if window is None else window))
     crop = np.zeros((crop_h, crop_w, 3), dtype=np.uint8)
     top, bottom = (min(max(v, 0), image.shape[0]) for v in (y, y + crop_h))
     left, right = (min(max(v, 0), image.shape[1]) for v in (x, x + crop_w))
     crop[top - y : bottom - y, left - x : right - x] = image[top:bottom, left:right]
-    rows = np.floor(np.einsum("ok,ykc->yoc", _reference_weights(crop_w, size[1]), crop) + 0.5)
-    pixels = np.floor(np.einsum("ok,kxc->oxc", _reference_weights(crop_h, size[0]), rows) + 0.5)
+    weights_y = _reference_weights(crop_h, size[0], box[0] - y, box[2])
+    weights_x = _reference_weights(crop_w, size[1], box[1] - x, box[3])
+    rows = np.floor(np.einsum("ok,ykc->yoc", weights_x, crop) + 0.5)
+    pixels = np.floor(np.einsum("ok,kxc->oxc", weights_y, rows) + 0.5)
     if flip:
         pixels = pixels[:, ::-1]
     if jitter is not None:
@@ -72,21 +80,21 @@ def reference(
     return ((pixels - np.asarray(mean)) / np.asarray(std)).transpose(2, 0, 1)
 
 
-def _reference_weights(n: int, size: int) -> np.ndarray:
-    """Triangle filter of half width max(1, n / size) around each output pixel's centre: float64 [size, n]."""
-    scale = n / size
-    centre = (np.arange(size) + 0.5) * scale
+def _reference_weights(n: int, size: int, first: float, extent: float) -> np.ndarray:
+    """Triangle filter of half width max(1, extent / size) around each output pixel's centre: float64 [size, n]."""
+    scale = extent / size
+    centre = first + (np.arange(size) + 0.5) * scale
     weights = np.maximum(0.0, 1.0 - np.abs(np.arange(n) + 0.5 - centre[:, None]) / max(1.0, scale))
     return weights / weights.sum(axis=1, keepdims=True)
 
 
 @njit(cache=True, nogil=True)
-def _weights(n, size):
-    """Pillow's table for resizing n pixels to `size`: int32 weights [size, K] in units of 2**-22, first tap, taps.
+def _weights(n, size, begin, extent):
+    """Pillow's table for resizing `extent` of n pixels, those from `begin` on, to `size`.
 
-    Weights beyond a pixel's own taps are 0.
+    int32 weights [size, K] in units of 2**-22, first tap, taps. Weights beyond a pixel's own taps are 0.
     """
-    scale = n / size
+    scale = extent / size
     support = max(1.0, scale)
     inverse = 1.0 / support
     taps = min(n, int(2 * support) + 2)
@@ -94,7 +102,7 @@ def _weights(n, size):
     first, count = np.zeros(size, np.int64), np.ones(size, np.int64)
     exact = np.empty(taps, np.float64)
     for i in range(size):
-        centre = (i + 0.5) * scale
+        centre = begin + (i + 0.5) * scale
         start = max(0, int(centre - support + 0.5))
         stop = min(n, int(centre + support + 0.5))
         total = 0.0
@@ -197,25 +205,30 @@ def _jitter(rows, plane, width, jitter):
 
 
 @njit(cache=True, nogil=True)
-def crop_resize_into(out, image, box, flip, jitter, mean, inv_std):
+def crop_resize_into(out, image, window, box, flip, jitter, mean, inv_std):
     """The njit core: one image, the calling thread, nothing checked. For use inside other compiled functions and DALI.
 
     out: [3, T_h, T_w], overwritten, strides free: float32, uint16 (the bits of float16) or uint8 (not normalized).
     image: uint8 [h, w, 3] whose last two axes are contiguous (stride 3 and 1; rows may be any distance apart); only
-    bytes inside of the window are read. box: int32 [>=4] = y, x, crop_h, crop_w in pixels of `image`, crop_h and crop_w
-    >= 1; (0, 0, h, w) if `image` is the crop already. The window may stick out on any side: outside is black. flip:
-    mirrored left to right if not 0. jitter: float32 [4] = factors of brightness, contrast, saturation (>= 0; 1 is off)
-    and the order, 0..5, an index into ORDERS. mean, inv_std: float32 [3] in pixel values 0..255.
+    bytes inside of the window are read. window: int32 [>=4] = y, x, crop_h, crop_w in pixels of `image`, crop_h and
+    crop_w >= 1; (0, 0, h, w) if `image` is the window already. It may stick out on any side: outside is black. box:
+    float64 [4] = y, x, height, width of what the output shows, counted from the window's first pixel; it lies in the
+    window, which it fills if (0, 0, crop_h, crop_w). flip: mirrored left to right if not 0. jitter: float32 [4] =
+    factors of brightness, contrast, saturation (>= 0; 1 is off) and the order, 0..5, an index into ORDERS. mean,
+    inv_std: float32 [3] in pixel values 0..255.
     """
-    y, x, crop_h, crop_w = int(box[0]), int(box[1]), int(box[2]), int(box[3])
+    y, x, crop_h, crop_w = int(window[0]), int(window[1]), int(window[2]), int(window[3])
     height, width = out.shape[1], out.shape[2]
+    copied = box[2] == height and box[3] == width and box[0] == int(box[0]) and box[1] == int(box[1])
+    if copied:
+        y, x, crop_h, crop_w = y + int(box[0]), x + int(box[1]), height, width
     left, right = max(0, -x), min(crop_w, image.shape[1] - x)
     inside = 3 * max(0, right - left)
     jitters = jitter[0] != 1 or jitter[1] != 1 or jitter[2] != 1
     plane = (width + LANES - 1) // LANES * LANES
     rows = np.zeros((height if jitters else 1, 3 * plane), np.uint8)
     zeros = np.zeros(inside, np.uint8)
-    if crop_h == height and crop_w == width:
+    if copied:
         for i in range(height):
             row = rows[i if jitters else 0]
             source = _row(image, zeros, y + i, x + left, inside)
@@ -229,15 +242,15 @@ def crop_resize_into(out, image, box, flip, jitter, mean, inv_std):
             if not jitters:
                 store_row(out, i, row, plane, mean, inv_std)
     else:
-        weights_x, first_x, count_x = _weights(crop_w, width)
-        weights_y, first_y, count_y = _weights(crop_h, height)
+        weights_x, first_x, count_x = _weights(crop_w, width, box[1], box[3])
+        weights_y, first_y, count_y = _weights(crop_h, height, box[0], box[2])
         taps_x, taps_y = count_x.max(), count_y.max()
         slots = 2
         while slots < taps_y // 4 + 2:
             slots *= 2  # a power of two: the place in the ring is a mask, not a division
         ring = np.empty(slots * 3 * plane, np.uint32)
         quad = np.zeros(12 * (crop_w + taps_x + 2), np.uint8)  # outside of the image: black; after the end: weighs 0
-        ready = 0
+        ready = first_y[0] >> 2 << 2
         for i in range(height):
             last = first_y[i] + count_y[i]
             while ready < last:
@@ -259,33 +272,36 @@ def crop_resize_into(out, image, box, flip, jitter, mean, inv_std):
             store_row(out, i, rows[i], plane, mean, inv_std)
 
 
-def cpu(images, boxes, size, flips, jitters, mean, inv_std) -> np.ndarray:
-    """One image or a list of N of them through `crop_resize_into`; boxes, flips and jitters likewise one or N.
+def cpu(images, windows, boxes, size, flips, jitters, mean, inv_std) -> np.ndarray:
+    """One image or a list of N of them through `crop_resize_into`; windows, boxes, flips, jitters likewise one or N.
 
     Types as there. Returns float32 [3, T_h, T_w] for one image, [N, 3, T_h, T_w] for a list.
     """
     if isinstance(images, np.ndarray):
-        return cpu([images], [boxes], size, [flips], [jitters], mean, inv_std)[0]
+        return cpu([images], [windows], [boxes], size, [flips], [jitters], mean, inv_std)[0]
     out = np.empty((len(images), 3, *size), dtype=np.float32)
     for i, image in enumerate(images):
-        crop_resize_into(out[i], image, boxes[i], flips[i], jitters[i], mean, inv_std)
+        crop_resize_into(out[i], image, windows[i], boxes[i], flips[i], jitters[i], mean, inv_std)
     return out
 
 
 def crop_resize(
     image: np.ndarray,
-    box: Sequence[int] | np.ndarray,
+    box: Sequence[float] | np.ndarray,
     size: int | tuple[int, int],
     flip: bool = False,
     jitter: Sequence[float] | np.ndarray | None = None,
     mean: Sequence[float] | np.ndarray = IMAGENET_MEAN,
     std: Sequence[float] | np.ndarray = IMAGENET_STD,
+    window: Sequence[int] | np.ndarray | None = None,
 ) -> np.ndarray:
     """Crop `image`, resize to `size` with antialiasing, mirror, jitter colours, subtract the mean, divide by std.
 
     image: uint8 [h, w, 3], the last two axes contiguous; a band of rows or of columns of a larger array is fine.
-    box: (y, x, crop_h, crop_w) in pixels of `image`; further entries are ignored. The window may stick out of the image
-    on any side; outside is black, before normalization. A window as large as `size` is copied, not resampled.
+    box: (y, x, height, width) in pixels of `image`, what the output shows. window: (y, x, height, width), whole pixels
+    that the resize may read around the box; the whole image to resize, then crop. Default: the box, to crop, then
+    resize; its numbers are whole then. A window may stick out of the image on any side; outside is black, before
+    normalization. A box of whole pixels as large as `size` is copied, not resampled.
     size: T or (T_h, T_w), pixels. flip: mirror left to right.
     jitter: None, or factors of brightness, contrast and saturation (1 is off) and an order 0..5, the place in ORDERS:
     0 bcs, 1 bsc, 2 cbs, 3 csb, 4 sbc, 5 scb. Semantics of torchvision on uint8: brightness scales, contrast blends with
@@ -294,7 +310,7 @@ def crop_resize(
     mean, std: three numbers each, in pixel values 0..255.
 
     Returns float32 [3, T_h, T_w] = (pixel - mean) * (1 / std). Raises ValueError for a wrong dtype, shape, layout, an
-    empty crop or size, or factors, order or std out of range.
+    empty crop or size, a box that sticks out of its window, or factors, order or std out of range.
     """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
@@ -303,13 +319,20 @@ def crop_resize(
         raise ValueError(f"image is empty, {list(image.shape)}; allowed: at least 1 x 1 pixels")
     if image.strides[2] != 1 or (image.shape[1] > 1 and image.strides[1] != 3):
         raise ValueError(f"image has strides {image.strides}; allowed: (any, 3, 1), np.ascontiguousarray gives them")
-    boxes = np.asarray(box)
-    if boxes.ndim != 1 or not 4 <= len(boxes) <= 6 or boxes.dtype.kind not in "iu":
-        raise ValueError(f"box is {boxes.dtype} {list(boxes.shape)}; allowed: integers y, x, crop_h, crop_w")
-    if min(boxes[2:4]) < 1:
-        raise ValueError(f"box {boxes.tolist()} is an empty crop; allowed: crop_h and crop_w >= 1")
-    if max(abs(int(v)) for v in boxes) >= 1 << 30:
+    windows = np.asarray(box if window is None else window)
+    if windows.shape != (4,) or windows.dtype.kind not in "iu":
+        name = "box" if window is None else "window"
+        raise ValueError(f"{name} is {windows.dtype} {list(windows.shape)}; allowed: integers y, x, height, width")
+    boxes = np.asarray(box, dtype=np.float64)
+    if boxes.shape != (4,) or not np.isfinite(boxes).all():
+        raise ValueError(f"box is {box}; allowed: four finite numbers y, x, height, width")
+    if min(windows[2:]) < 1 or min(boxes[2:]) <= 0:
+        raise ValueError(f"box {boxes.tolist()} is an empty crop; allowed: height and width > 0")
+    if max(abs(int(v)) for v in windows) >= 1 << 30:
         raise ValueError(f"box {boxes.tolist()} is too large; allowed: numbers below 2**30")
+    boxes[:2] -= windows[:2]
+    if min(boxes[:2]) < 0 or max(boxes[:2] + boxes[2:] - windows[2:]) > 1e-6:  # a sum may be rounded up
+        raise ValueError(f"box {list(box)} sticks out of its window {windows.tolist()}; allowed: inside of it")
     sizes = np.asarray((size, size) if np.ndim(size) == 0 else size)
     if sizes.shape != (2,) or sizes.dtype.kind not in "iu" or min(sizes) < 1:
         raise ValueError(f"size is {size}; allowed: T or (T_h, T_w), integers >= 1")
@@ -323,7 +346,8 @@ def crop_resize(
         raise ValueError(f"std is {std}; allowed: three numbers > 0 in pixel values 0..255")
     inv_std = (1 / stds).astype(np.float32)
     target = (int(sizes[0]), int(sizes[1]))
-    return cpu(image, boxes.astype(np.int32), target, int(flip), factors, means.astype(np.float32), inv_std)
+    windows = windows.astype(np.int32)
+    return cpu(image, windows, boxes, target, int(flip), factors, means.astype(np.float32), inv_std)
 
 
 _NO_JITTER = np.array([1, 1, 1, 0], np.float32)
@@ -336,6 +360,7 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     image: uint8 [h, w, 3], contiguous. size: (T_h, T_w), pixels >= 1.
     """
     pixels = np.empty((*size, 3), np.uint8)
-    box = np.array([0, 0, *image.shape[:2]], np.int32)
-    crop_resize_into(pixels.transpose(2, 0, 1), image, box, 0, _NO_JITTER, _NO_MEAN, _NO_STD)
+    box = np.array([0, 0, *image.shape[:2]])
+    out = pixels.transpose(2, 0, 1)
+    crop_resize_into(out, image, box.astype(np.int32), box.astype(np.float64), 0, _NO_JITTER, _NO_MEAN, _NO_STD)
     return pixels

@@ -152,7 +152,7 @@ def test_rows_are_those_of_a_slow_loop_and_open_with_plain_h5py(tmp_path: Path) 
         np.testing.assert_array_equal(labels, loader.labels)
         assert (np.diff(labels) >= 0).all()
     with h5py.File(store.path) as file:
-        assert dict(file.attrs) == {"schema": 1, "key": "abc", "dtype": "float32"}
+        assert dict(file.attrs) == {"schema": 2, "key": "abc", "dtype": "float32"}
         group: Any = file["train"]
         assert group.attrs["views"] == 0 and list(group) == ["features", "ids", "labels", "position"]
         assert group["features"].chunks is None and group["features"].shape == (37, LENGTH)

@@ -3,21 +3,26 @@ are some, and a training that sees the ones or the others."""
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from pictures import conversion, jpeg, picture
 from PIL import Image
+from test_graph_gpu import OnCpu
+from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
 from torchvision.transforms import functional as transforms
 
 from fastlt.convert import Conversion, convert
 from fastlt.pipeline.loader import Loader
 from fastlt.plan import Augment, draw_plan
+from fastlt.predict.images import Evaluation
 from fastlt.sampler import InOrder, Sampler
+from fastlt.shards.encode import Encoding
 from fastlt.shards.reader import Dataset
 from fastlt.sources.base import Listing
 
@@ -81,7 +86,7 @@ def theirs(dataset: Dataset, ids: np.ndarray, augment: Augment, seed: int, epoch
     for i, sample in enumerate(ids):
         image = Image.open(io.BytesIO(dataset.data("train", sample).tobytes())).convert("RGB")
         size = [augment.size, augment.size]
-        crop = transforms.resized_crop(image, *plan.box[i].tolist(), size, antialias=True)  # type: ignore[arg-type]
+        crop = transforms.resized_crop(image, *plan.window[i].tolist(), size, antialias=True)  # type: ignore[arg-type]
         yield transforms.pil_to_tensor(transforms.hflip(crop) if plan.flip[i] else crop)  # type: ignore[arg-type]
 
 
@@ -105,14 +110,102 @@ def test_drawn_images(direction: str, tmp_path: Path) -> None:
     assert difference.mean() < 0.02 and difference.max() <= 1
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
-def test_photographs(direction: str, shared: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def photographs(shared: Path) -> list[bytes]:
     with tarfile.open(shared / "data" / "imagenet-samples.tar") as tar:
         files = [member for member in tar if member.isfile() and member.name.endswith(".JPEG")][:PHOTOGRAPHS]
         images = [tar.extractfile(member).read() for member in files]  # type: ignore[union-attr]
     assert len(images) == PHOTOGRAPHS
-    difference = differences(images, Augment(224, "resized", DIRECTIONS[direction], flip=True), tmp_path)
+    return images
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_photographs(direction: str, photographs: list[bytes], tmp_path: Path) -> None:
+    difference = differences(photographs, Augment(224, "resized", DIRECTIONS[direction], flip=True), tmp_path)
     assert difference.mean() < 0.02 and difference.max() <= 1
+
+
+# --- evaluation: Resize(round(size / keep)) + CenterCrop(size) ---
+
+EVALUATIONS = [(224, 0.875), (32, 0.875), (32, 1.0)]  # size, keep
+# Height and width: smaller than the crop, than the filter, one pixel high or wide, long, of the resized size, one off.
+SIZES = (
+    (1, 1), (1, 2), (2, 1), (1, 300), (300, 1), (2, 399), (3, 3), (5, 7), (17, 600), (31, 33), (32, 32), (33, 32),
+    (37, 37), (100, 101), (223, 224), (224, 224), (255, 256), (256, 256), (256, 400), (257, 1000), (224, 900),
+    (1500, 37), (750, 1001), (640, 480), (481, 641), (3000, 200), (7, 901), (40, 10_000), (10_000, 40), (513, 511),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[bytes]:
+    """Images of SIZES, every other one a JPEG, the others PNG."""
+    return [encoded(picture(i, *size), "JPEG" if i % 2 else "PNG") for i, size in enumerate(SIZES)]
+
+
+def encoded(pixels: np.ndarray, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, quality=92, compress_level=1)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """Images as evaluation sees them, and as torchvision makes them: uint8 [n, 3, size, size] both."""
+    datasets: dict[tuple[int, str], Dataset] = {}
+    expected: dict[tuple[int, int, float], torch.Tensor] = {}
+
+    def both(images: list[bytes], size: int, keep: float, kind: str = "keep", loader: type[Loader] = Loader):
+        if (len(images), kind) not in datasets:
+            folder = tmp_path_factory.mktemp("evaluated") / "data"
+            datasets[len(images), kind] = Dataset(convert(Files(images), conversion(kind), folder, workers=1))
+        dataset, order = datasets[len(images), kind], InOrder(np.arange(len(images)))
+        with loader(dataset, "train", order, Augment(size, keep=keep), 8, dtype=torch.uint8) as opened:
+            ours = torch.cat([batch.images for batch in opened.epoch()])
+        if (len(images), size, keep) not in expected:
+            transform = Compose([Resize(round(size / keep)), CenterCrop(size), PILToTensor()])
+            pictures = (Image.open(io.BytesIO(image)).convert("RGB") for image in images)
+            expected[len(images), size, keep] = torch.stack([transform(image) for image in pictures])  # type: ignore[arg-type]
+        return ours, expected[len(images), size, keep]
+
+    return both
+
+
+def apart(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Levels of 255 by which every value differs."""
+    return (ours.int() - theirs.int()).abs().float()
+
+
+@pytest.mark.parametrize(("size", "keep"), EVALUATIONS)
+@pytest.mark.parametrize("kind", ["keep", "raw"])
+def test_evaluation_of_drawn_images(kind: str, size: int, keep: float, drawn: list[bytes], evaluated: Any) -> None:
+    difference = apart(*evaluated(drawn, size, keep, kind))
+    assert difference.mean() <= 0.05 and difference.max() <= 1
+    # Pillow 13 resamples some tall images columns first, the kernel never; but for these, the pixels are Pillow's.
+    assert (difference.amax((1, 2, 3)) == 0).sum() >= len(SIZES) - 4
+
+
+@pytest.mark.parametrize(("size", "keep"), EVALUATIONS)
+def test_evaluation_of_photographs(size: int, keep: float, photographs: list[bytes], evaluated: Any) -> None:
+    difference = apart(*evaluated(photographs, size, keep))
+    assert difference.mean() <= 0.05 and difference.max() <= 1
+    assert (difference.amax((1, 2, 3)) == 0).sum() >= PHOTOGRAPHS - 4
+
+
+@pytest.mark.parametrize(("size", "keep"), EVALUATIONS)
+def test_evaluation_by_the_gpu_graph(size: int, keep: float, drawn: list[bytes], evaluated: Any) -> None:
+    """DALI's resize does not round between its passes, and repeats the outermost pixels where Pillow's filter ends."""
+    difference = apart(*evaluated(drawn, size, keep, loader=OnCpu))
+    assert difference.mean() < 0.2 and difference[:, :, 1:-1, 1:-1].max() <= 1
+    assert keep == 1 or difference.max() <= 1  # a smaller crop is away from the image's edges
+
+
+def test_evaluation_of_a_huge_image() -> None:
+    """10,000 x 10,000 pixels, all rows of which are the same: what Pillow makes of one row is the answer in all."""
+    row = picture(0, 1, 10_000)
+    evaluation = Evaluation(224, 0.875, (0.0,) * 3, (1 / 255,) * 3, Encoding())
+    ours = evaluation.input(np.broadcast_to(row, (10_000, 10_000, 3)))
+    theirs = np.asarray(Image.fromarray(row).resize((256, 1), Image.Resampling.BILINEAR))[:, 16:240]
+    np.testing.assert_array_equal(ours, np.broadcast_to(theirs, (224, 224, 3)))
 
 
 CLASSES, EPOCHS, BATCH = 8, 4, 32

@@ -69,7 +69,7 @@ def test_images_are_those_of_torchvision_on_pillow(jpeg_dataset: Dataset) -> Non
     differences = []
     for i, sample in enumerate(ids):
         picture = Image.open(io.BytesIO(jpeg_dataset.data("train", sample).tobytes())).convert("RGB")
-        picture = transforms.resized_crop(picture, *plan.box[i].tolist(), [24, 24], antialias=True)  # type: ignore[arg-type]
+        picture = transforms.resized_crop(picture, *plan.window[i].tolist(), [24, 24], antialias=True)  # type: ignore[arg-type]
         if plan.flip[i]:
             picture = transforms.hflip(picture)  # type: ignore[arg-type]
         for step in orders[int(plan.jitter[i, 3])]:
@@ -113,7 +113,7 @@ def test_pad_crop_is_the_window_of_the_padded_image(raw_dataset: Dataset) -> Non
     mean, std = (np.array(raw_dataset.about[key], np.float32)[:, None, None] * 255 for key in ("mean", "std"))
     for i, sample in enumerate(ids):
         padded = np.pad(raw_dataset.pixels("train", int(sample)), ((4, 4), (4, 4), (0, 0)))
-        y, x = plan.box[i, :2] + 4
+        y, x = plan.window[i, :2] + 4
         window = padded[y : y + 32, x : x + 32]
         window = (window[:, ::-1] if plan.flip[i] else window).transpose(2, 0, 1)
         np.testing.assert_allclose(images[i].numpy(), (window - mean) / std, atol=1e-5)

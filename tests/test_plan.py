@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.functional import _compute_resized_output_size
 
 from fastlt.errors import UserError
-from fastlt.plan import Augment, Plan, draw_plan
+from fastlt.plan import Augment, Plan, center_boxes, draw_plan
 
 N = 5000
 POSITIONS = np.arange(N, dtype=np.int64)
@@ -22,7 +23,9 @@ RESIZED = Augment(224, "resized", flip=True, jitter=0.4)
 
 
 def test_resized_crops_lie_inside_and_follow_the_law() -> None:
-    box = plan(RESIZED).box.astype(float)
+    drawn = plan(RESIZED)
+    box = drawn.box
+    np.testing.assert_array_equal(drawn.window, box)  # whole pixels, and nothing beyond the crop is read
     assert (box[:, :2] >= 0).all()
     assert (box[:, 2:] >= 1).all()
     assert (box[:, 0] + box[:, 2] <= HEIGHT).all()
@@ -74,9 +77,33 @@ def test_pad_crop_covers_all_offsets() -> None:
 
 
 def test_center_is_the_central_share_of_the_short_side() -> None:
-    height, width = np.array([256, 300], np.int32), np.array([400, 200], np.int32)
-    box = draw_plan(POSITIONS[:2], POSITIONS[:2], height, width, Augment(224, keep=0.875), 0, 0).box
-    assert box.tolist() == [[16, 88, 224, 224], [62, 12, 175, 175]]
+    height, width = np.array([256, 300, 512], np.int32), np.array([400, 200, 512], np.int32)
+    drawn = draw_plan(POSITIONS[:3], POSITIONS[:3], height, width, Augment(224, keep=0.875), 0, 0)
+    # 300 x 200 is resized to 384 x 256: the crop begins at row 80 and column 16 of it.
+    np.testing.assert_allclose(drawn.box, [[16, 88, 224, 224], [62.5, 12.5, 175, 175], [32, 32, 448, 448]])
+    # A triangle of half width 1 (2 where two pixels become one) around the centres of the outermost output pixels.
+    assert drawn.window.tolist() == [[16, 88, 225, 225], [62, 12, 176, 176], [31, 31, 450, 450]]
+
+
+@pytest.mark.parametrize(("size", "keep"), [(224, 0.875), (32, 0.875), (32, 1.0), (1, 1.0), (7, 0.01)])
+def test_center_has_the_place_that_torchvision_gives_it(size: int, keep: float) -> None:
+    rng = np.random.default_rng(3)
+    sides = np.exp(rng.uniform(0, np.log(10_000), (2000, 2))).astype(np.int32)
+    sides[:4] = [[1, 1], [10_000, 10_000], [1, 10_000], [10_000, 1]]
+    box, window = center_boxes(sides[:, 0], sides[:, 1], size, keep)
+    for side, start, extent in zip(sides.tolist(), box[:, :2].tolist(), box[:, 2:].tolist(), strict=True):
+        resized = _compute_resized_output_size((side[0], side[1]), [round(size / keep)])
+        assert min(resized) >= size  # so nothing is padded
+        for axis in (0, 1):
+            first = round((resized[axis] - size) / 2)  # as CenterCrop has it
+            assert start[axis] == pytest.approx(first * side[axis] / resized[axis], abs=1e-9)
+            assert extent[axis] == pytest.approx(size * side[axis] / resized[axis], abs=1e-9)
+    end, stop = box[:, :2] + box[:, 2:], window[:, :2] + window[:, 2:]
+    assert (window[:, :2] >= 0).all() and (stop <= sides).all()
+    # The window goes beyond the box by what the filter may reach, and not by more.
+    reach = np.maximum(1, box[:, 2:] / size)
+    assert (window[:, :2] <= box[:, :2]).all() and (stop + 1e-6 >= end).all()
+    assert (window[:, :2] >= box[:, :2] - reach - 0.5).all() and (stop <= end + reach + 0.5).all()
 
 
 def test_flips_and_colours_are_even() -> None:
@@ -94,7 +121,7 @@ def test_flips_and_colours_are_even() -> None:
 def test_a_position_has_one_plan_whatever_it_is_drawn_with(crop: str) -> None:
     augment = Augment(30, crop, flip=True, jitter=0.4)
     whole, part = plan(augment), plan(augment, slice(1000, 1077))
-    for name in ("ids", "box", "flip", "jitter"):
+    for name in ("ids", "box", "window", "flip", "jitter"):
         np.testing.assert_array_equal(getattr(whole, name)[1000:1077], getattr(part, name))
     if crop != "center":
         assert not np.array_equal(whole.box, plan(augment, epoch=3).box)
@@ -102,7 +129,8 @@ def test_a_position_has_one_plan_whatever_it_is_drawn_with(crop: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"crop": "foo"}, {"size": 0}, {"keep": 0.0}, {"keep": 1.5}, {"jitter": -1.0}, {"jitter": 2.0}]
+    "wrong",
+    [{"crop": "foo"}, {"size": 0}, {"keep": 0.0}, {"keep": 1.5}, {"keep": 1e-9}, {"jitter": -1.0}, {"jitter": 2.0}],
 )
 def test_wrong_options_are_refused(wrong: dict) -> None:
     with pytest.raises(UserError):

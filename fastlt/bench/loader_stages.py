@@ -110,7 +110,7 @@ class Stages:
             (decoded,) = self._run(self._decoder(False), [self._windows(part)])
             images = [np.array(decoded.at(i)) for i in range(self.batch)]
             box = np.array([[0, 0, *image.shape[:2]] for image in images], np.int32)
-            whole = Plan(part.ids, box, part.flip, part.jitter)
+            whole = Plan(part.ids, box.astype(np.float64), box, part.flip, part.jitter)
             batches.append(columns(whole, images, box[:, 2], box[:, 3], "raw", IDENTITY))
         return batches
 

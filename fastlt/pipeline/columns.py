@@ -18,12 +18,13 @@ from fastlt.shards.format import RAW
 
 # Of every column: type, number of dimensions, layout.
 _DATA, _PIXELS, _IS_RAW = (types.UINT8, 1, ""), (types.UINT8, 3, "HWC"), (types.BOOL, 0, "")
-_ANCHOR = _SHAPE = _BOX = (types.INT32, 1, "")
+_ANCHOR = _SHAPE = _WINDOW = (types.INT32, 1, "")
+_BOX = (types.FLOAT64, 1, "")
 _PARAMETERS = (types.FLOAT, 1, "")
 _COLUMNS = {
-    "encoded": (_DATA, _ANCHOR, _SHAPE, _BOX, _PARAMETERS),
-    "raw": (_PIXELS, _BOX, _PARAMETERS),
-    "mixed": (_DATA, _PIXELS, _IS_RAW, _ANCHOR, _SHAPE, _BOX, _PARAMETERS),
+    "encoded": (_DATA, _ANCHOR, _SHAPE, _WINDOW, _BOX, _PARAMETERS),
+    "raw": (_PIXELS, _WINDOW, _BOX, _PARAMETERS),
+    "mixed": (_DATA, _PIXELS, _IS_RAW, _ANCHOR, _SHAPE, _WINDOW, _BOX, _PARAMETERS),
 }
 # Stands where a sample of the other kind has its data; no operator ever sees it.
 _NO_DATA, _NO_PIXELS = np.zeros(1, np.uint8), np.zeros((1, 1, 3), np.uint8)
@@ -63,20 +64,22 @@ def columns(
     parameters = np.empty((n, 10), np.float32)
     parameters[:, :4] = plan.jitter
     parameters[:, 4:] = normalize
-    box = np.empty((n, 5), np.int32)
-    box[:, :4] = plan.box
-    box[:, 4] = plan.flip
+    window = np.empty((n, 5), np.int32)
+    window[:, :4] = plan.window
+    window[:, 4] = plan.flip
+    box = plan.box.copy()
+    box[:, :2] -= plan.window[:, :2]
     if stored == "raw":
-        return images, box, parameters
+        return images, window, box, parameters
     # Only the part of the window that lies in the image is decoded; the operator knows where it sits in the window.
-    first = np.maximum(plan.box[:, :2], 0)
-    end = np.minimum(plan.box[:, :2] + plan.box[:, 2:], np.stack([height, width], axis=1))
+    first = np.maximum(plan.window[:, :2], 0)
+    end = np.minimum(plan.window[:, :2] + plan.window[:, 2:], np.stack([height, width], axis=1))
     shape = (end - first).astype(np.int32)
     if stored == "encoded":
-        box[:, :2] -= first
-        return images, first, shape, box, parameters
+        window[:, :2] -= first
+        return images, first, shape, window, box, parameters
     raw = np.array([image.ndim == 3 for image in images])
-    box[~raw, :2] -= first[~raw]
+    window[~raw, :2] -= first[~raw]
     data = [_NO_DATA if is_raw else image for image, is_raw in zip(images, raw, strict=True)]
     pixels = [image if is_raw else _NO_PIXELS for image, is_raw in zip(images, raw, strict=True)]
-    return data, pixels, raw, first, shape, box, parameters
+    return data, pixels, raw, first, shape, window, box, parameters

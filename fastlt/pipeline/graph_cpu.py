@@ -1,4 +1,4 @@
-"""The DALI graph on the CPU: decode only the crop, then one fused operator does all the rest."""
+"""The DALI graph on the CPU: decode only the window, then one fused operator does all the rest."""
 
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
 # (DALI makes most of its names when it is imported)
@@ -43,14 +43,14 @@ def build(
 @pipeline_def(enable_conditionals=True)
 def _graph(source: Callable[[], Any], stored: str, size: int, dtype: str, channels_last: bool) -> Any:
     if stored == "raw":
-        image, box, parameters = inputs(source, stored)
+        image, window, box, parameters = inputs(source, stored)
     elif stored == "encoded":
-        data, anchor, shape, box, parameters = inputs(source, stored)
+        data, anchor, shape, window, box, parameters = inputs(source, stored)
         image = fn.decoders.image_slice(data, anchor, shape, **DECODED)
     else:
-        data, pixels, is_raw, anchor, shape, box, parameters = inputs(source, stored)
+        data, pixels, is_raw, anchor, shape, window, box, parameters = inputs(source, stored)
         if is_raw:  # noqa: SIM108 - DALI splits the batch here, and joins it again
             image = pixels
         else:
             image = fn.decoders.image_slice(data, anchor, shape, **DECODED)
-    return crop_resize(image, box, parameters, size, dtype, channels_last)
+    return crop_resize(image, window, box, parameters, size, dtype, channels_last)

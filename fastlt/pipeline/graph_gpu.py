@@ -1,7 +1,9 @@
-"""The DALI graph on the GPU: mixed decode of the crop, resize, colour jitter, normalize; same plan, same columns.
+"""The DALI graph on the GPU: mixed decode of the window, resize, colour jitter, normalize; same plan, same columns.
 
-Difference from the CPU graph, by design: colour jitter is one affine map. Brightness, contrast and saturation commute
-except where an intermediate value is clamped, so the order in the plan changes nothing here.
+Differences from the CPU graph: the resize is DALI's, which does not round between its passes and, where the filter
+reaches beyond the window, repeats the outermost pixels (Pillow leaves those taps out). Colour jitter is one affine map:
+brightness, contrast and saturation commute except where an intermediate value is clamped, so the order in the plan
+changes nothing here.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
@@ -55,23 +57,32 @@ def graph(
     """The graph itself. gpu=False leaves every operator on the CPU: tests run it there."""
     decoder = MIXED if gpu else {}
     if stored == "raw":
-        pixels, box, parameters = inputs(source, stored)
-        window = _to_gpu(_window(pixels, box), gpu)  # only the crop travels to the device
+        pixels, window, box, parameters = inputs(source, stored)
+        image = _to_gpu(_window(pixels, window), gpu)  # only the window travels to the device
     elif stored == "encoded":
-        data, anchor, shape, box, parameters = inputs(source, stored)
-        window = _window(fn.decoders.image_slice(data, anchor, shape, **DECODED, **decoder), box)
+        data, anchor, shape, window, box, parameters = inputs(source, stored)
+        image = _window(fn.decoders.image_slice(data, anchor, shape, **DECODED, **decoder), window)
     else:
-        data, pixels, is_raw, anchor, shape, box, parameters = inputs(source, stored)
+        data, pixels, is_raw, anchor, shape, window, box, parameters = inputs(source, stored)
         if is_raw:
-            window = _to_gpu(_window(pixels, box), gpu)
+            image = _to_gpu(_window(pixels, window), gpu)
         else:
-            window = _window(fn.decoders.image_slice(data, anchor, shape, **DECODED, **decoder), box)
-    image = fn.resize(window, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.FLOAT)
+            image = _window(fn.decoders.image_slice(data, anchor, shape, **DECODED, **decoder), window)
+    box = fn.cast(box, dtype=types.FLOAT)
+    image = fn.resize(
+        image,
+        size=[size, size],
+        roi_start=box[0:2],
+        roi_end=box[0:2] + box[2:4],
+        interp_type=types.INTERP_LINEAR,  # its filter reads what lies in the window beyond the box
+        antialias=True,
+        dtype=types.FLOAT,
+    )
     if jitter:
         image = _jitter(image, [_to_gpu(parameters[i], gpu) for i in range(3)])
     return fn.crop_mirror_normalize(
         image,
-        mirror=box[4],
+        mirror=window[4],
         mean=parameters[4:7],
         std=1 / parameters[7:10],
         dtype=OUTPUTS[dtype],
@@ -83,8 +94,8 @@ def _to_gpu(node: Any, gpu: bool) -> Any:
     return node.gpu() if gpu else node
 
 
-def _window(image: Any, box: Any) -> Any:
-    return fn.slice(image, box[0:2], box[2:4], **OUTSIDE, **PLACED)
+def _window(image: Any, window: Any) -> Any:
+    return fn.slice(image, window[0:2], window[2:4], **OUTSIDE, **PLACED)
 
 
 def _jitter(image: Any, factors: list[Any]) -> Any:

@@ -58,11 +58,12 @@ class Evaluation:
     def input(self, pixels: np.ndarray) -> torch.Tensor:
         """The normalized image of uint8 pixels [H, W, 3]."""
         height, width = (np.array([side], np.int32) for side in pixels.shape[:2])
-        box = center_boxes(height, width, self.keep)[0]
+        (box,), (window,) = center_boxes(height, width, self.size, self.keep)
+        box[:2] -= window[:2]
         # Products and quotients in float32, as in pipeline/loader.py: the last bit of every value depends on it.
         mean, std = (np.array(values, np.float32) * 255 for values in (self.mean, self.std))
         image = np.empty((self.size, self.size, 3), np.float32)
-        crop_resize_into(image.transpose(2, 0, 1), pixels, box, 0, NO_JITTER, mean, 1 / std)
+        crop_resize_into(image.transpose(2, 0, 1), pixels, window, box, 0, NO_JITTER, mean, 1 / std)
         return torch.from_numpy(image)
 
 

@@ -186,6 +186,59 @@ def test_views_give_the_same_as_copies(size):
     np.testing.assert_array_equal(crop_resize(frozen, (30, 70, 100, 77), size, True, jitter), expected)
 
 
+RESIZED = {  # image, resized image, first row and column of the crop, its size
+    "photograph": ((375, 500), (256, 341), (16, 58), (224, 224)),
+    "no bigger than the filter": ((2, 3), (256, 384), (16, 80), (224, 224)),
+    "up": ((100, 90), (284, 256), (30, 16), (224, 224)),
+    "one row": ((1, 700), (37, 25900), (2, 12934), (32, 32)),
+    "one column": ((700, 1), (2800, 4), (1398, 1), (4, 2)),
+    "far down": ((900, 2000), (37, 82), (2, 25), (32, 32)),
+    "corner": ((300, 301), (111, 97), (0, 0), (50, 60)),
+    "other corner": ((300, 301), (111, 97), (61, 37), (50, 60)),
+    "not resized": ((64, 80), (64, 80), (5, 8), (50, 60)),
+    "one side resized": ((64, 80), (64, 70), (5, 8), (50, 60)),
+    "whole": ((333, 250), (42, 32), (0, 0), (42, 32)),
+}
+
+
+def place_of(case, margin):
+    """Box in the source of the crop of a resized image, and a window that is larger by the filter's reach and more."""
+    source, resized, first, size = (np.array(pair) for pair in RESIZED[case])
+    scale = source / resized
+    begin = np.maximum(np.floor(first * scale - np.maximum(scale, 1) - margin), 0).astype(int)
+    end = np.minimum(np.ceil((first + size) * scale + np.maximum(scale, 1) + margin), source).astype(int)
+    return [*(first * scale), *(size * scale)], [*begin, *(end - begin)]
+
+
+@pytest.mark.parametrize("margin", [0, 6, 10_000])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("case", RESIZED)
+def test_a_crop_of_a_resized_image_is_pillows(case, flip, margin):
+    source, resized, (y, x), size = RESIZED[case]
+    image = picture(*source)
+    whole = two_passes(image, (0, 0, *source), resized)
+    expected = whole[:, y : y + size[0], x : x + size[1]]
+    box, window = place_of(case, margin)
+    ours = crop_resize(image, box, size, flip, window=window, **PLAIN)
+    np.testing.assert_array_equal(ours, expected[:, :, ::-1] if flip else expected)
+    difference = np.abs(reference(image, box, size, flip, window=window, **PLAIN) - ours)
+    assert difference.max() <= 1 and difference.mean() <= 0.05  # ties, as in test_cpu_is_the_reference
+
+
+def test_any_crop_of_any_resized_image_is_pillows():
+    rng = np.random.default_rng(0)
+    for seed in range(200):
+        (height, width), resized = rng.integers(1, 60, 2), rng.integers(1, 80, 2)
+        size = rng.integers(1, resized + 1)
+        first = rng.integers(0, resized - size + 1)
+        scale = np.array([height, width]) / resized
+        image, box = picture(height, width, seed), [*(first * scale), *(size * scale)]
+        whole = two_passes(image, (0, 0, height, width), resized.tolist())
+        expected = whole[:, first[0] : first[0] + size[0], first[1] : first[1] + size[1]]
+        ours = crop_resize(image, box, tuple(size), window=(0, 0, height, width), **PLAIN)
+        np.testing.assert_array_equal(ours, expected)
+
+
 def test_only_the_window_matters():
     image = picture(120, 130)
     other = np.full_like(image, 255)
@@ -197,15 +250,16 @@ def test_only_the_window_matters():
 
 def test_batch_equals_single_and_core_overwrites():
     images = [picture(50, 60), picture(70, 40)[5:60], picture(33, 33)]
-    boxes = [np.array(b, dtype=np.int32) for b in ((0, 0, 50, 60, 0, 0), (2, 3, 40, 30), (-1, -1, 33, 33))]
+    windows = [np.array(b, dtype=np.int32) for b in ((0, 0, 50, 60, 0, 0), (2, 3, 40, 30), (-1, -1, 33, 33))]
+    boxes = [np.array((0, 0, *window[2:4]), dtype=np.float64) for window in windows]
     jitters = np.array([[1, 1, 1, 0], [1.2, 1, 1, 0], [1, 0.7, 1.3, 4]], dtype=np.float32)
     mean, inv_std = np.array([1, 2, 3], np.float32), np.array([0.5, 0.25, 2], np.float32)
-    batch = cpu(images, boxes, (33, 33), [0, 1, 0], jitters, mean, inv_std)
+    batch = cpu(images, windows, boxes, (33, 33), [0, 1, 0], jitters, mean, inv_std)
     for i, image in enumerate(images):
         out = np.full((3, 33, 33), np.nan, dtype=np.float32)
-        crop_resize_into(out, image, boxes[i], i == 1, jitters[i], mean, inv_std)
+        crop_resize_into(out, image, windows[i], boxes[i], i == 1, jitters[i], mean, inv_std)
         np.testing.assert_array_equal(out, batch[i])
-        single = crop_resize(image, boxes[i], 33, i == 1, jitters[i], mean, 1 / inv_std)
+        single = crop_resize(image, windows[i][:4], 33, i == 1, jitters[i], mean, 1 / inv_std)
         np.testing.assert_array_equal(single, batch[i])
 
 
@@ -257,7 +311,13 @@ def test_cpu_is_the_reference(data):
         ({"box": (0, 0, 0, 4)}, "empty crop"),
         ({"box": (0, 0, 4, -1)}, "empty crop"),
         ({"box": (0, 0, 4)}, "box"),
-        ({"box": (0.5, 0, 4, 4)}, "float64"),
+        ({"box": (0.5, 0, 3, 4)}, "box is float64"),
+        ({"box": (0.5, 0, 0, 4), "window": (0, 0, 4, 4)}, "empty crop"),
+        ({"box": (0.5, 0, 4, 4), "window": (0, 0, 4, 4)}, "sticks out of its window"),
+        ({"box": (0.5, 0, 3, 4), "window": (1, 0, 4, 4)}, "sticks out of its window"),
+        ({"box": (0.5, 0, 3, float("nan")), "window": (0, 0, 4, 4)}, "finite"),
+        ({"box": (0.5, 0, 3, 4), "window": (0, 0, 4.0, 4)}, "window is float64"),
+        ({"box": (0.5, 0, 3, 4), "window": (0, 0, 4)}, "window"),
         ({"box": (0, 1 << 40, 4, 4)}, "too large"),
         ({"size": 0}, "size is 0"),
         ({"size": (4, 0)}, "size"),
