@@ -25,7 +25,7 @@ OLD, NEW = Pictures(counts=(2,)), Pictures(counts=(3,))
 OPTIONS = conversion(shard_mb=10)  # kilobytes: the unit is made small below
 # Whatever changes what is on the disk, or brings it there; before each of them a kill leaves another state.
 CALLS = {"open", "write", "flush", "rename", "replace", "unlink", "remove", "rmdir", "mkdir", "write_text", "sync"}
-TWICE = int(os.environ.get("FASTLT_KILLS", "10"))  # times that the second command is killed, too
+TWICE = int(os.environ.get("FASTLT_KILLS", "4"))  # times that the second command is killed, too
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -174,3 +174,34 @@ def test_killed_again_while_the_next_command_ends_it(
         assert files(out) == whole
         ended += 1
         shutil.rmtree(out.parent)
+
+
+def test_what_is_published_is_on_the_disk_first(
+    old: dict[str, bytes], whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a power cut: files, their folder and the note before the exchange; the exchange before any removal."""
+    events: list[str] = []
+    swap, unlink = publish.exchange, Path.unlink
+
+    def synced(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        events.append(str(path.relative_to(tmp_path)))
+
+    def exchanged(one: Path, other: Path) -> bool:
+        events.append("EXCHANGE")
+        return swap(one, other)
+
+    def unlinked(path: Path, missing_ok: bool = False) -> None:
+        events.append("UNLINK")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(publish, "exchange", exchanged)
+    monkeypatch.setattr(Path, "unlink", unlinked)
+    quiet(NEW, tmp_path / "old", overwrite=True)
+    at = events.index("EXCHANGE")
+    before, after = events[:at], events[at + 1 :]
+    for name in whole:
+        assert f"old.partial/dataset/{name}" in before
+    assert before[-3:] == ["old.partial/dataset", "old.partial/finished.json.tmp", "old.partial"]
+    assert set(after[: after.index("UNLINK")]) == {".", "old.partial"}

@@ -1,6 +1,7 @@
 """python -m fastlt.shards verify: every kind of damage is found and named, and nothing else is."""
 
 import json
+import os
 import re
 import tarfile
 import zlib
@@ -194,8 +195,21 @@ def test_missing_shards_and_dali_indexes_are_named(whole: Dataset, root: Path) -
 
 
 def test_a_shard_of_something_else_is_named(root: Path) -> None:
-    (root / "train-000099.tar").write_bytes(b"")
-    assert findings(root) == [f"{layout.DATASET_FILE}: does not list train-000099.tar, which lies beside it"]
+    for name in ("train-000098.idx", "train-000099.tar"):
+        (root / name).write_bytes(b"")
+    assert findings(root) == [
+        f"{layout.DATASET_FILE}: does not list train-000098.idx, which lies beside it",
+        f"{layout.DATASET_FILE}: does not list train-000099.tar, which lies beside it",
+    ]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_named(make: Callable[[Path], None], root: Path) -> None:
+    dali = layout.index_name(layout.shard_name("test", 0))
+    for name in (layout.INDEX_FILE, dali):
+        (root / name).unlink()
+        make(root / name)
+    assert findings(root) == ["index.h5: is no file: convert the data set again", f"{dali}: is no file"]
 
 
 def test_a_label_changed_in_the_index_is_named(whole: Dataset, root: Path) -> None:

@@ -210,6 +210,8 @@ def read_index(
     checksums: of the columns of each split, as dataset.json has them; None to compare none. Raises UserError if the
     index is missing, damaged or of another dataset.
     """
+    if path.exists() and not path.is_file():  # a pipe would keep its reader waiting
+        raise UserError(f"index {path} is no file: convert the data set again")
     try:
         with h5py.File(path, "r") as file:
             owner = file.attrs.get("dataset")

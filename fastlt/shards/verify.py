@@ -65,8 +65,9 @@ def verify(root: Path, lines: int = LINES) -> Verdict:
     for split, columns in index.items():
         _check_split(split, columns, about, indexed)
     listed = [shard["name"] for shard in about["shards"]]
-    for path in sorted(root.glob("*.tar")):
-        if path.name not in listed:
+    beside = [layout.index_name(name) for name in listed]
+    for path in sorted((*root.glob("*.tar"), *root.glob("*.idx"))):
+        if path.name not in (*listed, *beside):
             described.add(f"does not list {path.name}, which lies beside it")
     found = [described, indexed, *_check_shards(root, about, index, lines)]
     return Verdict(

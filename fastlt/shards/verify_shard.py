@@ -200,6 +200,9 @@ def _header_problem(header: bytes, name: str, size: int | None) -> str:
 
 def check_dali_index(path: Path, rows: list[Row] | None, found: Findings) -> None:
     """Compares DALI's index of a shard, line by line, with the shard's rows; rows as in check_shard."""
+    if path.exists() and not path.is_file():  # a pipe would keep its reader waiting
+        found.add("is no file")
+        return
     try:
         with path.open(encoding="ascii", errors="backslashreplace", newline="\n") as file:
             if rows is None:
