@@ -6,6 +6,7 @@ import math
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -104,6 +105,10 @@ def test_tau(task: Task) -> None:
         close(tau_normalize(task.weight, tau)[0], task.weight.double() / norm**tau)
     fitted = find_classifier("tau_norm").fit(task)
     assert "bias" not in fitted.tensors  # as in tau_norm.py
+    bags = options("protocol=cifar_lt_bags").trainings()
+    fitted = find_classifier("tau_norm").fit(replace(task, stage2=bags))
+    theirs = task.train.x.double() @ (task.weight.double() / norm).T + task.bias
+    close(find_classifier("tau_norm").scores(fitted.tensors, task.train.x), theirs)
 
 
 def test_lws(task: Task) -> None:
@@ -122,14 +127,15 @@ def test_groups() -> None:
     assert CIFAR_100[[35, 70]].tolist() == [98, 19]
 
 
-def test_crt_step(task: Task) -> None:
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_crt_step(nesterov: bool, task: Task) -> None:
     """Two steps of SGD with momentum and weight decay on weights and bias."""
     head = Linear(16, task.classes, [3], 1, torch.device("cpu"))
     theirs = nn.Linear(16, task.classes)
     theirs.load_state_dict(head.tensors(0, 0))
-    optimizer = torch.optim.SGD(theirs.parameters(), 0.2, 0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(theirs.parameters(), 0.2, 0.9, weight_decay=5e-4, nesterov=nesterov)
     loss = make_loss("cross_entropy", torch.from_numpy(task.counts))
-    step = Step(head, task.train, 1, 32, [{"lr": 0.2, "weight_decay": 5e-4}], loss)
+    step = Step(head, task.train, 1, 32, [{"lr": 0.2, "weight_decay": 5e-4}], loss, nesterov)
     for number in range(2):
         ids = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(number))[:32]
         step(ids[None], 1.0)
@@ -147,16 +153,16 @@ def rates(protocol: str, *overrides: str) -> list[float]:
 
 
 def test_cosine() -> None:
-    parameter = nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], 0.2)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 90)
-    theirs = []
-    for _ in range(90):  # before each epoch, as in run_networks.py
-        optimizer.step()
-        scheduler.step()
-        theirs.append(optimizer.param_groups[0]["lr"])
-    close(rates("imagenet_lt_90", "protocol.stepped=epoch", "epochs=90"), theirs)
-    assert theirs[-1] == pytest.approx(0, abs=1e-12)
+    for protocol, last in (("authors", 0.0), ("authors", 1e-4)):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.2)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 90, eta_min=last)
+        theirs = []
+        for _ in range(90):  # before each epoch, as in run_networks.py; BagofTricks-LT has 1e-4
+            optimizer.step()
+            scheduler.step()
+            theirs.append(optimizer.param_groups[0]["lr"])
+        close(rates(protocol, f"protocol.last_lr={last}", "epochs=90"), theirs)
+        assert theirs[-1] == pytest.approx(last, abs=1e-12)
     by_batch = rates("imagenet_lt_90", "epochs=90")
     close(by_batch, [0.1 * (1 + math.cos(math.pi * epoch / 90)) for epoch in range(90)])  # the default, and MiSLAS
 
@@ -165,13 +171,17 @@ def test_steps() -> None:
     def ldam(epoch: int) -> float:
         return 0.1 * ((epoch + 1) / 5 if epoch < 5 else 1e-4 if epoch >= 180 else 1e-2 if epoch >= 160 else 1)
 
-    def bags(last_epoch: int) -> float:
+    def bags(last_epoch: int, steps: tuple[int, int] = (160, 180), factor: float = 0.01) -> float:
         warm = (1 - last_epoch / 5) / 3 + last_epoch / 5 if last_epoch < 5 else 1
-        return 0.1 * warm * 0.01 ** sum(last_epoch >= step for step in (160, 180))
+        return 0.1 * warm * factor ** sum(last_epoch >= step for step in steps)
 
     close(rates("cifar_lt_ldam", "epochs=200"), [ldam(epoch) for epoch in range(200)])
     # Its scheduler is stepped before an epoch: the first one runs at last_epoch = 1.
     close(rates("cifar_lt_bags", "epochs=200"), [bags(epoch) for epoch in range(1, 201)])
+    stage2 = options("protocol=cifar_lt_bags").trainings()
+    for training in (stage2.crt, stage2.lws):
+        schedule = training.schedule(0.1, 5e-4, stage2.stepped)
+        close([schedule.rate(epoch, 1) for epoch in range(30)], [bags(epoch, (10, 20), 0.1) for epoch in range(1, 31)])
     mislas = rates("cifar_lt_ldam", "epochs=200", "protocol.factor=0.1")
     close(mislas[160], 0.01)
     close(mislas[180], 0.001)
