@@ -10,22 +10,22 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from fastlt.cli import hydra_command
-from fastlt.config import TrainConfig
-from fastlt.departures import find_departures
-from fastlt.device import pick_device, set_threads, work_on
-from fastlt.embedded import EMBEDDED, draw_embedded
-from fastlt.errors import UserError
-from fastlt.experiment import run_experiment
-from fastlt.lock import locked
-from fastlt.log import say
-from fastlt.options import Options
-from fastlt.precision import take_precision
-from fastlt.ranks import ALONE, Ranks, join, ranks_here
+from fastlt.core.cli import hydra_command
+from fastlt.core.device import pick_device, set_threads, work_on
+from fastlt.core.errors import UserError
+from fastlt.core.lock import locked
+from fastlt.core.log import say
+from fastlt.core.ranks import ALONE, Ranks, join, ranks_here
+from fastlt.data.shards.reader import Dataset
+from fastlt.experiment.config import TrainConfig
+from fastlt.experiment.departures import find_departures
+from fastlt.experiment.embedded import EMBEDDED, draw_embedded
+from fastlt.experiment.options import Options
+from fastlt.experiment.precision import take_precision
+from fastlt.experiment.results import write_results
+from fastlt.experiment.run import run_experiment
 from fastlt.report import write_report
 from fastlt.report.table import results_table
-from fastlt.results import write_results
-from fastlt.shards.reader import Dataset
 
 LOCK = "run.lock"  # in a run folder, held while it is written
 

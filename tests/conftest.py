@@ -8,9 +8,9 @@ import pytest
 import torch
 from pictures import Pictures, conversion
 
-from fastlt.convert import convert
-from fastlt.precision import VARIABLE
-from fastlt.shards.reader import Dataset
+from fastlt.data.convert import convert
+from fastlt.data.shards.reader import Dataset
+from fastlt.experiment.precision import VARIABLE
 
 os.environ[VARIABLE] = "fp32"  # what a training computes must not depend on the machine; inherited by commands
 

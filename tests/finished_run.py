@@ -17,13 +17,13 @@ import torch
 from pictures import picture
 from PIL import Image
 
-from fastlt.backbones import build_model
-from fastlt.convert import Conversion
+from fastlt.core.checkpoint import SCHEMA, write_checkpoint
+from fastlt.core.settings import Settings
+from fastlt.data.convert import Conversion
+from fastlt.data.shards.encode import Encoding
+from fastlt.models.backbones import build_model
 from fastlt.predict.__main__ import main
 from fastlt.predict.images import Evaluation
-from fastlt.representation import SCHEMA, Settings
-from fastlt.representation.checkpoint import write_checkpoint
-from fastlt.shards.encode import Encoding
 
 CLASSES = ["apple", "box, with a lid", "größe"]
 SIZE, KEEP = 32, 0.875

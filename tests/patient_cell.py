@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fastlt.interrupts import Interrupts
+from fastlt.core.interrupts import Interrupts
 
 STEPS = 6
 PAUSE = 3  # the step behind which it waits for a file `go`, or a signal

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from fastlt.convert import Conversion
-from fastlt.shards.encode import Encoding
-from fastlt.sources.base import Listing
+from fastlt.data.convert import Conversion
+from fastlt.data.shards.encode import Encoding
+from fastlt.data.sources.base import Listing
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray:

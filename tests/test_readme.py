@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from test_classifiers import COUNTS, made
 
-from fastlt.classifiers.base import Stage2, Training
-from fastlt.shards.reader import Dataset
+from fastlt.data.shards.reader import Dataset
+from fastlt.stage2.classifiers.base import Stage2, Training
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SMALLER = {

@@ -1,6 +1,6 @@
 """Converts labelled images into a dataset: python tools/convert.py dataset=NAME ... out=DIR."""
 
-from fastlt.convert.__main__ import main
+from fastlt.convert import main
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastlt import device as machine
 from fastlt.bench.convert import bench_convert
 from fastlt.bench.index import bench_index
 from fastlt.bench.kernels import bench_kernels
@@ -17,10 +16,11 @@ from fastlt.bench.plot import plot
 from fastlt.bench.rows import append, last_run, markdown
 from fastlt.bench.stage2 import bench_stage2
 from fastlt.bench.train import bench_train
-from fastlt.cli import guard, hydra_command
-from fastlt.config import BenchConfig
-from fastlt.errors import UserError
-from fastlt.log import say
+from fastlt.core import device as machine
+from fastlt.core.cli import guard, hydra_command
+from fastlt.core.errors import UserError
+from fastlt.core.log import say
+from fastlt.experiment.config import BenchConfig
 
 BENCHES = {
     "convert": bench_convert,

@@ -11,9 +11,9 @@ from typing import Any
 from fastlt.bench.images import Files, find_images
 from fastlt.bench.peers import PEERS, PeerError, write_ffcv
 from fastlt.bench.rows import Row, measure
-from fastlt.convert import Conversion, convert
-from fastlt.errors import UserError
-from fastlt.shards.encode import Encoding
+from fastlt.core.errors import UserError
+from fastlt.data.convert import Conversion, convert
+from fastlt.data.shards.encode import Encoding
 
 
 def bench_convert(cfg: Any) -> list[Row]:

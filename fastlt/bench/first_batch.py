@@ -7,10 +7,10 @@ not counted, except those that Loader does by itself.
 import sys
 import time
 
-from fastlt.pipeline.loader import Loader
-from fastlt.plan import Augment
-from fastlt.sampler import Sampler
-from fastlt.shards.reader import Dataset
+from fastlt.data.pipeline.loader import Loader
+from fastlt.data.plan import Augment
+from fastlt.data.shards.reader import Dataset
+from fastlt.longtail.sampler import Sampler
 
 if __name__ == "__main__":
     root, batch, threads, device = sys.argv[1:]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastlt.cli import guard
-from fastlt.errors import UserError
+from fastlt.core.cli import guard
+from fastlt.core.errors import UserError
 
 MET, MISSED = "met", "MISSED"
 

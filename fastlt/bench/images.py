@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fastlt.errors import UserError
-from fastlt.shards.format import DATASET_FILE, EXTENSIONS, RAW
-from fastlt.shards.reader import Dataset
-from fastlt.sources.base import Listing
+from fastlt.core.errors import UserError
+from fastlt.data.shards.format import DATASET_FILE, EXTENSIONS, RAW
+from fastlt.data.shards.reader import Dataset
+from fastlt.data.sources.base import Listing
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from fastlt.bench.rows import Row, row
-from fastlt.errors import UserError
-from fastlt.plan import Augment, draw_plan
-from fastlt.sampler import LAWS, Sampler
-from fastlt.shards import format as layout
-from fastlt.shards.reader import Dataset
-from fastlt.shards.writer import write_description
+from fastlt.core.errors import UserError
+from fastlt.data.plan import Augment, draw_plan
+from fastlt.data.shards import format as layout
+from fastlt.data.shards.reader import Dataset
+from fastlt.data.shards.writer import write_description
+from fastlt.longtail.sampler import LAWS, Sampler
 
 CLASSES = 9000
 LEAST = 10 * CLASSES

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numba import njit, prange
 
-from fastlt import device as machine
 from fastlt.bench import kernel_rivals as rivals
 from fastlt.bench.index import peak_memory
 from fastlt.bench.kernel_data import SIZES, KernelData
 from fastlt.bench.rows import Row, measure_series, ratio, row
-from fastlt.errors import UserError
+from fastlt.core import device as machine
+from fastlt.core.errors import UserError
 from fastlt.kernels.accuracy_curve import AccuracyCurve, accuracy_curve
 from fastlt.kernels.class_mean import ClassMeanStream, class_mean
 from fastlt.kernels.group_count import group_count

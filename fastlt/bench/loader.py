@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from fastlt import device as machine
 from fastlt.bench.images import take_images
 from fastlt.bench.loader_cases import SIZE, SMALL_INDEX, Case, Cases
 from fastlt.bench.loader_data import MEAN, STD, Data
 from fastlt.bench.loader_stages import stage_rows
 from fastlt.bench.peers import LOADERS, ON_GPU, Peer, PeerError, write_ffcv
 from fastlt.bench.rows import Row, measure, measure_series, ratio, row
-from fastlt.errors import UserError
-from fastlt.log import say
+from fastlt.core import device as machine
+from fastlt.core.errors import UserError
+from fastlt.core.log import say
 
 # What is compared with what, where both were measured.
 RATIOS = [

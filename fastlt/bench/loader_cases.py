@@ -17,11 +17,11 @@ import torch
 
 from fastlt.bench.loader_data import Data
 from fastlt.bench.loader_stages import Stages
-from fastlt.pipeline.loader import Loader
-from fastlt.plan import Augment
-from fastlt.sampler import InOrder, Order, Sampler
-from fastlt.shards.mapped import forget_pages
-from fastlt.shards.reader import Dataset
+from fastlt.data.pipeline.loader import Loader
+from fastlt.data.plan import Augment
+from fastlt.data.shards.mapped import forget_pages
+from fastlt.data.shards.reader import Dataset
+from fastlt.longtail.sampler import InOrder, Order, Sampler
 
 SIZE = 224
 WORK = Augment(SIZE, "resized", flip=True)

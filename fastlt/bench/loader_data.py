@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from fastlt.bench.images import Files
-from fastlt.convert import Conversion, convert
-from fastlt.convert.storage import draws_served, raw_choice
-from fastlt.log import say
-from fastlt.shards import format as layout
-from fastlt.shards.encode import Encoding
-from fastlt.shards.reader import Dataset
-from fastlt.shards.writer import write_description
-from fastlt.sources.long_tail import pareto_counts
+from fastlt.core.log import say
+from fastlt.data.convert import Conversion, convert
+from fastlt.data.convert.storage import draws_served, raw_choice
+from fastlt.data.shards import format as layout
+from fastlt.data.shards.encode import Encoding
+from fastlt.data.shards.reader import Dataset
+from fastlt.data.shards.writer import write_description
+from fastlt.data.sources.long_tail import pareto_counts
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 SHARDS_PER_THREAD = 4  # WebDataset deals out whole shards: enough of them that all workers get the same

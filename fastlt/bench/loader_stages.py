@@ -15,12 +15,12 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 
 from fastlt.bench.rows import Row
-from fastlt.pipeline import graph_cpu
-from fastlt.pipeline.columns import columns
-from fastlt.pipeline.graph_gpu import MIXED
-from fastlt.plan import Augment, Plan, draw_plan
-from fastlt.sampler import Sampler
-from fastlt.shards.reader import Dataset
+from fastlt.data.pipeline import graph_cpu
+from fastlt.data.pipeline.columns import columns
+from fastlt.data.pipeline.graph_gpu import MIXED
+from fastlt.data.plan import Augment, Plan, draw_plan
+from fastlt.data.shards.reader import Dataset
+from fastlt.longtail.sampler import Sampler
 
 PAGE = 4096  # bytes
 PREFETCH = 2  # as the loader's default

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastlt.errors import UserError
+from fastlt.core.errors import UserError
 
 PEERS = Path(".venv-peers/bin/python")  # made by `make bench-peers`
 OURS = Path(sys.executable)

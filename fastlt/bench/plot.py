@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 
 from fastlt.bench.peers import LOADERS
 from fastlt.bench.rows import RATIO, Row, last_run, markdown
-from fastlt.cli import guard
-from fastlt.errors import UserError
-from fastlt.palette import WIDTH, styled
+from fastlt.core.cli import guard
+from fastlt.core.errors import UserError
+from fastlt.core.palette import WIDTH, styled
 
 OURS, OTHERS, CEILING = "#004488", "#9a9a9a", "#c28a00"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastlt.errors import UserError
-from fastlt.log import say
+from fastlt.core.errors import UserError
+from fastlt.core.log import say
 
 
 @dataclass(frozen=True)

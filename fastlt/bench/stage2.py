@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastlt import device as machine
 from fastlt.bench.index import peak_memory
 from fastlt.bench.kernel_data import SIZES, KernelData
 from fastlt.bench.kernel_rivals import authors_class_means, authors_tau_loop
 from fastlt.bench.rows import Row, measure_series, ratio, row
 from fastlt.bench.stage2_rivals import TorchLoop
-from fastlt.classifiers import SETS
-from fastlt.classifiers.base import Features, Stage2, Task, Training
-from fastlt.classifiers.heads import Linear
-from fastlt.classifiers.sgd import Step
-from fastlt.classify import Job, classify
-from fastlt.errors import UserError
+from fastlt.core import device as machine
+from fastlt.core.errors import UserError
+from fastlt.core.log import say
 from fastlt.kernels.arrays import host
-from fastlt.log import say
-from fastlt.losses import make_loss
+from fastlt.longtail.losses import make_loss
+from fastlt.stage2.classifiers import SETS
+from fastlt.stage2.classifiers.base import Features, Stage2, Task, Training
+from fastlt.stage2.classifiers.heads import Linear
+from fastlt.stage2.classifiers.sgd import Step
+from fastlt.stage2.classify import Job, classify
 
 # The settings of ImageNet-LT, conf/protocol/imagenet_lt_90.yaml.
 CRT, LWS = Training(10, 512, (0.2,), (5e-4,)), Training(5, 512, (0.2,), (5e-4,))

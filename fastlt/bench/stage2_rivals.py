@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import BatchSampler, DataLoader, TensorDataset, WeightedRandomSampler
 
-from fastlt.classifiers.base import Task
+from fastlt.stage2.classifiers.base import Task
 
 MOMENTUM, DECAY, LR = 0.9, 5e-4, 0.2
 

@@ -7,19 +7,22 @@ from typing import Any
 
 import torch
 
-from fastlt import device as machine
-from fastlt.backbones import build_model
 from fastlt.bench.images import take_images
 from fastlt.bench.loader_data import Data
 from fastlt.bench.rows import RATIO, Row, measure_series, ratio, row
 from fastlt.bench.train_batches import Synthetic, TorchLoader
-from fastlt.errors import UserError
-from fastlt.log import Progress
-from fastlt.pipeline.loader import Loader
-from fastlt.plan import Augment
-from fastlt.precision import computes_in_bf16
-from fastlt.representation import Batches, Fit, Recipe, Schedule
-from fastlt.sampler import Sampler
+from fastlt.core import device as machine
+from fastlt.core.batches import Batches
+from fastlt.core.errors import UserError
+from fastlt.core.log import Progress
+from fastlt.core.schedule import Schedule
+from fastlt.data.pipeline.loader import Loader
+from fastlt.data.plan import Augment
+from fastlt.experiment.precision import computes_in_bf16
+from fastlt.longtail.sampler import Sampler
+from fastlt.models.backbones import build_model
+from fastlt.training.recipe import Recipe
+from fastlt.training.trainer import Trainer
 
 ENDLESS = 10**6  # epochs: the learning rate then hardly moves
 
@@ -65,7 +68,7 @@ def bench_train(cfg: Any) -> list[Row]:
 def _case(cfg: Any, source: Batches, classes: int, precision: str) -> Callable[[], float]:
     model = build_model(cfg.backbone.name, classes, 0, cfg.image_size)
     model = model.to(source.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    fit = Fit(model, Schedule(ENDLESS, 0.01, 0.9, 5e-4), Recipe(compile=cfg.compile), source, None, 0, precision)
+    fit = Trainer(model, Schedule(ENDLESS, 0.01, 0.9, 5e-4), Recipe(compile=cfg.compile), source, None, 0, precision)
 
     def rate() -> float:
         with Progress("training", fit.images + source.images, done=fit.images) as progress:

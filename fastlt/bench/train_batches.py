@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from fastlt.bench.loader_data import MEAN, STD
-from fastlt.pipeline.loader import Batch
+from fastlt.core.batches import Batch
 
 DISTINCT = 4  # synthetic batches, over and over
 

@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 
-from fastlt.cli import guard, hydra_command
-from fastlt.config import GridConfig
-from fastlt.device import pick_device
-from fastlt.errors import UserError
+from fastlt.core.cli import guard, hydra_command
+from fastlt.core.device import pick_device
+from fastlt.core.errors import UserError
+from fastlt.core.lock import locked
+from fastlt.core.log import say
+from fastlt.experiment.config import GridConfig
 from fastlt.grid.arguments import combinations, split_arguments
 from fastlt.grid.cells import Cell, settle, write_plan
 from fastlt.grid.estimate import print_estimate
 from fastlt.grid.local import Slot, run_local, slots_here
 from fastlt.grid.slurm import submit
 from fastlt.grid.view import View
-from fastlt.lock import locked
-from fastlt.log import say
-from fastlt.report.across import write_across
+from fastlt.report.compare import write_across
 
 LAUNCHERS = ("local", "slurm")
 FAILED = 1  # exit code where a cell failed

@@ -9,8 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from fastlt.config import GridConfig
-from fastlt.errors import UserError
+from fastlt.core.errors import UserError
+from fastlt.experiment.config import GridConfig
 
 OWN = (*(field.name for field in fields(GridConfig)), "hydra")
 FLAGS = {"--dry-run": "dry_run=true"}  # as everybody types it

@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import hydra
 from omegaconf import OmegaConf
 
-from fastlt.cli import one_line
-from fastlt.config import TrainConfig
-from fastlt.departures import find_departures
-from fastlt.embedded import draw_embedded
-from fastlt.errors import UserError
-from fastlt.log import say
-from fastlt.shards.reader import Dataset
+from fastlt.core.cli import one_line
+from fastlt.core.errors import UserError
+from fastlt.core.log import say
+from fastlt.data.shards.reader import Dataset
+from fastlt.experiment.config import TrainConfig
+from fastlt.experiment.departures import find_departures
+from fastlt.experiment.embedded import draw_embedded
 from fastlt.train import LOCK, options_of, resolve, settle_precision
 
 # What changes how a cell runs, and not what comes out of it.

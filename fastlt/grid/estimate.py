@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
 
-from fastlt.classifiers import IMAGE_CLASSIFIERS
+from fastlt.core.log import duration, say
+from fastlt.experiment.options import Options
 from fastlt.grid.cells import Cell
 from fastlt.grid.measure import Rates, measure
-from fastlt.log import duration, say
-from fastlt.options import Options
+from fastlt.stage2.classifiers import IMAGE_CLASSIFIERS
 from fastlt.train import options_of
 
 FIXED = ("joint", "ncm_", "tau_norm", "tau_train", "logit_adjust")  # classifiers without training; prefixes

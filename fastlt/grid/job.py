@@ -11,13 +11,13 @@ from typing import Any
 import submitit
 from omegaconf import OmegaConf
 
-from fastlt.device import pick_device, set_threads, work_on
-from fastlt.errors import UserError
+from fastlt.core.device import pick_device, set_threads, work_on
+from fastlt.core.errors import UserError
+from fastlt.core.interrupts import Stopped
+from fastlt.core.lock import Busy, locked
+from fastlt.core.log import tell_progress
+from fastlt.data.shards.reader import Dataset
 from fastlt.grid.cells import FAILURE, failure_in, replace_file, result_key
-from fastlt.interrupts import Stopped
-from fastlt.lock import Busy, locked
-from fastlt.log import tell_progress
-from fastlt.shards.reader import Dataset
 from fastlt.train import LOCK, train
 
 ANY = "any"  # failure is to be tried again

@@ -12,11 +12,11 @@ from typing import Any
 
 import submitit
 
-from fastlt.errors import UserError
+from fastlt.core.errors import UserError
+from fastlt.core.interrupts import Interrupts, Stopped
+from fastlt.core.lock import is_locked
 from fastlt.grid.cells import Cell, failure_in
 from fastlt.grid.job import run_cell, write_failure
-from fastlt.interrupts import Interrupts, Stopped
-from fastlt.lock import is_locked
 
 POLL = 0.5  # seconds
 YEARS = 60 * 24 * 365 * 10  # minutes; a cell ends by itself

@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from fastlt.backbones import Model, build_model, parameters
-from fastlt.device import pick_device, work_on
-from fastlt.features.extract import extract
+from fastlt.core.device import pick_device, work_on
+from fastlt.core.log import Progress
+from fastlt.core.ranks import ALONE
+from fastlt.data.pipeline.loader import Loader
+from fastlt.experiment.loaders import Loaders
+from fastlt.experiment.options import Options
 from fastlt.grid.cells import Cell
-from fastlt.loaders import Loaders
-from fastlt.log import Progress
-from fastlt.options import Options
-from fastlt.pipeline.loader import Loader
-from fastlt.ranks import ALONE
-from fastlt.representation import Fit
-from fastlt.sampler import Sampler
+from fastlt.longtail.sampler import Sampler
+from fastlt.models.backbones import Model, build_model, parameters
+from fastlt.stage2.features.extract import extract
+from fastlt.training.trainer import Trainer
 
 SECONDS = 4.0  # that training is measured for, behind a first step that compiles; others take less
 CPU_BATCH = 32  # images; a rate on a CPU hardly depends on it, and 512 of them would take minutes
@@ -50,7 +50,7 @@ def measure(cell: Cell, options: Options, threads: int) -> Rates:
     model = build_model(options.backbone, cell.dataset.classes, 0, options.image_size)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with loaders.train(sampler) as batches:
-        fit = Fit(
+        fit = Trainer(
             model, options.schedule(), options.recipe(sampler.counts.tolist()), batches, None, 0, options.precision
         )
         trained = _train_rate(fit)
@@ -65,7 +65,7 @@ class _Enough(Exception):
     """Measured for long enough."""
 
 
-def _train_rate(fit: Fit) -> float:
+def _train_rate(fit: Trainer) -> float:
     marks: list[tuple[float, int]] = []
 
     def between(_: bool) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 from submitit import JobEnvironment
 from submitit.helpers import Checkpointable
 
-from fastlt.interrupts import Interrupts, Stopped
-from fastlt.log import say
+from fastlt.core.interrupts import Interrupts, Stopped
+from fastlt.core.log import say
 
 WARNING = signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]
 

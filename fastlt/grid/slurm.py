@@ -10,8 +10,8 @@ from pathlib import Path
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError
 
-from fastlt.config import SlurmConfig
-from fastlt.errors import UserError
+from fastlt.core.errors import UserError
+from fastlt.experiment.config import SlurmConfig
 from fastlt.grid.job import run_cell
 from fastlt.grid.requeue import Requeued
 

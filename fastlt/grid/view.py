@@ -7,10 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from fastlt.core.log import duration
 from fastlt.grid.cells import Cell
 from fastlt.grid.job import PROGRESS
 from fastlt.grid.local import Progress
-from fastlt.log import duration
 from fastlt.report.names import label, paper_first, percent
 
 LINE_EVERY = 30.0  # seconds between two lines in a log

@@ -13,10 +13,10 @@ from typing import NoReturn
 
 import torch
 
-from fastlt.cli import DEBUG, Parser, guard
-from fastlt.device import pick_device, set_threads, work_on
-from fastlt.errors import UserError
-from fastlt.log import Progress, duration, say
+from fastlt.core.cli import DEBUG, Parser, guard
+from fastlt.core.device import pick_device, set_threads, work_on
+from fastlt.core.errors import UserError
+from fastlt.core.log import Progress, duration, say
 from fastlt.predict.images import ahead
 from fastlt.predict.output import LAYOUTS, Row, check_place, layout, writer
 from fastlt.predict.paths import Paths

@@ -12,9 +12,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from fastlt.data.plan import NO_JITTER, center_boxes
+from fastlt.data.shards.encode import BadImage, Encoding, decode
 from fastlt.kernels.crop_resize import crop_resize_into
-from fastlt.plan import NO_JITTER, center_boxes
-from fastlt.shards.encode import BadImage, Encoding, decode
 
 MAX_BYTES = 1 << 30  # larger files are not read: what Pillow opens below its limit of pixels is smaller
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from fastlt.errors import UserError
+from fastlt.core.errors import UserError
 from fastlt.predict.paths import printed
 
 DIGITS = 4  # of a confidence

@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
-from fastlt.errors import UserError
-from fastlt.sources.image_folder import EXTENSIONS
+from fastlt.core.errors import UserError
+from fastlt.data.sources.image_folder import EXTENSIONS
 
 STDIN = "-"
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from fastlt.backbones import is_own
-from fastlt.checkpoint.read import load_state
-from fastlt.checkpoint.store import load_model
-from fastlt.classifiers import find_classifier
-from fastlt.classify import file_of
-from fastlt.errors import UserError
+from fastlt.core.errors import UserError
+from fastlt.data.shards.encode import Encoding
+from fastlt.models.backbones import is_own
+from fastlt.models.checkpoint.read import load_state
+from fastlt.models.checkpoint.store import load_model
 from fastlt.predict.images import Evaluation
-from fastlt.shards.encode import Encoding
+from fastlt.stage2.classifiers import find_classifier
+from fastlt.stage2.classify import file_of
 
 PREFERRED = ("crt", "tau_norm")
 RESULTS, CLASSIFIERS = "results.json", "classifiers"

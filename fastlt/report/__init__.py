@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastlt.errors import UserError
+from fastlt.core.errors import UserError
 from fastlt.report.check import check_results
 from fastlt.report.per_class import write_per_class
 from fastlt.report.table import results_table

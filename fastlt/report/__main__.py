@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from fastlt.errors import UserError
+from fastlt.core.errors import UserError
 from fastlt.report import read_results, write_report
 from fastlt.report.find import find_runs
 
@@ -53,7 +53,7 @@ def _each(roots: list[Path]) -> None:
 
 
 def _across(roots: list[Path], out: Path) -> None:
-    from fastlt.report.across import write_across
+    from fastlt.report.compare import write_across
 
     try:
         path = write_across(roots, out)

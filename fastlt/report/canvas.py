@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fastlt.palette import WIDTH
+from fastlt.core.palette import WIDTH
 from fastlt.report.choices import marked
 
 MOST_LINES = 6  # classifiers in a figure with a line each

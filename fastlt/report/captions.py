@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastlt.groups import GROUPS
+from fastlt.core.groups import GROUPS
 from fastlt.report.calibration import drawn_reliability, fitted_on
 from fastlt.report.canvas import MOST_LINES
 from fastlt.report.draw_classes import block_size, drawn_norms

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fastlt.errors import UserError
-from fastlt.groups import GROUPS
-from fastlt.plane import read_regions
+from fastlt.core.errors import UserError
+from fastlt.core.groups import GROUPS
+from fastlt.stage2.decision_regions import read_regions
 
 SCHEMA = 1
 _REQUIRED: dict[str, tuple[type, str]] = {

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from fastlt.groups import GROUPS
-from fastlt.palette import GROUP_COLOURS, WIDTH, styled
+from fastlt.core.groups import GROUPS
+from fastlt.core.palette import GROUP_COLOURS, WIDTH, styled
 from fastlt.report.canvas import add_legend, bar_colours, line_styles, new_figure, shown_name
 from fastlt.report.choices import DAGGER, chosen_on, chosen_on_test
 from fastlt.report.names import number, split_name

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fastlt.palette import WIDTH, styled
+from fastlt.core.palette import WIDTH, styled
 from fastlt.report.calibration import calibrated, drawn_reliability, fitted_on
 from fastlt.report.canvas import shown_name
 from fastlt.report.names import percent

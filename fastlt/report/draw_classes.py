@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from fastlt.palette import WIDTH, draw_class_counts, log_ticks, mark_groups, steps, styled
+from fastlt.core.palette import WIDTH, draw_class_counts, log_ticks, mark_groups, steps, styled
+from fastlt.longtail.sampler import class_probabilities
 from fastlt.report.canvas import MOST_LINES, add_legend, class_order, line_styles, new_figure, shown_name, sorted_counts
 from fastlt.report.names import paper_first
-from fastlt.sampler import class_probabilities
 
 LAW_COLOURS = {"instance": "#332288", "class": "#d1495b", "sqrt": "#117733"}
 PROGRESS = (0.0, 0.25, 0.5, 0.75, 1.0)

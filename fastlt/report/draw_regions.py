@@ -11,11 +11,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fastlt.groups import GROUPS, class_groups
-from fastlt.palette import WIDTH, styled
-from fastlt.plane import read_regions
+from fastlt.core.groups import GROUPS, class_groups
+from fastlt.core.palette import WIDTH, styled
 from fastlt.report.canvas import MOST_LINES, class_order, shown_name
 from fastlt.report.names import paper_first, percent
+from fastlt.stage2.decision_regions import read_regions
 
 # Okabe and Ito's without black, then Tol's: apart for every kind of colour vision. With more classes they come round
 # again, with other markers.

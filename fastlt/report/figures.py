@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fastlt.palette import styled
+from fastlt.core.palette import styled
 from fastlt.report.draw_accuracy import accuracy_by_group, accuracy_over_tau, shifted_priors
 from fastlt.report.draw_calibration import reliability
 from fastlt.report.draw_classes import class_counts, sampling_weights, weight_norms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastlt.errors import UserError
+from fastlt.core.errors import UserError
 
 
 def find_runs(roots: list[Path], also: str = "") -> list[Path]:

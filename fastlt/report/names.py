@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from fastlt.groups import FEW, GROUPS, MANY
+from fastlt.core.groups import FEW, GROUPS, MANY
 
 LABELS = {
     "joint": "joint",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlt.groups import GROUPS, class_groups
+from fastlt.core.groups import GROUPS, class_groups
 
 
 def write_per_class(results: dict[str, Any], path: Path) -> None:

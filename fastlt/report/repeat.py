@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from fastlt.groups import GROUPS
-from fastlt.log import duration
+from fastlt.core.groups import GROUPS
+from fastlt.core.log import duration
 from fastlt.report.departures import departures
 from fastlt.report.names import PAPER, escaped, label, number
 

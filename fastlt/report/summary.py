@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlt.groups import FEW, GROUPS, class_groups
+from fastlt.core.groups import FEW, GROUPS, class_groups
 from fastlt.report.choices import DAGGER, chosen_on_test
 from fastlt.report.departures import departures
 from fastlt.report.names import SCOPES, escaped, listed, long_name, number, sampling

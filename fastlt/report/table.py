@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from fastlt.groups import GROUPS
+from fastlt.core.groups import GROUPS
 from fastlt.report.choices import marked, notes
 from fastlt.report.names import label, number, percent, sampling
 

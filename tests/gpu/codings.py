@@ -8,7 +8,7 @@ import numpy as np
 from pictures import Pictures, picture
 from PIL import Image
 
-from fastlt.sources.base import Listing
+from fastlt.data.sources.base import Listing
 
 TURNED = Image.Exif()
 TURNED[0x0112] = 6

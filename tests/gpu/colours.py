@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from pictures import Pictures
 
-from fastlt.sources.base import Listing
+from fastlt.data.sources.base import Listing
 
 COLOURS = np.array([(200, 60, 60), (60, 190, 70), (60, 80, 200), (190, 180, 60)])
 EACH = 12  # images of a class in val and test

@@ -13,7 +13,7 @@ from commands import train
 from pictures import conversion
 from run_inside import SMALL
 
-from fastlt.convert import convert
+from fastlt.data.convert import convert
 
 
 @pytest.fixture(scope="session")

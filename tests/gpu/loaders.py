@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from test_graph_gpu import OnCpu
 
-from fastlt.pipeline.loader import Batch, Loader
-from fastlt.plan import Augment
-from fastlt.sampler import Sampler
-from fastlt.shards.reader import Dataset
+from fastlt.core.batches import Batch
+from fastlt.data.pipeline.loader import Loader
+from fastlt.data.plan import Augment
+from fastlt.data.shards.reader import Dataset
+from fastlt.longtail.sampler import Sampler
 
 KINDS = ("jpeg", "raw", "mixed")
 AUGMENTS = {

@@ -20,13 +20,13 @@ SMALL = (
 )  # fmt: skip
 ASKED_TO_STOP = """
 import os, signal
-import fastlt.representation.fit as f
-step_before = f.Fit._step
+import fastlt.training.trainer as f
+step_before = f.Trainer._step
 def step(fit, parts):
     step_before(fit, parts)
     if fit.epoch == 1 and fit.step == 5:
         os.kill(os.getpid(), signal.SIGTERM)
-f.Fit._step = step
+f.Trainer._step = step
 """
 
 

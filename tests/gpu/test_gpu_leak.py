@@ -12,8 +12,8 @@ import pytest
 import torch
 from loaders import class_order, gpu_graph
 
-from fastlt.plan import Augment
-from fastlt.shards.reader import Dataset
+from fastlt.data.plan import Augment
+from fastlt.data.shards.reader import Dataset
 
 pytestmark = pytest.mark.gpu
 

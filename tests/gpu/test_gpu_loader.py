@@ -24,10 +24,10 @@ from loaders import (
 from pictures import conversion
 from test_graph_gpu import OnCpu
 
-from fastlt.convert import convert
-from fastlt.plan import Augment
-from fastlt.sampler import InOrder
-from fastlt.shards.reader import Dataset
+from fastlt.data.convert import convert
+from fastlt.data.plan import Augment
+from fastlt.data.shards.reader import Dataset
+from fastlt.longtail.sampler import InOrder
 
 pytestmark = pytest.mark.gpu
 

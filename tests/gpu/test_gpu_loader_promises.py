@@ -9,9 +9,9 @@ import pytest
 import torch
 from loaders import AUGMENTS, KINDS, Epoch, assert_same, class_order, gpu_graph, joined
 
-from fastlt.errors import UserError
-from fastlt.shards.format import RAW
-from fastlt.shards.reader import Dataset
+from fastlt.core.errors import UserError
+from fastlt.data.shards.format import RAW
+from fastlt.data.shards.reader import Dataset
 
 pytestmark = pytest.mark.gpu
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from test_classifiers import COUNTS, TRAINED, drawn, made
 
-from fastlt.classifiers import CLASSIFIERS, find_classifier
-from fastlt.classifiers.base import Features, Fitted, Stage2, Task, Training
-from fastlt.evaluate import evaluate
-from fastlt.temperature import fit_temperature
+from fastlt.stage2.classifiers import CLASSIFIERS, find_classifier
+from fastlt.stage2.classifiers.base import Features, Fitted, Stage2, Task, Training
+from fastlt.stage2.evaluate import evaluate
+from fastlt.stage2.temperature import fit_temperature
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("one_thread")]
 

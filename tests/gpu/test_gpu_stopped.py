@@ -11,7 +11,7 @@ import torch
 from commands import run
 from run_inside import ASKED_TO_STOP, SMALL, Ended, checkpoint, losses, results, train_inside
 
-from fastlt.representation.fit import Fit
+from fastlt.training.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
 
@@ -21,15 +21,15 @@ MAIN = "\nfrom fastlt.train import main\nmain()\n"
 
 def stopped_inside(*overrides: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> Ended:
     """A training that gets SIGTERM behind step 5 of its second epoch."""
-    step_before = Fit._step
+    step_before = Trainer._step
 
-    def step(fit: Fit, parts: list) -> None:
+    def step(fit: Trainer, parts: list) -> None:
         step_before(fit, parts)
         if fit.epoch == 1 and fit.step == 5:
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Fit, "_step", step)
+        patched.setattr(Trainer, "_step", step)
         return train_inside(*overrides, cwd=cwd)
 
 
@@ -109,7 +109,7 @@ def test_another_device_classifies_on_the_same_representation(
 
 KILLED = """
 import os
-import fastlt.features.part as p
+import fastlt.stage2.features.part as p
 p.SAVE_EVERY = 0.0
 append_before, left = p.Part.append, [3]
 def append(*arguments):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from run_inside import SMALL, checkpoint, losses, results, train_inside
 
-from fastlt.classifiers import CLASSIFIERS
+from fastlt.stage2.classifiers import CLASSIFIERS
 
 pytestmark = pytest.mark.gpu
 

@@ -1,0 +1,6 @@
+"""images + labels -> dataset/."""
+
+from fastlt.data.convert.build import convert_configured
+from fastlt.data.convert.engine import Conversion, convert
+
+__all__ = ["Conversion", "convert", "convert_configured"]

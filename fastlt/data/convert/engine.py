@@ -1,0 +1,196 @@
+"""images + labels -> dataset/: decodes, checks and stores every sample of a source once."""
+
+import errno
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastlt.core.errors import UserError
+from fastlt.core.log import Progress, say
+from fastlt.data.convert.storage import raw_choice
+from fastlt.data.convert.work_folder import WorkFolder
+from fastlt.data.convert.workers import Stored, Workers, encode_sample
+from fastlt.data.shards.encode import Encoding
+from fastlt.data.shards.writer import SplitWriter, write_dataset
+from fastlt.data.sources.base import SPLITS, Source, described
+
+SHARD_UNIT = 1_000_000  # bytes of a megabyte of shard_mb
+SHOWN = 20  # bad images listed by name before the rest is only counted
+SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Options of a conversion.
+
+    mean, std: of the RGB channels in 0..1, what training normalizes by. protocol: the training protocol this data set
+    is used with by default. shard_mb: target size of a shard. raw_fraction: share of the training images stored as
+    pixels, those that class-aware sampling draws most often. max_bad: how many images that do not decode may be left
+    out, or which share of all if it is below 1.
+    """
+
+    name: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    protocol: str
+    encoding: Encoding = field(default_factory=Encoding)
+    shard_mb: int = 256
+    raw_fraction: float = 0.0
+    max_bad: float = 0
+
+    def __post_init__(self) -> None:
+        if self.shard_mb < 1:
+            raise UserError(f"shard_mb={self.shard_mb}: a shard needs at least 1 MB")
+        if not 0 <= self.raw_fraction <= 1:
+            raise UserError(f"raw_fraction={self.raw_fraction}: the share of raw images must be in 0..1")
+        if self.max_bad < 0 or (self.max_bad > 1 and self.max_bad != int(self.max_bad)):
+            raise UserError(f"max_bad={self.max_bad}: it must be a number of images, or a share of all below 1")
+
+    def allowed_bad(self, samples: int) -> int:
+        """How many of `samples` images may be bad."""
+        return int(self.max_bad * samples) if self.max_bad < 1 else int(self.max_bad)
+
+
+def convert(source: Source, options: Conversion, out: Path, workers: int = 0, overwrite: bool = False) -> Path:
+    """Converts a source into the folder `out`, whole or not at all; returns `out`.
+
+    The same source and options give the same bytes for any number of workers. Work goes on in `out`.partial, where a
+    conversion that was killed, or ran out of space, resumes behind its last complete shard, once all that lies there is
+    found to be what was written. workers: processes that decode, 0 for one per core. overwrite: replace a dataset in
+    `out`, which stays whole until the new one takes its place. Raises UserError if `out` is taken (and `overwrite` is
+    not set) or holds anything that no conversion wrote, if a class has no training image, or if more images than
+    `max_bad` allows do not decode.
+    """
+    if workers < 0:
+        raise UserError(f"workers={workers}: it must be 0 (one per core) or more")
+    _check_classes(source)
+    about = {
+        "name": options.name,
+        "class_names": source.class_names,
+        "mean": list(options.mean),
+        "std": list(options.std),
+        "protocol": options.protocol,
+        "options": {
+            **asdict(options.encoding),
+            "shard_mb": options.shard_mb,
+            "raw_fraction": options.raw_fraction,
+        },
+        "source": {**described(source), "sha256": _source_digest(source)},
+    }
+    folder = WorkFolder(out, about, overwrite)
+    try:
+        with folder:
+            if folder.recover():
+                return out
+            folder.check_free()
+            folder.prepare()
+            _convert(source, options, folder, about, workers or len(os.sched_getaffinity(0)))
+    except OSError as error:
+        if error.errno in SPACE:
+            problem, remedy = f"no space left for {folder.root}", "make room"
+        else:
+            named = f" ({error.filename})" if error.filename else ""
+            problem, remedy = f"{folder.root}: {error.strerror or error}{named}", "mend that"
+        raise UserError(
+            f"{problem}: {remedy} and give the same command again, it goes on behind the last complete shard"
+        ) from error
+    return out
+
+
+def _convert(source: Source, options: Conversion, folder: WorkFolder, about: dict[str, Any], workers: int) -> None:
+    writers = {}
+    with Workers(source, options.encoding, workers) as pool:
+        for split in SPLITS:
+            if split in source.splits:
+                writers[split] = _convert_split(source, split, options, folder, pool)
+    try:
+        _check_bad(source, writers, options)
+        _check_left(source, writers)
+    except UserError:
+        # One shard a split is quickly done again; more are kept for the next try, with bad images mended or allowed.
+        if all(writer.shards <= 1 for writer in writers.values()):
+            folder.remove()
+        raise
+    folder.publish(write_dataset(folder.dataset, writers, about))
+
+
+def _check_classes(source: Source) -> None:
+    seen = set(source.splits["train"].labels.tolist())
+    for number, name in enumerate(source.class_names):
+        if number not in seen:
+            raise UserError(
+                f"class {number} ({name}) has no training image: every class needs at least one, add one or drop it"
+            )
+
+
+def _check_left(source: Source, writers: dict[str, SplitWriter]) -> None:
+    """Every split and every class still has images without the bad ones."""
+    for split, writer in writers.items():
+        parts = writer.finish()
+        if not parts:
+            raise UserError(f"no image of the {split} split decodes: mend them, or leave the split out")
+        if split == "train":
+            counts = np.bincount(np.concatenate([part["label"] for part in parts]), minlength=len(source.class_names))
+            for number in np.flatnonzero(counts == 0):
+                name = source.class_names[number]
+                raise UserError(
+                    f"class {number} ({name}) has no training image left, all are bad: mend one or drop the class"
+                )
+
+
+def _source_digest(source: Source) -> str:
+    """Identifies what is listed: splits, keys, labels, class names. What the images hold is hashed with the shards."""
+    digest = hashlib.sha256(json.dumps(source.class_names).encode())
+    for split, listing in source.splits.items():
+        digest.update(json.dumps([split, len(listing.keys)]).encode())
+        for key in listing.keys:
+            digest.update(key.encode("utf-8", "surrogateescape") + b"\n")
+        digest.update(listing.labels.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _convert_split(source: Source, split: str, options: Conversion, folder: WorkFolder, pool: Workers) -> SplitWriter:
+    listing = source.splits[split]
+    total = len(listing.keys)
+    raw = np.zeros(total, bool)
+    if split == "train" and options.raw_fraction:
+        raw = raw_choice(listing.labels, options.raw_fraction)
+    writer = SplitWriter(folder.dataset, folder.journal, split, options.shard_mb * SHARD_UNIT, folder.seal)
+
+    def mended(place: int) -> bool:
+        """Whether an image that was bad in an earlier try is good by now."""
+        return isinstance(encode_sample(source, pool.encoding, split, place, bool(raw[place])), Stored)
+
+    writer.forget(mended)
+    try:
+        with Progress(f"converting {split}", total, done=writer.position) as progress:
+            for result in pool.results(split, raw, writer.position):
+                place = writer.position
+                if isinstance(result, Stored):
+                    writer.add(listing.keys[place], int(listing.labels[place]), result.image, result.crc32)
+                else:
+                    writer.quarantine(listing.keys[place], result)
+                    if len(writer.quarantined) <= SHOWN:
+                        say(f"bad image: {source.where(split, place)}: {result}")
+                progress.advance(1, f"{writer.bytes / 1e6 / progress.seconds:.0f} MB/s" if place % 256 == 0 else "")
+        writer.finish()
+    finally:
+        writer.close()
+    return writer
+
+
+def _check_bad(source: Source, writers: dict[str, SplitWriter], options: Conversion) -> None:
+    bad = [(split, *pair) for split, writer in writers.items() for pair in writer.quarantined]
+    allowed = options.allowed_bad(sum(len(source.splits[split].keys) for split in writers))
+    if len(bad) > allowed:
+        split, key, reason = bad[0]
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise UserError(
+            f"{split} image {key} does not decode ({reason}){more}: {allowed} bad images are allowed; "
+            f"mend or remove it, or allow more with max_bad={len(bad)}"
+        )

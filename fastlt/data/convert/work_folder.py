@@ -1,0 +1,200 @@
+"""Where a conversion goes on until it is finished: out.partial, with a lock, and a record of what it was begun with.
+
+out.partial/lock              held while a process works here
+out.partial/conversion.json   input, options and software
+out.partial/journal/          a page per complete shard
+out.partial/dataset/          what becomes `out`; once it has, what was `out` before
+out.partial/finished.json     from when `dataset` is complete until all is cleaned up: size and SHA-256 of its files
+out.partial/old/              what was `out` before, where two folders cannot be exchanged in one step
+
+Nothing that a conversion did not write is ever removed, and nothing that lies here is trusted before it was checked.
+"""
+
+import json
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import PIL
+from PIL import features
+
+from fastlt.core.errors import UserError
+from fastlt.core.lock import Busy, locked
+from fastlt.core.log import say
+from fastlt.data.convert.publish import occupied, put_in_place, state
+from fastlt.data.shards.durable import Damaged, discard, first_problem, foreign, read_sealed, sync, write_sealed
+from fastlt.data.shards.format import DATASET_FILE
+from fastlt.data.shards.writer import Files
+
+_PATIENCE = 0.2  # seconds to wait for the lock: another conversion takes longer anyway
+_OWN = ("lock", "conversion.json.tmp", "finished.json.tmp", "conversion.json", "finished.json")
+# Raised whenever other bytes come from the same input, or another layout of this folder: then work begins anew.
+_FORMAT = 3
+
+
+class WorkFolder:
+    """The folder of one conversion to `out`. A context manager: the lock is held inside.
+
+    about: what the conversion was begun with; work done under another record is not taken up. overwrite: whether a
+    dataset in `out` may be replaced. Raises UserError if it may not, or if another process converts to the same place.
+    """
+
+    def __init__(self, out: Path, about: dict[str, Any], overwrite: bool):
+        self.out, self.overwrite = out, overwrite
+        # Beside the folder that a link leads to: renames stay on its file system, and the link stays.
+        self.place = Path(os.path.realpath(out)) if out.is_symlink() or out.name in ("", "..") else out
+        if Path(os.path.realpath(out)) in (Path.cwd(), *Path.cwd().parents):
+            raise UserError(f"out={out} is the current folder, or one above it: name a folder in it")
+        if self.place.is_symlink() or os.path.ismount(self.place):
+            raise UserError(f"out={out} is a mount point or a loop of links: name a folder in it, or another one")
+        self.root = self.place.with_name(self.place.name + ".partial")
+        self.dataset, self.journal, self._old = (self.root / name for name in ("dataset", "journal", "old"))
+        self._record, self._finished = self.root / "conversion.json", self.root / "finished.json"
+        software = {"format": _FORMAT, "pillow": PIL.__version__}
+        software |= {name: features.version(name) for name in ("jpg", "zlib")}
+        self._text = json.dumps({"software": software, "about": about}, sort_keys=True).encode()
+
+    @property
+    def seal(self) -> bytes:
+        """Identifies what is converted, and how."""
+        return self._text
+
+    def __enter__(self) -> "WorkFolder":
+        if not self.root.exists():
+            self.check_free()
+        if self.root.is_symlink() or (self.root.exists() and not self.root.is_dir()):
+            raise UserError(f"{self.root} is no folder, a conversion works there: move it away")
+        self._refuse_foreign(self.root)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.root / "lock", str(self.out), _PATIENCE))
+            except Busy:
+                raise UserError(
+                    f"another process is converting to {self.out}: wait for it, or choose another out=DIR"
+                ) from None
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def check_free(self) -> None:
+        """Raises UserError if `out` holds anything that may not be replaced."""
+        if not occupied(self.place):
+            return
+        if not self.place.is_dir():
+            raise UserError(f"out={self.out} is no folder: choose another one")
+        if not self.overwrite:
+            kind = "a finished dataset" if (self.place / DATASET_FILE).exists() else "not empty"
+            raise UserError(f"out={self.out} is {kind}: choose another folder or add overwrite=true")
+        if name := foreign(self.place):
+            raise UserError(
+                f"out={self.out} holds {name}, which no conversion wrote and overwrite=true would remove: "
+                "move it away, or choose another folder"
+            )
+
+    def recover(self) -> bool:
+        """Completes what was killed while it was put in its place; True if it was this very conversion.
+
+        It had been decided on by whoever gave that command, so it needs no overwrite=true again, unless something else
+        is in its place by now.
+        """
+        note = self._note()
+        if note is not None and first_problem(_paths(self.place, note["files"]), f"checking {self.out}"):
+            if problem := first_problem(_paths(self.dataset, note["files"]), f"checking {self.dataset}"):
+                say(f"{problem[1]}: it is not put in the place of {self.out}")
+                note = None
+            else:
+                if state(self.place) != note["replaces"]:
+                    self.check_free()
+                self._put_in_place()
+        if note is None:
+            if self._old.is_dir() and not occupied(self.place):
+                self._old.rename(self.place)
+                sync(self.place.parent)
+                say(f"{self.out} is the dataset again that was to be replaced")
+            self._finished.unlink(missing_ok=True)
+            return False
+        say(f"{self.out} was cut off when it was complete already, and is in its place now")
+        self.remove()
+        return note["conversion"] == self._text.decode()
+
+    def _note(self) -> dict[str, Any] | None:
+        try:
+            text = read_sealed(self._finished, b"finished")
+        except Damaged as problem:
+            say(f"{problem}: what it is about is checked anew")
+            return None
+        return None if text is None else json.loads(text)
+
+    def prepare(self) -> None:
+        """Makes the folders, or takes up those of an unfinished conversion with the same input and options."""
+        self._refuse_foreign(self.dataset, self.journal, self._old)
+        if why := self._why_anew():
+            say(f"{self.root} {why}: starting again")
+            self._record.unlink(missing_ok=True)
+            discard(self.dataset)
+            discard(self.journal)
+        elif self._record.exists():
+            say(f"resuming the conversion in {self.root}")
+        write_sealed(self._record, self._text, b"conversion")
+        self.dataset.mkdir(exist_ok=True)
+        self.journal.mkdir(exist_ok=True)
+
+    def _refuse_foreign(self, *folders: Path) -> None:
+        for folder in folders:
+            names = (_OWN, [own.name for own in (self.dataset, self.journal, self._old)]) if folder == self.root else ()
+            if name := foreign(folder, *names):
+                raise UserError(
+                    f"{folder / name} is nothing that a conversion wrote: move it away and give the same command again"
+                )
+
+    def _why_anew(self) -> str:
+        """Why the work that lies here is not taken up; empty if it is, or if there is none."""
+        try:
+            text = read_sealed(self._record, b"conversion")
+        except Damaged:
+            return f"has a damaged {self._record.name}"
+        if text is None:
+            return f"has no {self._record.name}" if self.dataset.exists() or self.journal.exists() else ""
+        if text == self._text:
+            return ""
+        other = json.loads(text).get("software") != json.loads(self._text)["software"]
+        return "was begun by another version of fastlt or Pillow" if other else "was begun with other input or options"
+
+    def publish(self, files: Files) -> None:
+        """Puts the finished dataset in its place and cleans up. files: all of it, already on the disk."""
+        self.check_free()
+        self._refuse_foreign(self.dataset)
+        for path, size, _ in _paths(self.dataset, files):
+            if not path.is_file() or path.stat().st_size != size:
+                raise UserError(f"{path} was changed during the conversion: give the same command again")
+        for path in self.dataset.iterdir():
+            if path.name not in files:  # of a shard that there is no more
+                path.unlink()
+        sync(self.dataset)
+        note = {"conversion": self._text.decode(), "files": files, "replaces": state(self.place)}
+        write_sealed(self._finished, json.dumps(note).encode(), b"finished")
+        sync(self.root)
+        self._put_in_place()
+        self.remove()
+
+    def _put_in_place(self) -> None:
+        if occupied(self.place):
+            discard(self._old)
+        put_in_place(self.dataset, self.place, self._old)
+
+    def remove(self) -> None:
+        """Removes all of it; the note that `out` is complete goes last, so that being killed here does not matter."""
+        try:
+            for folder in (self.journal, self.dataset, self._old):
+                discard(folder)
+            for name in _OWN[1:]:
+                (self.root / name).unlink(missing_ok=True)
+        except OSError as error:
+            say(f"{self.root} could not be removed ({error.strerror}: {error.filename}): it is not needed any more")
+
+
+def _paths(folder: Path, files: Files) -> list[tuple[Path, int, str]]:
+    return [(folder / name, size, sha256) for name, (size, sha256) in files.items()]

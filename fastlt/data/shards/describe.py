@@ -1,0 +1,117 @@
+"""What a dataset holds, as facts and as a page of text. Reads its description and its index, no shard."""
+
+from typing import Any
+
+import numpy as np
+
+from fastlt.core.groups import GROUPS, class_groups
+from fastlt.data.shards import format as layout
+from fastlt.data.shards.reader import Dataset
+
+QUARANTINED = 5  # inputs that were left out, named before the rest is only counted
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """The facts of a dataset, ready for JSON.
+
+    Sizes are in pixels as stored; classes and groups are those of the training images; encodings count all splits.
+    """
+    about, splits = dataset.about, dataset.splits
+    counts = dataset.split("train").counts
+    largest, smallest = int(counts.argmax()), int(counts.argmin())
+    left_out = [{"split": split, **row} for split, rows in about.get("quarantined", {}).items() for row in rows]
+    return {
+        "name": dataset.name,
+        "digest": dataset.digest,
+        "protocol": about.get("protocol"),
+        "splits": {
+            name: {"images": len(index), "classes": int((index.counts > 0).sum())} for name, index in splits.items()
+        },
+        "classes": dataset.classes,
+        "largest_class": {"class": dataset.class_names[largest], "images": int(counts[largest])},
+        "smallest_class": {"class": dataset.class_names[smallest], "images": int(counts[smallest])},
+        "imbalance": round(float(counts.max() / max(counts.min(), 1)), 2),
+        "groups": {
+            group: {"classes": int(inside.sum()), "images": int(counts[inside].sum())}
+            for place, group in enumerate(GROUPS)
+            for inside in [class_groups(counts) == place]
+        },
+        "image_sizes": _image_sizes(dataset),
+        "encodings": _encodings(dataset),
+        "colours": about.get("colours", {}),
+        "quarantined": {"images": len(left_out), "first": left_out[:QUARANTINED]},
+        "shards": {"count": len(dataset.shards), "bytes": sum(shard["size"] for shard in about["shards"])},
+    }
+
+
+def _column(dataset: Dataset, name: str) -> np.ndarray:
+    return np.concatenate([getattr(index, name) for index in dataset.splits.values()])
+
+
+def _image_sizes(dataset: Dataset) -> dict[str, dict[str, float]]:
+    height, width = _column(dataset, "height"), _column(dataset, "width")
+    sizes = {"height": height, "width": width, "short_side": np.minimum(height, width)}
+    return {
+        name: {"min": int(values.min()), "median": float(np.median(values)), "max": int(values.max())}
+        for name, values in sizes.items()
+    }
+
+
+def _encodings(dataset: Dataset) -> dict[str, dict[str, float]]:
+    encoding, length = _column(dataset, "encoding"), _column(dataset, "length")
+    found = {}
+    for code, name in enumerate(layout.EXTENSIONS):
+        own = length[encoding == code]
+        if len(own):
+            found[name] = {"images": len(own), "bytes_per_image": round(float(own.mean()), 1)}
+    return found
+
+
+def page(facts: dict[str, Any]) -> str:
+    """The facts as text for a terminal, a line or a small table each."""
+    wide = max(len(name) for name in (*facts["splits"], *GROUPS))
+    split_rows = [(name, row["images"], row["classes"]) for name, row in facts["splits"].items()]
+    group_rows = [(name, row["images"], row["classes"]) for name, row in facts["groups"].items()]
+    digits = max(len(f"{images:,}") for _, images, _ in (*split_rows, *group_rows))
+
+    def table(rows: list[tuple[str, int, int]]) -> list[str]:
+        return [f"{name:<{wide}}  {images:>{digits},} images  {classes:>6,} classes" for name, images, classes in rows]
+
+    largest, smallest = (
+        f"{row['class']} ({row['images']:,})" for row in (facts["largest_class"], facts["smallest_class"])
+    )
+    sizes = facts["image_sizes"]
+    left_out, shards = facts["quarantined"], facts["shards"]
+    encodings = [
+        f"{name}: {row['images']:,} images of {row['bytes_per_image']:,.0f} bytes on average"
+        for name, row in facts["encodings"].items()
+    ]
+    colours = [f"{colour}: {count:,}" for colour, count in facts["colours"].items()]
+    bad = [f"{row['split']} {row['key']}: {row['reason']}" for row in left_out["first"]]
+    if left_out["images"] > len(bad):
+        bad.append(f"and {left_out['images'] - len(bad):,} more, see {layout.DATASET_FILE}")
+    entries: list[tuple[str, list[str]]] = [
+        ("name", [facts["name"]]),
+        ("digest", [facts["digest"]]),
+        ("protocol", [str(facts["protocol"])]),
+        ("splits", table(split_rows)),
+        ("train groups", table(group_rows)),
+        ("largest class", [largest]),
+        ("smallest class", [smallest]),
+        ("imbalance", [f"{facts['imbalance']:g}"]),
+        *((name.replace("_", " "), [_spread(sizes[name])]) for name in ("height", "width", "short_side")),
+        ("encodings", encodings),
+        ("colours", ["other than RGB as found: " + ", ".join(colours) if colours else "all RGB as found"]),
+        ("quarantined", [f"{left_out['images']:,} images", *bad] if bad else ["none"]),
+        ("shards", [f"{shards['count']:,}, {shards['bytes'] / 1e6:,.1f} MB"]),
+    ]
+    if "picture" in facts:
+        entries.append(("picture", [facts["picture"]]))
+    lines = [f"{'' if row else name:<14}  {line}" for name, rows in entries for row, line in enumerate(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _spread(size: dict[str, float]) -> str:
+    if size["min"] == size["max"]:
+        return f"{size['min']} pixels, all"
+    return f"{size['min']} to {size['max']} pixels, median {size['median']:g}"

@@ -1,0 +1,346 @@
+"""One image from a source becomes the bytes that are stored. Runs in the conversion's worker processes.
+
+`keep` stores a file as found where DALI's decoder, which reads it at every epoch, gives the pixels that Pillow gives:
+
+- JPEG: Huffman-coded (baseline, extended or progressive), 8 bits, one or three components, its header segments without
+  a gap. Sampling, colour coding, restart markers and what follows the end do not matter.
+- PNG: 8-bit grey or RGB without transparency, background or animation, every checksum right, whole up to its end, its
+  chunks in order.
+
+Everything else that Pillow decodes is written anew as PNG. As with Pillow's `convert("RGB")`, which the paper's authors
+load images with, alpha is dropped, not blended, and of several frames the first is taken.
+"""
+
+import io
+import re
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from fastlt.core.errors import UserError
+from fastlt.data.shards import format as layout
+from fastlt.data.shards.format import Encoded
+
+ENCODINGS = ("keep", "jpeg", "png", "raw")
+ORIENTATIONS = ("ignore", "apply")
+MAX_PIXELS = 100_000_000  # more is refused before decoding: a small file can claim any size
+
+_COLOURS = {
+    "L": "grey",
+    "1": "bilevel",
+    "P": "palette",
+    "PA": "palette",
+    "LA": "grey+alpha",
+    "RGBA": "alpha",
+    "F": "float",
+}
+_JPEG_LONGEST = 65_500  # pixels of a side: what libjpeg writes
+_REDUCING_GAP = 2  # as in Pillow's thumbnails: from there on, what a reduced decoding changes cannot be seen
+_PNG_PIECE = 1 << 16  # bytes inflated at once: of the pixels only the number is wanted
+# Names of chunks, one after the other; capitals by the rules of PNG: [a-z] first is a chunk that decoders may skip.
+_PNG_CHUNKS = re.compile(rb"IHDR([a-z][A-Za-z][A-Z][A-Za-z])*(IDAT)+([a-z][A-Za-z][A-Z][A-Za-z])*IEND")
+_PNG_DRAWN = {b"tRNS", b"bKGD", b"acTL", b"fcTL", b"fdAT"}  # transparency, background, animation
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+_PNG_WHOLE = ((0, 0, 1, 1),)  # first column and row, steps between columns and rows
+_PNG_INTERLACED = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+# EXIF orientation: what sets the image upright
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BadImage(Exception):
+    """An image that cannot be stored; the text is the reason."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How images are stored.
+
+    kind: `keep` (bytes as found where DALI decodes them, else PNG; pixel sources become raw), `jpeg`, `png` or `raw`.
+    quality: of `jpeg`, 1..100. max_short_side: pixels, `jpeg`, `png` and `raw` shrink larger images, 0 for never.
+    orientation: `ignore` the EXIF tag (as the authors' loader does) or `apply` it to the pixels.
+    """
+
+    kind: str = "keep"
+    quality: int = 90
+    max_short_side: int = 0
+    orientation: str = "ignore"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ENCODINGS:
+            raise UserError(f"encode={self.kind} is unknown: allowed are {', '.join(ENCODINGS)}")
+        if not 1 <= self.quality <= 100:
+            raise UserError(f"quality={self.quality}: it must be in 1..100")
+        if self.max_short_side < 0:
+            raise UserError(f"max_short_side={self.max_short_side}: it must be 0 (as found) or a number of pixels")
+        if self.max_short_side and self.kind == "keep":
+            raise UserError("max_short_side needs encode=jpeg, png or raw: encode=keep stores the bytes as found")
+        if self.orientation not in ORIENTATIONS:
+            raise UserError(f"orientation={self.orientation} is unknown: allowed are {', '.join(ORIENTATIONS)}")
+
+
+def encode(found: bytes | np.ndarray, encoding: Encoding) -> Encoded:
+    """What is stored for an image.
+
+    found: an image file's bytes, or uint8 [H, W, 3] pixels. Raises BadImage with the reason if it does not decode.
+    """
+    if isinstance(found, np.ndarray):
+        image = _resized(Image.fromarray(found), _stored_size(found.shape[1::-1], encoding))
+        return _encode_pixels(image, "raw" if encoding.kind == "keep" else encoding.kind, encoding.quality, "")
+    with _opened(found) as image:
+        return _encode_file(found, image, encoding)
+
+
+def decode(found: bytes, encoding: Encoding) -> np.ndarray:
+    """The pixels that the pipeline would decode of an image file if it were stored so: uint8 [H, W, 3].
+
+    For files that are seen without a conversion. Raises BadImage as `encode` does, for the same files.
+    """
+    with _opened(found) as image:
+        _plain(found, image)
+        pixels = _stored_pixels(image, encoding)
+        if encoding.kind == "jpeg":
+            stored = _encode_pixels(pixels, "jpeg", encoding.quality, "").data
+            pixels = Image.open(io.BytesIO(stored)).convert("RGB")
+        return np.asarray(pixels)
+
+
+@contextmanager
+def _opened(found: bytes) -> Iterator[Image.Image]:
+    """An image file, its size checked. Whatever Pillow raises, here and in the body of the `with`, becomes BadImage."""
+    if not found:
+        raise BadImage("the file is empty")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; what matters raises
+        try:
+            with Image.open(io.BytesIO(found)) as image:
+                _check_size(image)
+                yield image
+        except BadImage:
+            raise
+        except Image.UnidentifiedImageError:
+            raise BadImage(_why_unknown(found)) from None
+        except Image.DecompressionBombError:
+            raise BadImage(f"more than {MAX_PIXELS // 1_000_000} million pixels") from None
+        except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+            raise BadImage(_reason(error)) from None
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.format == "EPS":
+        raise BadImage("EPS is a program, not pixels")  # Pillow would start Ghostscript to run it
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise BadImage(f"{width} x {height} pixels, the limit is {MAX_PIXELS // 1_000_000} million")
+
+
+def _plain(found: bytes, image: Image.Image) -> bool:
+    """Whether DALI decodes the file's bytes to Pillow's pixels. Raises BadImage if a PNG lacks pixel rows."""
+    if image.format == "PNG":
+        return _plain_png(found, image.size)
+    return image.format in ("JPEG", "MPO") and _plain_jpeg(found)
+
+
+def _encode_file(found: bytes, image: Image.Image, encoding: Encoding) -> Encoded:
+    plain = _plain(found, image)
+    width, height = image.size
+    colour = _colour(found, image)
+    if encoding.kind == "keep" and plain and image.mode in ("RGB", "L") and _turn(image, encoding) is None:
+        if image.format != "PNG":
+            image.draft("L", (1, 1))  # decoding at one eighth of the size finds damage just as well
+        image.load()
+        code = layout.PNG if image.format == "PNG" else layout.JPEG
+        return Encoded(found, code, height, width, colour)
+    pixels = _stored_pixels(image, encoding)
+    return _encode_pixels(pixels, "png" if encoding.kind == "keep" else encoding.kind, encoding.quality, colour)
+
+
+def _stored_pixels(image: Image.Image, encoding: Encoding) -> Image.Image:
+    """What is stored of an opened file, before it is encoded anew."""
+    turn = _turn(image, encoding)
+    size = _stored_size(image.size, encoding)
+    if size != image.size:  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, as long as it stays twice too large
+        image.draft(None, (_REDUCING_GAP * size[0], _REDUCING_GAP * size[1]))
+    pixels = _resized(_rgb(image), size)
+    return pixels if turn is None else pixels.transpose(turn)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB; 16-bit grey is scaled, not clipped as Pillow's own conversion does."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image).clip(0, 65535).astype(np.uint16) // 257
+        return Image.fromarray(values.astype(np.uint8)).convert("RGB")
+    image.load()
+    pixels = image if image.mode == "RGB" else image.convert("RGB")
+    pixels.info = {}  # else Pillow writes colour profiles, comments and transparency into what is stored
+    return pixels
+
+
+def _colour(found: bytes, image: Image.Image) -> str:
+    """How the image came, for the counts; the depth goes before the channels."""
+    if image.mode.startswith("I") or (image.format == "PNG" and found[24] == 16):
+        return "16-bit"
+    return "" if image.mode == "RGB" else _COLOURS.get(image.mode, image.mode.lower())
+
+
+def _turn(image: Image.Image, encoding: Encoding) -> Image.Transpose | None:
+    """What sets the image upright, if that is asked for and it is not; nothing where its EXIF cannot be read."""
+    if encoding.orientation != "apply":
+        return None
+    if image.format not in ("JPEG", "MPO"):  # these may still be decoded smaller, and have their EXIF ahead of pixels
+        image.load()  # Pillow would do it below for a PNG, and what it finds damaged must not be taken for bad EXIF
+    try:
+        return _UPRIGHT.get(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF does not make the image bad
+        return None
+
+
+# --- what a file is, from its bytes ---
+
+
+def _number(found: bytes, at: int, length: int) -> int:
+    return int.from_bytes(found[at : at + length])
+
+
+def _jpeg_frame(found: bytes) -> tuple[int, int, int, int] | None:
+    """(SOF marker, bits, height, width) of a JPEG; None if its header is not segment after segment up to a scan."""
+    at, frame = 2, None
+    while at + 9 <= len(found) and found[at] == 0xFF:
+        marker = found[at + 1]
+        if marker == 0xDA:  # a scan begins
+            return frame
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if not 0xC0 <= marker <= 0xFE or 0xD0 <= marker <= 0xD9:  # these have no place in a header
+            return None
+        if marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            frame = (marker, found[at + 4], _number(found, at + 5, 2), _number(found, at + 7, 2))
+        at += 2 + _number(found, at + 2, 2)
+    return None
+
+
+def _plain_jpeg(found: bytes) -> bool:
+    """Whether a JPEG that Pillow opens is Huffman-coded with 8 bits, its header without a gap."""
+    frame = _jpeg_frame(found)
+    # SOF0 baseline, SOF1 extended, SOF2 progressive. DALI does not decode lossless ones (SOF3), and arithmetic coding
+    # (SOF9 and up) only where its libjpeg was built for it. Pillow skips bytes between segments, DALI does not.
+    return frame is not None and frame[:2] in ((0xC0, 8), (0xC1, 8), (0xC2, 8))
+
+
+def _plain_png(found: bytes, size: tuple[int, int]) -> bool:
+    """Whether a PNG is 8-bit grey or RGB and free of faults that Pillow overlooks and libpng, behind DALI, refuses.
+
+    size: width and height that Pillow found. Raises BadImage if pixel rows are missing, which Pillow would leave black.
+    """
+    width, height = _number(found, 16, 4), _number(found, 20, 4)
+    if found[12:16] != b"IHDR" or (width, height) != size:
+        return False
+    at, names, parts, sound = 8, [], [], True
+    while at + 12 <= len(found) and names[-1:] != [b"IEND"]:
+        end = at + 8 + _number(found, at, 4)
+        names.append(found[at + 4 : at + 8])
+        if names[-1] == b"IDAT":
+            parts.append(found[at + 8 : end])
+        sound &= zlib.crc32(found[at + 4 : end]) == _number(found, end, 4) and end + 4 <= len(found)
+        at = end + 4
+    depth, kind, packing, filters, interlaced = found[24:29]
+    expected = 0
+    for x, y, right, down in _PNG_INTERLACED if interlaced else _PNG_WHOLE:
+        columns, rows = -((x - width) // right), -((y - height) // down)
+        if columns > 0:
+            expected += max(rows, 0) * (1 + (columns * depth * _PNG_CHANNELS.get(kind, 0) + 7) // 8)
+    stream, packed, length = zlib.decompressobj(), b"".join(parts), 0
+    try:
+        for first in range(0, len(packed), _PNG_PIECE):
+            length += len(stream.decompress(packed[first : first + _PNG_PIECE]))
+            if length > expected:
+                return False
+    except zlib.error:
+        return False  # Pillow says what it is
+    if length < expected:
+        raise BadImage("the file is truncated")
+    return (
+        sound
+        and stream.eof
+        and (depth, packing, filters) == (8, 0, 0)
+        and kind in (0, 2)
+        and interlaced in (0, 1)
+        and _PNG_DRAWN.isdisjoint(names)
+        and _PNG_CHUNKS.fullmatch(b"".join(names)) is not None
+    )
+
+
+# --- reasons ---
+
+
+def _why_unknown(found: bytes) -> str:
+    """Why Pillow finds no image in a file."""
+    if found.startswith(b"\x89PNG"):
+        return "damaged PNG header"
+    if not found.startswith(b"\xff\xd8"):
+        return "no image format known to Pillow"
+    frame = _jpeg_frame(found)
+    if frame is None:
+        return "damaged JPEG header"
+    _, bits, height, width = frame
+    if not height or not width:
+        return f"a JPEG of {width} x {height} pixels"
+    return "damaged JPEG header" if bits == 8 else f"a JPEG of {bits} bits a sample, only 8 are read"
+
+
+def _reason(error: Exception) -> str:
+    """What a decoder says, in one line."""
+    text = re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>", "the file", " ".join(str(error).split()))
+    if "truncated" in text.lower():
+        return "the file is truncated"
+    if text == "cannot load this image":
+        return "the file holds no pixels"
+    if isinstance(error, OSError | SyntaxError | ValueError) and text:
+        return text
+    return "damaged file (" + ": ".join(filter(None, (type(error).__name__, text))) + ")"
+
+
+# --- pixels ---
+
+
+def _stored_size(size: tuple[int, int], encoding: Encoding) -> tuple[int, int]:
+    """Width and height that an image of this width and height is stored with."""
+    scale = encoding.max_short_side / min(size)
+    if not 0 < scale < 1:
+        return size
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Bilinear with antialiasing, by the kernel that training resizes with: Pillow's pixels in a third of its time."""
+    if size == image.size:
+        return image
+    from fastlt.kernels.crop_resize import resize  # brings in Numba, which few conversions need
+
+    return Image.fromarray(resize(np.asarray(image), (size[1], size[0])))
+
+
+def _encode_pixels(image: Image.Image, kind: str, quality: int, colour: str) -> Encoded:
+    """kind: `jpeg`, `png` or `raw`. An image too long for a JPEG becomes a PNG."""
+    width, height = image.size
+    if kind == "raw":
+        return Encoded(layout.raw_member(np.asarray(image)), layout.RAW, height, width, colour)
+    buffer = io.BytesIO()
+    if kind == "jpeg" and max(image.size) <= _JPEG_LONGEST:
+        image.save(buffer, "JPEG", quality=quality)
+        return Encoded(buffer.getvalue(), layout.JPEG, height, width, colour)
+    image.save(buffer, "PNG")
+    return Encoded(buffer.getvalue(), layout.PNG, height, width, colour)

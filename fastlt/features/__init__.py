@@ -1,5 +1,0 @@
-"""Features: what a representation makes of every image, extracted once and stored for stage 2."""
-
-from fastlt.features.store import DTYPES, FeatureStore
-
-__all__ = ["DTYPES", "FeatureStore"]

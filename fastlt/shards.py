@@ -1,0 +1,85 @@
+"""`python -m fastlt.shards verify|describe DIR`: is a converted dataset whole, and what does it hold?"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from fastlt.core.cli import DEBUG, Parser, guard
+from fastlt.core.errors import UserError
+from fastlt.data.shards.verify import LINES, verify
+
+DAMAGED = 1  # exit code of verify when it found something
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m fastlt.shards", description="Looks into a converted dataset and changes nothing.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    check = commands.add_parser(
+        "verify",
+        help="check every byte of a dataset",
+        description="Checks every byte of a dataset: what its description, its index and its shards say of each other. "
+        "Every finding is a line that names the file, the place, and the image's key and label. "
+        "Exit code 0 if all is well, 1 if anything is wrong.",
+    )
+    check.add_argument(
+        "--lines", metavar="N", type=int, default=LINES, help=f"findings in full before they are counted ({LINES})"
+    )
+    check.set_defaults(command=_verify)
+    tell = commands.add_parser(
+        "describe",
+        help="tell what a dataset holds, and draw it",
+        description="Tells what a dataset holds: classes, groups, sizes, encodings; and draws its class counts and "
+        "some of its images.",
+    )
+    tell.add_argument("--picture", metavar="FILE", type=Path, help="the PNG (default: the name of DIR, in this folder)")
+    tell.add_argument("--no-picture", action="store_true", help="draw nothing")
+    tell.add_argument("--json", action="store_true", help="the same facts as one JSON object")
+    tell.set_defaults(command=_describe)
+    for command in (check, tell):
+        command.add_argument("dir", metavar="DIR", type=Path, help="a converted dataset")
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _verify(options: argparse.Namespace) -> int:
+    if options.lines < 0:
+        raise UserError(f"--lines={options.lines}: it must be 0 or more")
+    verdict = verify(options.dir, options.lines)
+    sys.stdout.write("".join(f"{line}\n" for line in (*verdict.lines, f"{options.dir}: {verdict.summary}")))
+    return DAMAGED if verdict.findings else 0
+
+
+def _describe(options: argparse.Namespace) -> int:
+    # Here and not above: verify needs neither.
+    from fastlt.data.shards.describe import describe, page
+    from fastlt.data.shards.reader import Dataset
+
+    dataset = Dataset(options.dir)
+    facts = describe(dataset)
+    if not options.no_picture:
+        from fastlt.data.shards.picture import picture_path, save_picture
+
+        path = picture_path(dataset.root, options.picture)
+        save_picture(dataset, path)
+        facts["picture"] = str(path)
+    sys.stdout.write(json.dumps(facts, indent=1, ensure_ascii=False) + "\n" if options.json else page(facts))
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command and exits: 0, 1 if verify found damage, 2 after one line about wrong input."""
+
+    def command() -> NoReturn:
+        options = _parser().parse_args(arguments)
+        if options.debug:
+            os.environ[DEBUG] = "1"
+        sys.exit(options.command(options))
+
+    guard(command)
+
+
+if __name__ == "__main__":
+    main()

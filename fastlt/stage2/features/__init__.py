@@ -1,0 +1,5 @@
+"""Features: what a representation makes of every image, extracted once and stored for stage 2."""
+
+from fastlt.stage2.features.store import DTYPES, FeatureStore
+
+__all__ = ["DTYPES", "FeatureStore"]

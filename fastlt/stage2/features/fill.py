@@ -1,0 +1,55 @@
+"""Filling the rows of a split: one pass behind the other, from where the file stands, every value checked."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastlt.core.batches import Batches
+from fastlt.core.errors import UserError
+from fastlt.core.log import Progress
+from fastlt.stage2.features.extract import Rows, extract
+from fastlt.stage2.features.network import Network
+from fastlt.stage2.features.part import Part
+
+
+class UnfitFeature(UserError):
+    """A feature that cannot be stored."""
+
+
+def fill(
+    part: Part, split: str, passes: Sequence[Batches], model: Network, precision: str, dtype: str, progress: Progress
+) -> None:
+    """Extracts the rows of a split that are not there yet: of pass v, epoch v of passes[v].
+
+    All passes have the same number N of images. Raises UnfitFeature at the first feature that is not finite or, in
+    dtype float16, beyond 65504.
+    """
+    images = passes[0].images
+    for number, loader in enumerate(passes):
+        assert loader.images == images, (split, number, loader.images, images)
+        done = part.position(split) - number * images
+        if done >= images:
+            continue
+        for rows in extract(model, loader, precision, number, done):
+            _check(rows, split, dtype)
+            part.append(split, rows.features.astype(dtype, copy=False), rows.labels, rows.ids)
+            progress.advance(len(rows.ids), split)
+        assert part.position(split) == (number + 1) * images
+
+
+def _check(rows: Rows, split: str, dtype: str) -> None:
+    limit = np.finfo(dtype).max  # type: ignore[arg-type]
+    # The largest of a row is NaN if one of the row is, and NaN compares false.
+    unfit = np.flatnonzero(~((rows.features.max(1) <= limit) & (rows.features.min(1) >= -limit)))
+    if len(unfit):
+        features, image = rows.features[unfit[0]], f"image {rows.ids[unfit[0]]} of the {split} split"
+        infinite = features[~np.isfinite(features)]
+        if len(infinite):
+            raise UnfitFeature(
+                f"the model gives {'NaN' if np.isnan(infinite).any() else 'inf'} for {image}, features must be finite: "
+                "train the representation anew with a lower protocol.lr, or take another one"
+            )
+        worst = features[np.abs(features).argmax()]
+        raise UnfitFeature(
+            f"the model gives {worst:.6g} for {image}, float16 holds at most 65504: use feature_dtype=float32"
+        )

@@ -1,0 +1,147 @@
+"""A conversion survives whatever ends it: killed at any moment, out of space, started twice."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from pictures import Pictures, conversion
+
+from fastlt.core.errors import UserError
+from fastlt.core.log import silence
+from fastlt.data.convert import convert
+from fastlt.data.shards.reader import Dataset
+
+KILLS = int(os.environ.get("FASTLT_KILLS", "40"))
+SOURCE = Pictures(counts=(60, 30))
+OPTIONS = conversion("png", shard_mb=20)  # kilobytes: the unit is made small below
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastlt.data.convert.engine.SHARD_UNIT", 1000)
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(root.iterdir())}
+
+
+def begin(out: Path, workers: int) -> int:
+    """A conversion in a child process; its number."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        silence()  # a lock of the terminal that is shared with this process must not be held by a killed one
+        convert(SOURCE, OPTIONS, out, workers=workers)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def ended(child: int) -> int | None:
+    """Exit status of the child, None while it runs."""
+    done, status = os.waitpid(child, os.WNOHANG)
+    return status if done else None
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(workers: int, tmp_path: Path) -> None:
+    start = time.monotonic()
+    whole = files(convert(SOURCE, OPTIONS, tmp_path / "whole", workers=workers))
+    length = time.monotonic() - start
+    chance = random.Random(workers)
+    kills, rounds = 0, 0
+    while kills < KILLS // 2:
+        rounds += 1
+        out = tmp_path / f"cut{rounds}"
+        while not out.exists():
+            child = begin(out, workers)
+            # Anywhere in a conversion, and more often shortly after a start, where resuming is under way.
+            time.sleep(chance.random() ** 2 * length)
+            status = ended(child)
+            if status is None:
+                os.kill(child, signal.SIGKILL)  # its workers end by themselves
+                os.waitpid(child, 0)
+                kills += 1
+            else:
+                assert status == 0
+        if (partial := tmp_path / f"cut{rounds}.partial").exists():  # killed while it cleaned up
+            cleaned = [path.name for path in partial.iterdir()] in ([], ["lock"])
+            with pytest.raises(UserError, match="finished dataset") if cleaned else contextlib.nullcontext():
+                convert(SOURCE, OPTIONS, out, workers=1)
+        assert files(out) == whole
+        assert not partial.exists()
+    assert rounds > 1
+
+
+def test_two_conversions_to_one_place_do_not_mix(tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    child = begin(out, 1)
+    try:
+        while not (tmp_path / "data.partial" / "dataset").exists():
+            assert ended(child) is None
+            time.sleep(0.001)
+        os.kill(child, signal.SIGSTOP)
+        with pytest.raises(UserError, match="another process is converting"):
+            convert(SOURCE, OPTIONS, out, workers=1)
+    finally:
+        os.kill(child, signal.SIGCONT)
+        _, status = os.waitpid(child, 0)
+    assert status == 0
+    assert len(Dataset(out).split("train")) == 90
+
+
+def test_a_mended_image_is_taken_up(tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    broken = Pictures(counts=(60, 30), broken=(("train", 40),))
+    with pytest.raises(UserError, match="does not decode"):
+        convert(broken, OPTIONS, out, workers=1)
+    assert (tmp_path / "data.partial").exists()  # more than one shard: what is done is kept
+    assert files(convert(SOURCE, OPTIONS, out, workers=1)) == files(
+        convert(SOURCE, OPTIONS, tmp_path / "whole", workers=1)
+    )
+
+
+def test_a_larger_budget_goes_on_where_the_smaller_one_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "data"
+    broken = Pictures(counts=(60, 30), broken=(("train", 40), ("train", 80)))
+    with pytest.raises(UserError, match=r"allow more with max_bad=2"):
+        convert(broken, OPTIONS, out, workers=1)
+    loads = []
+    load = Pictures.load
+    monkeypatch.setattr(Pictures, "load", lambda self, split, i: (loads.append(i), load(self, split, i))[1])
+    convert(broken, conversion("png", shard_mb=20, max_bad=0.1), out, workers=1)
+    assert len(loads) < 30
+    assert [row["key"] for row in Dataset(out).about["quarantined"]["train"]] == [
+        "train/größe 40.jpg",
+        "train/größe 80.jpg",
+    ]
+
+
+def test_a_full_disk_is_told_and_resumed(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no right to mount a small file system")
+    try:
+        filler = disk / "filler"
+        filler.write_bytes(bytes(500_000))
+        with pytest.raises(UserError, match=r"no space left .* give the same command again"):
+            convert(SOURCE, OPTIONS, disk / "data", workers=1)
+        assert not (disk / "data").exists()
+        filler.unlink()
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        out = convert(SOURCE, OPTIONS, disk / "data", workers=1)
+        assert files(out) == files(convert(SOURCE, OPTIONS, tmp_path / "whole", workers=1))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

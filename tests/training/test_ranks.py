@@ -1,0 +1,115 @@
+"""Several processes under torchrun train on the samples that one would, to the same weights."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import ROOT, train
+from pictures import Pictures, conversion
+
+from fastlt.data.convert import convert
+
+# Without BatchNorm, whose statistics are those of a rank's share: so the gradients are the same but for rounding.
+BACKBONE = """
+from torch import nn
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.GroupNorm(4, 16),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )
+"""
+OPTIONS = (
+    "data=data", "protocol=cifar_lt_200", "protocol.batch=16", "backbone.name=tiny:build", "epochs=2", "threads=1",
+    "classifiers=[joint]", "device=cpu",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    convert(Pictures(counts=(120, 60, 25, 8), pixels=True), conversion(), folder / "data", workers=1)
+    (folder / "tiny.py").write_text(BACKBONE)
+    done = train(*OPTIONS, "run=alone", cwd=folder, PYTHONPATH=path(folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def path(place: Path) -> str:
+    return os.pathsep.join([str(place), str(ROOT), os.environ.get("PYTHONPATH", "")])
+
+
+def torchrun(place: Path, *options: str, ranks: int = 2) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    return subprocess.Popen(
+        [*command, "-m", "fastlt.train", *OPTIONS, *options],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": path(place), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoint.pt", weights_only=True)["model"]
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_ranks_train_as_one_process_does(place: Path) -> None:
+    process = torchrun(place, "run=two")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert out.count("report.md") == 1  # one of them speaks
+    np.testing.assert_allclose(losses(place / "two"), losses(place / "alone"), rtol=1e-5)
+    alone = weights(place / "alone")
+    for name, value in weights(place / "two").items():
+        torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=1e-5)
+    results = [json.loads((place / run / "results.json").read_text()) for run in ("two", "alone")]
+    assert results[0]["key"] == results[1]["key"]
+    assert results[0]["classifiers"]["joint"]["all"] == pytest.approx(results[1]["classifiers"]["joint"]["all"], abs=9)
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(place: Path) -> None:
+    process = torchrun(place, "run=uneven", "protocol.batch=15")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert "error: protocol.batch=15 cannot be shared out to 2 ranks in 1 parts: choose a multiple of 2" in err
+
+
+def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(place: Path) -> None:
+    process = torchrun(place, "run=dies", "epochs=40", "save_minutes=0.001")
+    checkpoint = place / "dies" / "checkpoint.pt"
+    until = time.monotonic() + 200
+    while not checkpoint.exists():
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    os.kill(worker(process.pid, rank=1), signal.SIGKILL)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert "rank      : 1" in err and "SIGKILL" in err
+    again = torchrun(place, "run=dies", "epochs=40", "save_minutes=0.001")
+    _, err = again.communicate(timeout=300)
+    assert again.returncode == 0, err
+    assert "resuming dies/checkpoint.pt behind" in err
+    assert len(losses(place / "dies")) == 40
+
+
+def worker(parent: int, rank: int) -> int:
+    """Process number of a rank that torchrun started."""
+    for status in Path("/proc").glob("[0-9]*/status"):
+        if f"\nPPid:\t{parent}\n" in status.read_text():
+            environment = (status.parent / "environ").read_bytes().split(b"\0")
+            if f"RANK={rank}".encode() in environment:
+                return int(status.parent.name)
+    raise AssertionError("no such rank")
