@@ -6,10 +6,13 @@ from torch import nn
 
 
 class Network(Protocol):
-    """A network whose `backbone` turns images [n, 3, S, S] into features [n, D]."""
+    """A network whose `backbone` turns images [n, 3, S, S] into features [n, D], which its `classifier` takes."""
 
-    backbone: nn.Module
-    classifier: nn.Module
+    @property
+    def backbone(self) -> nn.Module: ...
+
+    @property
+    def classifier(self) -> nn.Module: ...
 
     def eval(self) -> object:
         """Puts it into evaluation mode, as of torch.nn.Module."""

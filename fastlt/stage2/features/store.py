@@ -71,7 +71,7 @@ class FeatureStore:
         passes = {split: self._passes(split, loader, views) for split, loader in loaders.items() if split not in kept}
         if not passes:
             return
-        length = model.classifier.in_features
+        length = int(model.classifier.in_features)  # type: ignore[arg-type]
         wanted = {
             split: Stored((len(of_split) * of_split[0].images, length), len(of_split) - 1, 0)
             for split, of_split in passes.items()
