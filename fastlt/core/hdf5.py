@@ -87,9 +87,7 @@ def create(path: Path, lay_out: Callable[[h5py.File], None]) -> None:
         with path.open("wb") as written:
             os.posix_fallocate(written.fileno(), 0, pages.size)
             for number, page in sorted(pages.pages.items()):
-                written.seek(number * _PAGE)
-                written.write(page[: pages.size - number * _PAGE])
-            written.flush()
+                _write(written.fileno(), number * _PAGE, page[: pages.size - number * _PAGE])
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -99,7 +97,12 @@ def write_values(path: Path, values: Iterable[tuple[int, np.ndarray]]) -> None:
     """Writes arrays to their places in a file that `create` made, and brings it to the disk. Raises OSError."""
     with path.open("r+b") as file:
         for place, array in values:
-            file.seek(place)
-            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        file.flush()
+            _write(file.fileno(), place, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         os.fsync(file.fileno())
+
+
+def _write(descriptor: int, place: int, data: bytearray | memoryview) -> None:
+    left = memoryview(data)
+    while left:  # the system may take a part
+        taken = os.pwrite(descriptor, left, place)
+        left, place = left[taken:], place + taken
