@@ -97,6 +97,13 @@ def test_rates_of_the_published_schedule_and_of_ours() -> None:
     ours = Schedule(**fields)
     assert [ours.rate(84 * epoch, 84) for epoch in range(200)] == pytest.approx(expected)
     assert (ours.momentum, ours.weight_decay, ours.nesterov, protocol.batch) == (0.9, 2e-4, True, 128)
+    stage2 = [plain.rate(epoch, (10, 20), 0.1) for epoch in range(1, 31)]
+    assert stage2 == pytest.approx([*warm, *[0.1] * 5, *[1e-2] * 10, *[1e-3] * 11])
+    for section in (protocol.crt, protocol.lws):
+        names = {field.name for field in dataclasses.fields(Schedule)} & set(section)
+        ours = Schedule(**{name: section[name] for name in names}, momentum=0.9, stepped="epoch")
+        assert [ours.rate(84 * epoch, 84) for epoch in range(30)] == pytest.approx(stage2)
+        assert (ours.weight_decay, ours.nesterov, section.batch) == (5e-4, True, 128)
     normalize = plain.NORMALIZE[1]
     assert (list(protocol.mean), list(protocol.std)) == (list(normalize.mean), list(normalize.std))
 
