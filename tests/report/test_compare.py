@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_module
 from test_report import made
 
+from fastlt.experiment.config import register
+from fastlt.experiment.departures import find_departures
 from fastlt.report.__main__ import main
 from fastlt.report.compare import kinds, write_across
 from fastlt.report.compare.compare import cell, kept_apart, published_row
@@ -20,6 +23,7 @@ from fastlt.report.compare.gaps import gaps, read_planned
 from fastlt.report.compare.model import Cell, Table
 from fastlt.report.compare.runs import Setting, gather, measured, name
 from fastlt.report.compare.tables import build_tables, without_runs
+from fastlt.train import resolve
 
 SAMPLERS = ("instance", "class", "sqrt", "progressive")
 PAPER = ("joint", "ncm_l2", "crt", "tau_norm", "lws")
@@ -154,6 +158,21 @@ def test_one_run_has_no_deviation_and_an_empty_group_no_number() -> None:
 def test_what_is_not_the_same_experiment_is_not_averaged(change: dict[str, Any]) -> None:
     assert len(gathered([run(seed=0), run(seed=1)])) == 1
     assert len(gathered([run(seed=0), run(seed=1, **change)])) == 2
+
+
+def test_a_key_at_its_protocols_own_value_changes_nothing() -> None:
+    register()
+    given = ["protocol=cifar_lt_bags", "protocol.lr=0.1", "mode=images", "stage2.tau=1.0", "epochs=200"]
+    with initialize_config_module("fastlt.conf", version_base="1.3"):
+        own, other = (
+            find_departures(resolve(compose("train", words), words, None), words, "cifar_lt_200")  # type: ignore[arg-type]
+            for words in (given, [*given, "protocol.crt.lr=0.2"])
+        )
+    (setting,) = gathered([run("cifar100_lt", seed=0), run("cifar100_lt", seed=1, departures=own)])
+    shown = cell(setting, "joint", "all", published_row(setting, "joint"))
+    assert shown.ours is not None and shown.ours.runs == 2 and shown.difference is not None
+    both = gathered([run("cifar100_lt", seed=0), run("cifar100_lt", seed=1, departures=other)])
+    assert [kept_apart(one) for one in both] == [(), ("cRT: learning rate 0.2 in place of 0.1",)]
 
 
 def test_older_results_lack_fields() -> None:

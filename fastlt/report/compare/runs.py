@@ -160,10 +160,11 @@ def _setting(results: dict[str, Any]) -> Setting:
 
 def _place(setting: Setting) -> tuple[Any, ...]:
     known = _BACKBONES.index(setting.backbone) if setting.backbone in _BACKBONES else len(_BACKBONES)
+    protocol = str(setting.protocol), len(setting.departures)  # as it is before what departs from it
     # As text, for any of them may be None.
     given = [one.given for one in setting.departures]
-    rest = json.dumps([setting.protocol, setting.image_size, setting.precision, given, setting.drawing, setting.digest])
-    place = (setting.dataset, setting.imbalance or 0, known, setting.backbone, setting.epochs or 0, rest)
+    rest = json.dumps([setting.image_size, setting.precision, given, setting.drawing, setting.digest])
+    place = (setting.dataset, setting.imbalance or 0, known, setting.backbone, setting.epochs or 0, *protocol, rest)
     return *place, sampler_place(setting), setting.sampler
 
 
