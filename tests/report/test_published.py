@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from commands import ROOT
 from test_compare import csv_rows, imagenet_grid, reported
 
 from fastlt.report.compare.published import OTHERS, PUBLISHED, PublishedRow
@@ -46,7 +47,7 @@ ERRORS = {
 
 
 def paper(name: str) -> str:
-    path = Path(os.environ.get("FASTLT_SHARED", Path(__file__).parents[3] / "shared")) / "paper" / name
+    path = Path(os.environ.get("FASTLT_SHARED", ROOT.parent / "shared")) / "paper" / name
     if not path.is_file():
         pytest.skip(f"no {path} (FASTLT_SHARED names another folder)")
     return path.read_text(encoding="utf-8")
@@ -155,7 +156,7 @@ def test_baselines_are_bagoftricks_own_and_the_reference_is_quoted() -> None:
 
 
 def test_rows_of_a_protocol_are_compared_and_the_others_say_what_they_are() -> None:
-    known = {path.stem for path in (Path(__file__).parents[1] / "conf" / "protocol").glob("*.yaml")}
+    known = {path.stem for path in (ROOT / "conf" / "protocol").glob("*.yaml")}
     for row in PUBLISHED:
         assert set(row.protocols) <= known
         assert bool(row.protocols) == (row.series != OTHERS) and bool(row.about) == (row.series == OTHERS)
