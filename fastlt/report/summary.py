@@ -22,7 +22,8 @@ def summary(results: dict[str, Any]) -> str:
 
 def _trained(results: dict[str, Any]) -> str:
     train, test = results["class_counts"]["train"], results["class_counts"]["test"]
-    epochs = f" for {results['epochs']} epochs" if "epochs" in results else ""
+    many = "" if results.get("epochs") == 1 else "s"
+    epochs = f" for {results['epochs']} epoch{many}" if "epochs" in results else ""
     usual = next((one.usual for one in departures(results) if one.shortens), "")
     epochs += f" (shortened: its protocol has {usual})" if usual else ""
     rows = len(results["classifiers"])
