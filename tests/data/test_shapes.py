@@ -1,4 +1,4 @@
-"""fastlt/data/sources/shapes.py: the embedded data set is deterministic, exactly long-tailed, and refuses wrong options."""
+"""sources/shapes.py: the embedded data set is deterministic, exactly long-tailed, and refuses wrong options."""
 
 import io
 import pickle
