@@ -109,7 +109,7 @@ class TrainConfig:
     views: int = 0  # augmented passes over the training images whose features are stored, too, to train on
     feature_dtype: str = "float32"  # of the feature store: float32 or float16
     hold_out: float = 0.0  # share of train kept from training, to choose hyper-parameters on
-    choose_on: str = "auto"  # val, held_out, train or test; auto: the first of these that there is, never test
+    choose_on: str = "auto"  # held_out, val, none, train or test; auto: the first of these that there is
     device: str = "auto"  # cpu, cuda, cuda:N
     threads: int = 0  # 0: one per core
     max_damaged: int = 10  # training images damaged after the conversion that others of their class may stand in for

@@ -19,7 +19,7 @@ from fastlt.training.recipe import Recipe
 from fastlt.training.representation import CheckpointPolicy
 from fastlt.training.trainer import Stage
 
-CHOOSE_ON = ("auto", "val", "held_out", "train", "test")
+CHOOSE_ON = ("auto", "val", "held_out", "none", "train", "test")
 MODES = ("features", "images")
 PRECISIONS = ("fp32", "bf16")
 SMOOTHING = ("smoothing_head", "smoothing_tail")
@@ -221,17 +221,27 @@ class Options:
         return Settings(about if self.accumulate == 1 else {**about, "accumulate": self.accumulate})
 
     def choose_split(self, dataset: Dataset) -> str:
-        """The split hyper-parameters are chosen on."""
-        split = self._choose_split(dataset)
-        if split == "train" and self.stage2["keep"] == "best":
+        """The split hyper-parameters are chosen on, or none: tau then is 1, and all else must be given.
+
+        Raises UserError where there is no such split, or where there is something to choose and none to choose on.
+        """
+        split = self._split(dataset)
+        if split in ("train", "none") and self.stage2["keep"] == "best":
             raise UserError(
                 "stage2.keep=best needs images to choose the epoch on, and there is no val split: hold_out=0.1 keeps "
                 "some apart, stage2.keep=last takes the last epoch"
             )
+        for key in ("lr", "weight_decay"):
+            if split == "none" and len(self.stage2[key] or []) > 1:
+                raise UserError(
+                    f"stage2.{key}={list(self.stage2[key])}: there are no images to choose one of them on. Name one; "
+                    "hold_out=0.1 keeps training images apart to choose on; choose_on=train takes those trained on"
+                )
         return split
 
-    def _choose_split(self, dataset: Dataset) -> str:
-        offered = {"held_out": self.hold_out > 0, "val": "val" in dataset.splits, "train": True, "test": True}
+    def _split(self, dataset: Dataset) -> str:
+        there = {"held_out": self.hold_out > 0, "val": "val" in dataset.splits}
+        offered = {**there, "none": True, "train": True, "test": True}
         if self.choose_on == "auto":
             return next(name for name, there in offered.items() if there)
         if not offered[self.choose_on]:

@@ -44,7 +44,7 @@ def about(dataset: Dataset, options: Options, representation: Representation, ch
         "class_counts": {name: split.counts.tolist() for name, split in dataset.splits.items()},
         "groups": group_sizes(dataset.split("train").counts),
         "choose_on": choose_on,
-        **({} if choose_on == "train" else {"temperature_on": choose_on}),
+        **({} if choose_on in ("train", "none") else {"temperature_on": choose_on}),
         "hold_out": options.hold_out,
         "precision": options.precision,
         "mode": options.mode,

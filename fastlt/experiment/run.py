@@ -56,18 +56,18 @@ def run_experiment(
         if split in dataset.splits:
             orders[split] = (split, dataset.split(split).class_members)
 
+    _say_choice(choose_on, options.names(), "val" in dataset.splits)
     loaders = Loaders(dataset, options, device, threads, ranks)
     representation = _representation(dataset, options, folder, loaders, orders, ranks)
     bases = dict.fromkeys(options.names(), representation)
     for name, retraining in options.retrainings().items():
         keeping = options.keeping(folder / name)
         start = _class_start(dataset, kept)
-        chosen = Choose(choose_on, *orders[choose_on])
+        chosen = Choose(choose_on, *orders[choose_on]) if choose_on in orders else None
         bases[name] = retrain(retraining, representation, loaders, kept, start, keeping, ranks, chosen)
     leave(ranks)
     if not ranks.main:
         return None
-    _say_choice(choose_on, options.names())
     features = _features(representation, options, folder, loaders, orders, options.views)
 
     test = features["test"]
@@ -134,7 +134,7 @@ def _job(
     task = Task(
         train=features["train"],
         views=features["views"],
-        choose=features[choose_on],
+        choose=features.get(choose_on),
         choose_on=choose_on,
         joint=base.model.classifier,
         counts=np.bincount(features["train"].labels.cpu().numpy(), minlength=dataset.classes),
@@ -224,11 +224,18 @@ def _model(dataset: Dataset, options: Options, device: torch.device, ranks: Rank
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _say_choice(choose_on: str, names: list[str]) -> None:
+def _say_choice(choose_on: str, names: list[str], val: bool) -> None:
+    """Before the training: to keep images apart behind it means to train again."""
+    if choose_on == "none" and names != ["joint"]:
+        say(
+            f"{'as asked' if val else 'no val split'}: nothing is chosen (tau is 1 where none is given), and no "
+            "temperature is fitted"
+            + ("" if val else "; hold_out=0.1 keeps training images apart for these choices, from stage 1 on")
+        )
     if choose_on == "train" and names != ["joint"]:
         say(
-            "no val split: tau and other settings are chosen on the training images themselves, and no temperature is "
-            "fitted; hold_out=0.1 keeps some images apart for both"
+            "tau and other settings are chosen on the training images themselves, as asked: where the network knows "
+            "them by heart the choice means nothing; no temperature is fitted"
         )
     if choose_on == "test":
         say("settings are chosen on the test split, as asked: results are marked, and no fair test of them")

@@ -61,10 +61,12 @@ def _regions(results: dict[str, Any]) -> tuple[str, str]:
 def _over_tau(results: dict[str, Any], figure: str) -> tuple[str, str]:
     name = over_tau(results)[figure]
     tau = number((results["classifiers"][name].get("choices") or {}).get("tau"))
-    at = "" if tau is None else f", with a line at the chosen tau {tau:.3g}"
+    at = "" if tau is None else f", with a line at the tau of this run, {tau:.3g}"
     caption = f"Accuracy of {long_name(name)} on test over tau: a larger tau favours rare classes"
     if tau is not None:
-        caption += "; the line is the chosen tau, the grey band holds all equally good ones"
+        chosen = "interval" in results["classifiers"][name]["choices"]
+        caption += "; the line is the chosen tau, the grey band holds all equally good ones" if chosen else ""
+        caption += "" if chosen else "; the line is the tau of this run, which was set"
     return f"Lines: accuracy on many, medium, few and all classes over tau{at}.", f"{caption}."
 
 

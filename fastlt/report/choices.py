@@ -11,6 +11,9 @@ DAGGER_NOTE = (
     "chosen on the test images themselves, so this row is flattering: do not compare it with results whose choices "
     "were made on val"
 )
+NOTHING_CHOSEN = (
+    "Nothing is chosen by looking at accuracies (tau is 1 where none is given), and no temperature is fitted"
+)
 # These say how a choice was made; the rest is the choice.
 _CHOICE_FACTS = {"chosen_on", "criterion", "accuracy", "interval", "bootstrap", "grid"}
 
@@ -63,6 +66,8 @@ def notes(results: dict[str, Any], short: bool = False) -> list[str]:
             chosen = {key: choices[key] for key in _varied(choices) if key in choices} or choices
             found = "" if short else how_chosen(choices)
             lines.append(f"{label(name)}: {settings(chosen)}, chosen on {split}" + (f" ({found})." if found else "."))
+    if results.get("choose_on") == "none":
+        lines.append(f"{NOTHING_CHOSEN}.")
     if any(chosen_on_test(results, name) for name in results["classifiers"]):
         lines.append(f"{DAGGER} {DAGGER_NOTE}.")
     return lines

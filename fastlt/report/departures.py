@@ -62,8 +62,8 @@ def departures(results: dict[str, Any]) -> list[Departure]:
     found = {}
     if results.get("hold_out"):
         found["hold_out"] = Departure("hold_out", "0", as_hydra(results["hold_out"]))
-    # What training takes when it is not told: held-out images, else val, else train.
-    untold = "held_out" if results.get("hold_out") else "val" if "val" in results["class_counts"] else "train"
+    # What training takes when it is not told: held-out images, else val, else none.
+    untold = "held_out" if results.get("hold_out") else "val" if "val" in results["class_counts"] else "none"
     if results.get("choose_on", untold) != untold:
         found["choose_on"] = Departure("choose_on", untold, results["choose_on"])
     told = (results.get("departures") or {}).items()

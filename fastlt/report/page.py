@@ -6,7 +6,16 @@ from typing import Any
 
 from fastlt.report.calibration import calibration_table, fitted_on
 from fastlt.report.captions import figure
-from fastlt.report.choices import DAGGER, DAGGER_NOTE, chosen_in_words, chosen_on_test, how_chosen, marked, settings
+from fastlt.report.choices import (
+    DAGGER,
+    DAGGER_NOTE,
+    NOTHING_CHOSEN,
+    chosen_in_words,
+    chosen_on_test,
+    how_chosen,
+    marked,
+    settings,
+)
 from fastlt.report.confusion import most_confused
 from fastlt.report.figures import OVER_TAU
 from fastlt.report.names import escaped, long_name, sampling, split_name
@@ -65,7 +74,9 @@ def _table(results: dict[str, Any]) -> str:
 
 def _choices(results: dict[str, Any]) -> str:
     lines = ["## Choices", ""]
-    if "choose_on" in results:
+    if results.get("choose_on") == "none":
+        lines += [f"{NOTHING_CHOSEN}.{'' if 'val' in results['class_counts'] else ' There is no val split.'}", ""]
+    elif "choose_on" in results:
         text = f"What is chosen by looking at accuracies is chosen on **{escaped(split_name(results['choose_on']))}**"
         seen = ", the images that the classifiers were fitted to" if results["choose_on"] == "train" else ""
         lines += [f"{text}{seen}.", ""]

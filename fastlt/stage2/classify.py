@@ -124,7 +124,7 @@ def _fit(job: Job, folder: Path) -> dict[str, Any]:
         row["weight_norms"] = fitted.tensors["weight"].double().norm(dim=1).tolist()  # squares may leave float32
     if fitted.curves is not None:
         splits = {task.choose_on: task.choose, "test": job.test}
-        row["curves"] = {name: fitted.curves(features) for name, features in splits.items()}
+        row["curves"] = {name: fitted.curves(features) for name, features in splits.items() if features is not None}
     row |= {"seconds": round(seconds, 3), "key": _key(job)}
     state = {
         "schema": SCHEMA,
@@ -142,7 +142,8 @@ def _fit(job: Job, folder: Path) -> dict[str, Any]:
 def _measured(classifier: Classifier, tensors: Tensors, job: Job) -> dict[str, Any]:
     scores = partial(classifier.scores, tensors)
     # A classifier is surer on the images it was fitted to, and rightly: a temperature from there misleads.
-    temperature = None if job.task.choose_on == "train" else fit_temperature(scores, job.task.choose)
+    apart = None if job.task.choose_on == "train" else job.task.choose
+    temperature = None if apart is None else fit_temperature(scores, apart)
     return evaluate(scores, job.test, job.counts, temperature)
 
 

@@ -322,7 +322,8 @@ def test_command_says_what_a_run_would_not_do_by_itself() -> None:
     held = {**made(choose_on="held_out"), "hold_out": 0.1}
     assert command(held).endswith("image_size=32 hold_out=0.1")
     assert command({**held, "choose_on": "val"}).endswith("hold_out=0.1 choose_on=val")
-    assert "choose_on" not in command(made(val=False, choose_on="train"))
+    assert "choose_on" not in command(made(val=False, choose_on="none"))
+    assert command(made(val=False, choose_on="train")).endswith("choose_on=train")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -72,9 +72,9 @@ def tau(setting: Setting) -> Iterator[Drawn]:
             _slug("accuracy_over_tau", setting),
             f"Accuracy over tau: {name(setting)}",
             "Accuracy of tau-normalization on test at every tau, exact (the paper's Figure 2, right): a larger tau "
-            f"favours rare classes. The vertical line is the tau that was chosen, seed {seeds[0]}{others}.{rings}"
+            f"favours rare classes. The vertical line is the tau of seed {seeds[0]}{others}.{rings}"
             + _limits([setting], [CLASSIFIER]),
-            "Lines: accuracy on many, medium, few and all classes over tau, with a line at the chosen tau.",
+            "Lines: accuracy on many, medium, few and all classes over tau, with a line at the tau of the run.",
         ),
         figure,
     )

@@ -119,13 +119,14 @@ class Task:
 
     train: features of the training images seen as at evaluation. views: the same with augmented passes behind them,
     `train` itself where there are none. choose: features hyper-parameters are chosen on; choose_on: the name of that
-    split. joint: stage 1's classifier, `weight` [C, D] and perhaps `bias` [C]. counts: int64 [C], training images of
-    each class. groups: int8 [C], 0 many, 1 medium, 2 few.
+    split. Where that is `none` there are no such features, and nothing is chosen. joint: stage 1's classifier, `weight`
+    [C, D] and perhaps `bias` [C]. counts: int64 [C], training images of each class. groups: int8 [C], 0 many, 1 medium,
+    2 few.
     """
 
     train: Features
     views: Features
-    choose: Features
+    choose: Features | None
     choose_on: str
     joint: nn.Module
     counts: np.ndarray

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastlt.core.errors import UserError
 from fastlt.stage2.classifiers.base import Features
 
 CRITERION = "mean_class"  # accuracy as a balanced test set would measure it
 DRAWS = 200  # of the bootstrap that says how sure a choice is
+TAU = 1.0  # of whatever has a tau, where there are no images to choose it on
 ROWS = 8192  # scores held at once
 Scores = Callable[[torch.Tensor], torch.Tensor]
 
@@ -37,12 +39,13 @@ class Choice:
         }
 
 
-def choose(candidates: list[list[Scores]], features: Features, seed: int) -> Choice:
+def choose(candidates: list[list[Scores]], features: Features | None, seed: int) -> Choice:
     """The candidate with the highest mean class accuracy, the first of several; a candidate is one classifier trained
     with several seeds, and its accuracy their mean.
 
-    The bootstrap (Efron 1979) draws samples with replacement within each class.
+    The bootstrap (Efron 1979) draws samples with replacement within each class. Raises UserError without features.
     """
+    features = to_choose_on(features)
     right = np.stack([np.mean([hits(scores, features) for scores in seeds], axis=0) for seeds in candidates])
     labels = features.labels.cpu().numpy()
     order = np.argsort(labels, kind="stable")
@@ -59,6 +62,16 @@ def choose(candidates: list[list[Scores]], features: Features, seed: int) -> Cho
     drawn = np.stack([accuracy(right[:, first + rng.integers(many)]) for _ in range(DRAWS)])
     same = 100 * float(np.mean(np.argmax(np.round(drawn, 9), axis=1) == best))
     return Choice(best, found.tolist(), same, float(drawn[:, best].std(ddof=1)))
+
+
+def to_choose_on(features: Features | None) -> Features:
+    """The features themselves. Raises UserError where there are none."""
+    if features is None:
+        raise UserError(
+            "its settings are to be chosen, and there are no images to choose on: hold_out=0.1 keeps some training "
+            "images apart, choose_on=train takes those that are trained on"
+        )
+    return features
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ import torch
 from fastlt.longtail.losses import make_loss
 from fastlt.longtail.losses.base import Loss
 from fastlt.stage2.classifiers.base import Classifier, Fitted, Task
+from fastlt.stage2.classifiers.choice import TAU
 from fastlt.stage2.classifiers.crt import USES
 from fastlt.stage2.classifiers.heads import Linear
 from fastlt.stage2.classifiers.trained import Setup, fit_trained
@@ -19,7 +20,8 @@ def balanced_softmax(task: Task) -> Fitted:
 
 
 def logit_adjusted(task: Task) -> Fitted:
-    """Scores W x + b, learned with cross-entropy of W x + b + tau log p_c, tau chosen from TAUS."""
+    """Scores W x + b, learned with cross-entropy of W x + b + tau log p_c, tau chosen from TAUS, or 1 where there is
+    nothing to choose on."""
     counts = task.train.labels.new_tensor(task.counts)
 
     def loss(settings: list[dict[str, float]]) -> Loss:
@@ -31,7 +33,7 @@ def logit_adjusted(task: Task) -> Fitted:
 
         return total
 
-    setup = Setup(task.stage2.crt, task.views, "instance", loss, {"tau": TAUS})
+    setup = Setup(task.stage2.crt, task.views, "instance", loss, {"tau": (TAU,) if task.choose is None else TAUS})
     return fit_trained(task, setup, _linear(task))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from fastlt.longtail.losses import make_loss
 from fastlt.longtail.losses.base import Loss
 from fastlt.stage2.classifiers.base import Features, Fitted, Task, Tensors, Training, linear_scores
-from fastlt.stage2.classifiers.choice import Scores, choose, hits
+from fastlt.stage2.classifiers.choice import Scores, choose, hits, to_choose_on
 from fastlt.stage2.classifiers.heads import Head
 from fastlt.stage2.classifiers.sgd import Draws, train
 
@@ -48,7 +48,7 @@ def fit_trained(task: Task, setup: Setup, make: Callable[[list[int], int], Head]
     seeds = [task.seed + number for number in range(stage2.seeds)]
     head = make(seeds, len(settings))
     draws = Draws(setup.law, stage2.drawing if setup.law == "class" else "quota", seeds, len(task.train))
-    best = _Best(task.choose, setup, head, list(np.ndindex(len(seeds), len(settings))))
+    best = _Best(task, setup, head, list(np.ndindex(len(seeds), len(settings))))
     loss, look = _loss(task, setup, settings), best.look if stage2.keep == "best" else None
     train(head, setup.rows, task.classes, draws, training, settings, loss, stage2.stepped, look)
 
@@ -76,16 +76,17 @@ class _Best:
     """Of each of a head's classifiers its best epoch so far, by the share of images that it classifies right, and its
     tensors then; the first of several. places: (seed, setting) of each."""
 
-    def __init__(self, choose: Features, setup: Setup, head: Head, places: list[tuple[int, ...]]):
-        self.choose, self.setup, self.head, self.places = choose, setup, head, places
+    def __init__(self, task: Task, setup: Setup, head: Head, places: list[tuple[int, ...]]):
+        self.task, self.setup, self.head, self.places = task, setup, head, places
         self.right: dict[tuple[int, ...], float] = {}
         self.epoch: dict[tuple[int, ...], int] = {}
         self.tensors: dict[tuple[int, ...], Tensors] = {}
 
     def look(self, epoch: int) -> None:
+        choose = to_choose_on(self.task.choose)
         for seed, setting in self.places:
             tensors, place = self.setup.fold(self.head.tensors(seed, setting)), (seed, setting)
-            right = float(hits(partial(self.setup.scores, tensors), self.choose).mean())
+            right = float(hits(partial(self.setup.scores, tensors), choose).mean())
             if right > self.right.get(place, -1.0):
                 self.right[place], self.epoch[place], self.tensors[place] = right, epoch, _own(tensors)
 
