@@ -392,8 +392,8 @@ def test_wrong_input_is_refused_in_one_line(tmp_path: Path) -> None:
 
 def test_the_command_runs_in_a_process_of_its_own(root: Path) -> None:
     flip(root / TRAIN, 600)
-    done = commands.run("-m", "fastlt.data.shards", "verify", "data", cwd=root.parent)
+    done = commands.run("-m", "fastlt.shards", "verify", "data", cwd=root.parent)
     assert (done.returncode, done.stderr) == (1, "")
     assert called(0) in done.stdout and done.stdout.splitlines()[-1].startswith("data: ")
-    debug = commands.run("-m", "fastlt.data.shards", "verify", "nowhere", "--debug", cwd=root.parent)
+    debug = commands.run("-m", "fastlt.shards", "verify", "nowhere", "--debug", cwd=root.parent)
     assert debug.returncode == 1 and "Traceback" in debug.stderr
