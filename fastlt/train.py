@@ -24,7 +24,7 @@ from fastlt.experiment.options import Options
 from fastlt.experiment.precision import take_precision
 from fastlt.experiment.results import write_results
 from fastlt.experiment.run import run_experiment
-from fastlt.report import write_report
+from fastlt.report import REPORT, write_report
 from fastlt.report.table import results_table
 
 LOCK = "run.lock"  # in a run folder, held while it is written
@@ -33,13 +33,20 @@ LOCK = "run.lock"  # in a run folder, held while it is written
 @hydra_command("train", TrainConfig)
 def main(cfg: Any) -> None:
     """Trains, classifies, evaluates, reports. The last line of stdout is the report's path."""
+    folder = run_configured(cfg, list(HydraConfig.get().overrides.task))
+    if folder is not None:
+        sys.stdout.write(f"{folder / REPORT}\n")
+
+
+def run_configured(cfg: Any, overrides: list[str]) -> Path | None:
+    """Runs the experiment of a configuration composed of `overrides`; its folder, on the first rank. Needs Hydra to be
+    initialized, as a command and `fastlt.run_experiment` have it."""
     ranks = ranks_here()
     device = pick_device(cfg.device, ranks.local)
     if ranks.world > 1 and cfg.data in EMBEDDED and not Path(cfg.data).exists():
         raise UserError(f"{cfg.data} is not there yet: let one process draw it with python -m fastlt.train")
     draw_embedded(cfg.data)
     dataset = Dataset(cfg.data)
-    overrides = list(HydraConfig.get().overrides.task)
     cfg = resolve(cfg, overrides, dataset)
     departures = find_departures(cfg, overrides, dataset.about["protocol"])
     line = settle_precision(cfg, dataset, device.type, lambda options: _folder(cfg, options, dataset), ranks.world == 1)
@@ -51,9 +58,10 @@ def main(cfg: Any) -> None:
         say(line)
     if not ranks.main:
         train(cfg, dataset, folder, device, threads, departures, ranks)
-        return
+        return None
     with locked(folder / LOCK, f"run={folder}"):
         train(cfg, dataset, folder, device, threads, departures, ranks)
+    return folder
 
 
 def resolve(cfg: Any, overrides: list[str], dataset: Dataset) -> Any:
@@ -131,7 +139,7 @@ def train(
     further: dict[str, Any] | None = None,
 ) -> None:
     """Runs the experiment of a resolved configuration in `folder`, whose lock the caller holds, and writes results and
-    report; the first rank prints the table and the report's path.
+    report; the first rank prints the table.
 
     departures: as in `find_departures`. further: entries added to results.json.
     """
@@ -142,7 +150,7 @@ def train(
     write_results(results, folder)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
     sys.stdout.write(results_table(results) + "\n")
-    sys.stdout.write(f"{write_report(results, folder)}\n")
+    write_report(results, folder)
 
 
 if __name__ == "__main__":

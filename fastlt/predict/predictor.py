@@ -51,7 +51,8 @@ class Predictor:
         self._scores = find_classifier(self.name).scores
         kept = _kept(run, self.name, known[self.name].get("key"))
         self.temperature: float = kept["temperature"]
-        self._tensors = {key: tensor.to(device) for key, tensor in kept["tensors"].items()}
+        self.checkpoint: str = kept["checkpoint"]  # of the backbone below it, in the run's folder or anywhere
+        self.tensors = {key: tensor.to(device) for key, tensor in kept["tensors"].items()}
         own = results["backbone"] if is_own(results["backbone"]) else None
         model, state = load_model(run / kept["checkpoint"], own)
         if kept["checkpoint"] == STAGE_1 and state["key"] != results.get("key"):
@@ -72,7 +73,7 @@ class Predictor:
         inputs = images.to(self._device).permute(0, 3, 1, 2)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             features = self._backbone(inputs)
-        scores = self._scores(self._tensors, features.float()).float()
+        scores = self._scores(self.tensors, features.float()).float()
         if scores.shape[1] != len(self.class_names):
             raise UserError(
                 f"classifier {self.name} gives {scores.shape[1]} scores for {len(self.class_names)} classes: "

@@ -11,7 +11,9 @@ from fastlt.report.check import check_results
 from fastlt.report.per_class import write_per_class
 from fastlt.report.table import results_table
 
-__all__ = ["read_results", "results_table", "write_report"]
+REPORT = "report.md"
+
+__all__ = ["REPORT", "read_results", "results_table", "write_report"]
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -52,6 +54,6 @@ def write_report(results: dict[str, Any], out: Path) -> Path:
 
     drawn = save_figures(results, out / "figures")
     write_per_class(results, out / "per_class.csv")
-    report = out / "report.md"
+    report = out / REPORT
     report.write_text(page(results, drawn), encoding="utf-8", newline="\n")
     return report

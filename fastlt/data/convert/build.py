@@ -22,6 +22,11 @@ def convert_configured(cfg: Any) -> Path:
     """Runs the conversion a ConvertConfig describes; the dataset's folder."""
     if not cfg.dataset.get("name"):
         raise UserError("dataset is not given: add dataset=NAME (cifar100_lt, image_list, ...)")
+    return convert_source(_source(cfg), cfg)
+
+
+def convert_source(source: Source, cfg: Any) -> Path:
+    """Converts a source as a ConvertConfig says; the dataset's folder."""
     kind = cfg.encode or cfg.dataset.encode
     auto = kind == "auto"
     if kind not in (*ENCODINGS, "auto"):
@@ -29,7 +34,6 @@ def convert_configured(cfg: Any) -> Path:
     if auto:  # what is not stored raw is kept as found, or made smaller as JPEG
         kind = "jpeg" if cfg.max_short_side else "keep"
     out = Path(_given(cfg, "out"))
-    source = _source(cfg)
     options = Conversion(
         # The user's own images are named after their folder, unless dataset.name says otherwise.
         name=source.name if cfg.dataset.name == cfg.dataset.kind else cfg.dataset.name,

@@ -1,0 +1,104 @@
+"""Labelled images that Python already has: lists of (image, label)."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastlt.core.errors import UserError
+from fastlt.data.sources.base import SPLITS, Listing
+
+Example = tuple[Any, Any]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """(image, label) pairs of every split, such as a torchvision data set yields them.
+
+    examples: a split's pairs under `train`, `test` and perhaps `val`. An image is the path of a file, a file's bytes, a
+    uint8 array [H, W, 3] or [H, W], or a PIL image; a label is a string or a whole number. class_names: their order;
+    by default the labels of train, sorted (numbers by value). Samples are stored class after class, each class in the
+    order given, and a key is the split and the place in it.
+
+    Raises UserError for another split, for a split without images, and for a label that is no class of train.
+
+    Example: Examples({"train": [(array, "cat"), ("dog.jpg", "dog")], "test": [(array, "cat")]}, "pets")
+    """
+
+    examples: Mapping[str, Iterable[Example]]
+    name: str
+    class_names: list[str] = field(default_factory=list)
+    splits: dict[str, Listing] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.examples) - set(SPLITS):
+            raise UserError(f"split {sorted(unknown)[0]} is unknown: allowed are {', '.join(SPLITS)}")
+        if "train" not in self.examples:
+            raise UserError(f"there are examples of {', '.join(self.examples) or 'no split'}: training needs train")
+        listed = {split: [(image, _label(label)) for image, label in pairs] for split, pairs in self.examples.items()}
+        names = list(map(str, self.class_names)) or _names({label for _, label in listed["train"]})
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"class_names has {twice} twice: every class needs a name of its own")
+        numbers = {name: number for number, name in enumerate(names)}
+        ordered, splits = {}, {}
+        for split, pairs in listed.items():
+            if not pairs:
+                raise UserError(f"split {split} has no images: leave it out, or give some")
+            for _, label in pairs:
+                if str(label) not in numbers:
+                    raise UserError(f"label {label} of {split} is no class: allowed are {_short(names)}")
+            labels = np.array([numbers[str(label)] for _, label in pairs], np.int64)
+            order = np.argsort(labels, kind="stable")
+            ordered[split] = [pairs[place][0] for place in order]
+            splits[split] = Listing([f"{split}/{place}" for place in order.tolist()], labels[order])
+        for attribute, value in (("examples", ordered), ("class_names", names), ("splits", splits)):
+            object.__setattr__(self, attribute, value)
+        missing = np.flatnonzero(np.bincount(splits["train"].labels, minlength=len(names)) == 0)
+        if len(missing):
+            raise UserError(f"class {names[missing[0]]} has no training image: every class needs one")
+
+    def load(self, split: str, index: int) -> bytes | np.ndarray:
+        """The file's bytes as found, or uint8 [H, W, 3] pixels."""
+        image = self.examples[split][index]  # type: ignore[index]
+        if isinstance(image, bytes):
+            return image
+        if isinstance(image, str | Path):
+            return Path(image).read_bytes()
+        pixels = np.asarray(image if isinstance(image, np.ndarray) else image.convert("RGB"))
+        if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
+            raise OSError(f"an array is uint8 [H, W, 3] or [H, W], this one is {pixels.dtype} {list(pixels.shape)}")
+        return np.ascontiguousarray(pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2))
+
+    def where(self, split: str, index: int) -> str:
+        """The key, and the path where there is one."""
+        image = self.examples[split][index]  # type: ignore[index]
+        key = self.splits[split].keys[index]
+        return f"{key} ({image})" if isinstance(image, str | Path) else key
+
+
+def _label(label: Any) -> str | int:
+    """A label as a string or a whole number; NumPy's and torch's numbers, and floats that are whole, are numbers."""
+    if isinstance(label, str):
+        return label
+    try:
+        number = float(label)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if number != int(number) if np.isfinite(number) else True:
+        raise UserError(f"label {label!r} is neither a string nor a whole number")
+    return int(number)
+
+
+def _names(labels: set[str | int]) -> list[str]:
+    numbers = [label for label in labels if isinstance(label, int)]
+    if numbers and len(numbers) < len(labels):
+        text = next(label for label in labels if isinstance(label, str))
+        raise UserError(f"labels are numbers and strings, such as {numbers[0]} and {text}: give all of one kind")
+    return [str(label) for label in sorted(labels)]  # type: ignore[type-var]
+
+
+def _short(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 10 else f"{', '.join(names[:10])} and {len(names) - 10} more"

@@ -1,0 +1,105 @@
+"""The public face: names that cost nothing until they are used, data sets and runs from Python, one console command."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import run
+
+import fastlt
+from fastlt.core.errors import UserError
+
+COMMANDS = ("fastlt.train", "fastlt.convert", "fastlt.shards", "fastlt.checkpoint")
+
+
+def test_importing_costs_nothing() -> None:
+    code = "import sys, fastlt; heavy = {'torch', 'nvidia', 'hydra', 'numba', 'h5py', 'numpy'} & set(sys.modules); "
+    done = run("-c", code + "assert not heavy, heavy; assert set(fastlt.__all__) <= set(dir(fastlt))", cwd=Path())
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_is_there() -> None:
+    for name in fastlt.__all__:
+        assert getattr(fastlt, name) is not None
+    with pytest.raises(AttributeError, match="public names are Augment, Dataset"):
+        fastlt.Nothing  # noqa: B018
+
+
+def test_names_and_commands_live_side_by_side() -> None:
+    """Whatever is imported first: a command's module is a module, a public name what it names."""
+    for order in itertools.islice(itertools.permutations((*COMMANDS, "names")), 0, None, 40):
+        steps = [
+            f"import {part}" if part != "names" else "[getattr(fastlt, n) for n in fastlt.__all__]" for part in order
+        ]
+        checks = [f"assert type({part}).__name__ == 'module'" for part in COMMANDS]
+        done = run("-c", "; ".join(["import fastlt", *steps, *checks]), cwd=Path())
+        assert done.returncode == 0, (order, done.stderr)
+
+
+def test_the_console_command(tmp_path: Path) -> None:
+    told = run("-m", "fastlt", cwd=tmp_path)
+    assert told.returncode == 0 and "convert" in told.stdout and "train" in told.stdout
+    wrong = run("-m", "fastlt", "trian", cwd=tmp_path)
+    assert wrong.returncode == 2 and wrong.stderr.startswith("error: command trian is unknown: allowed are convert, ")
+    data = run("-m", "fastlt", "convert", "dataset=shapes", "classes=3", "imbalance=2", "out=shapes", cwd=tmp_path)
+    assert data.returncode == 0, data.stderr
+    assert run("-m", "fastlt", "shards", "verify", "shapes", cwd=tmp_path).returncode == 0
+
+
+def pairs(count: int, seed: int) -> list[tuple[np.ndarray, str]]:
+    rng = np.random.default_rng(seed)
+    shades = {"dark": 40, "grey": 120, "light": 210}
+    return [
+        (np.clip(rng.normal(shade, 20, (32, 32, 3)), 0, 255).astype(np.uint8), name)
+        for name, shade in shades.items()
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> "fastlt.Run":
+    place = tmp_path_factory.mktemp("api")
+    dataset = fastlt.write_dataset(
+        {"train": pairs(24, 0), "test": pairs(6, 1)}, place / "shades (3), a=b", encode="raw"
+    )
+    assert dataset.class_names == ["dark", "grey", "light"] and dataset.name == "shades (3), a=b"
+    keys = {"protocol": "demo", "epochs": 2, "threads": 1, "precision": "fp32", "classifiers": ["joint", "ncm_l2"]}
+    return fastlt.run_experiment(data=dataset.root, run=place / "run", **keys)
+
+
+def test_an_experiment_from_python(finished: "fastlt.Run") -> None:
+    assert finished.classifiers == ["joint", "ncm_l2"]
+    assert "shades (3), a=b" in repr(finished) and "NCM" in repr(finished)
+    again = fastlt.open_run(finished.folder)
+    assert again == finished
+    x, y = again.features("test")
+    assert x.shape == (18, 64) and y.tolist() == [0] * 6 + [1] * 6 + [2] * 6
+    found = again.predictions("test", "ncm_l2")
+    assert found.classes.shape == found.scores.shape == (18, 3)
+    assert 100 * (found.classes[:, 0] == found.y).mean() == pytest.approx(again.results["classifiers"]["ncm_l2"]["all"])
+
+
+def test_what_a_command_refuses_is_refused(finished: "fastlt.Run", tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown key epoch \(did you mean epochs\?\)"):
+        fastlt.run_experiment(epoch=3)
+    with pytest.raises(UserError, match="classifier none is unknown"):
+        fastlt.run_experiment(data=str(finished.folder.parent / "shades (3), a=b"), classifiers=["none"])
+    with pytest.raises(UserError, match="split tests is unknown: allowed are train, val, test"):
+        fastlt.write_dataset({"train": pairs(2, 0), "tests": pairs(2, 0)}, tmp_path / "out")
+    with pytest.raises(UserError, match="label pale of test is no class: allowed are dark, grey, light"):
+        fastlt.write_dataset(
+            {"train": pairs(2, 0), "test": [(np.zeros((8, 8, 3), np.uint8), "pale")]}, tmp_path / "out"
+        )
+    with pytest.raises(UserError, match=r"results\.json: cannot be read"):
+        fastlt.open_run(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_that_are_numbers_keep_their_order(tmp_path: Path) -> None:
+    image = np.zeros((8, 8), np.uint8)
+    train = [(image, label) for label in (10.0, 2.0, np.int64(1), 11)]
+    dataset = fastlt.write_dataset({"train": train, "test": [(image, 2)]}, tmp_path / "numbers", workers=1)
+    assert dataset.class_names == ["1", "2", "10", "11"]
+    with pytest.raises(UserError, match="neither a string nor a whole number"):
+        fastlt.write_dataset({"train": [(image, 0.5)]}, tmp_path / "half")
