@@ -104,6 +104,8 @@ def options_of(cfg: Any) -> Options:
         backbone=cfg.backbone.name,
         sampler=cfg.sampler.name,
         drawing=cfg.sampler.drawing,
+        sampler_options=OmegaConf.to_container(cfg.sampler.options, resolve=True),  # type: ignore[arg-type]
+        backbone_options=OmegaConf.to_container(cfg.backbone.options, resolve=True),  # type: ignore[arg-type]
         protocol=protocol,
         seed=cfg.seed,
         epochs=cfg.epochs,

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -45,12 +45,19 @@ def hydra_command(name: str, schema: type) -> Callable[[Callable[[DictConfig], A
                 os.environ[DEBUG] = "1"
             elif os.environ.get("HYDRA_FULL_ERROR") == "1":
                 os.environ[DEBUG] = "1"
+            sys.argv[1:] = own_parts(sys.argv[1:])
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
             guard(command, schema)
 
         return run
 
     return decorate
+
+
+def own_parts(arguments: Sequence[str]) -> list[str]:
+    """Arguments as Hydra understands them: it looks for a file of conf/sampler or conf/backbone, and has none of the
+    name package.module:NAME."""
+    return [re.sub(r"^(sampler|backbone)=(?=[\w.,]*\w:\w)", r"\1.name=", argument) for argument in arguments]
 
 
 class Parser(argparse.ArgumentParser):

@@ -11,11 +11,13 @@ from omegaconf import MISSING, OmegaConf
 class SamplerConfig:
     name: str = MISSING  # instance, class, sqrt, progressive, or root_N: classes by the N-th root of their size
     drawing: str = "quota"  # quota, iid or reference
+    options: dict[str, Any] = field(default_factory=dict)  # keywords of an own one, package.module:NAME
 
 
 @dataclass
 class BackboneConfig:
     name: str = MISSING
+    options: dict[str, Any] = field(default_factory=dict)  # keywords of an own one, package.module:NAME
 
 
 @dataclass
@@ -63,7 +65,9 @@ class ProtocolConfig:
     std: list[float] | None = None
     lr_batch: int = 0  # batch that lr is meant for: another one scales it linearly; 0: lr is taken as it is
     loss: str = "cross_entropy"  # or another of fastlt/losses/
-    loss_options: dict[str, float] = field(default_factory=dict)  # the loss's own; default: the values of its paper
+    loss_options: dict[str, Any] = field(default_factory=dict)  # the loss's own; default: the values of its paper
+    optimizer: str = "sgd"  # or adamw, or an own one; momentum and nesterov are sgd's
+    optimizer_options: dict[str, Any] = field(default_factory=dict)  # further keywords, such as betas of adamw
     label_smoothing: float = 0.0  # of cross_entropy
     smoothing_head: float = 0.3  # of the largest class, for crt_las and loss=label_aware_smoothing
     smoothing_tail: float = 0.0  # and of the smallest
@@ -89,6 +93,7 @@ class Stage2Config:
     tau_bias: bool = False  # with a given tau the joint classifier's bias stays, as BagofTricks-LT has it
     scale_bias: bool = True  # lws scales W x + b, as the authors' code does, or W x alone
     hidden: int = 512  # units of an MLP's hidden layers
+    options: dict[str, Any] = field(default_factory=dict)  # keywords of own classifiers, by the NAME behind the colon
 
 
 @dataclass
@@ -228,7 +233,9 @@ def register() -> None:
     """Makes the schemas known to Hydra under the names that conf/ refers to."""
     store: Any = ConfigStore.instance()
     train: Any = OmegaConf.structured(TrainConfig)
-    OmegaConf.set_struct(train.protocol.loss_options, False)  # the loss says which keys there are
+    parts = train.protocol.loss_options, train.protocol.optimizer_options, train.sampler.options, train.backbone.options
+    for options in (*parts, train.stage2.options):
+        OmegaConf.set_struct(options, False)  # the part says which keys there are
     grid: Any = OmegaConf.structured(GridConfig)
     OmegaConf.set_struct(grid.slurm.extra, False)
     store.store("train_schema", train)

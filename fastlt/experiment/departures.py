@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 # much is held out, where choices are made and the precision stand in results.json by themselves, and the rest changes
 # no result.
 SETTLED = ("protocol", "stage2", "sampler.drawing", "epochs", "image_size", "mode", "bn", "views", "feature_dtype")
-SETTLED += ("accumulate",)
+SETTLED += ("accumulate", "sampler.options", "backbone.options")
 
 
 def find_departures(cfg: Any, overrides: Sequence[str], protocol: str) -> dict[str, list[Any]]:

@@ -12,6 +12,7 @@ from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.retrain import BN, Retraining
 from fastlt.models.backbones import HEAD_STARTS
 from fastlt.models.checkpoint.pretrained import pretrained_identity
+from fastlt.registry import own_sources
 from fastlt.stage2.classifiers import CLASSIFIERS, IMAGE_CLASSIFIERS, SETS, find_classifier
 from fastlt.stage2.classifiers.base import Stage2, Training
 from fastlt.stage2.features import DTYPES
@@ -39,6 +40,8 @@ PLAIN = {
     "lr_batch": 0,
     "loss": "cross_entropy",
     "loss_options": {},
+    "optimizer": "sgd",
+    "optimizer_options": {},
     "label_smoothing": 0.0,
     "mixup": 0.0,
     "ema": 0.0,
@@ -54,6 +57,8 @@ class Options:
     backbone: str
     sampler: str
     drawing: str
+    sampler_options: dict[str, Any]
+    backbone_options: dict[str, Any]
     protocol: dict[str, Any]
     seed: int
     epochs: int
@@ -174,7 +179,8 @@ class Options:
         protocol = self.protocol
         added = protocol["label_smoothing"], protocol["mixup"], protocol["ema"]
         loss = protocol["loss"], self._loss_options()
-        return Recipe(*added, self.accumulate, self.compile, *loss, tuple(counts))
+        optimizer = protocol["optimizer"], protocol["optimizer_options"]
+        return Recipe(*added, self.accumulate, self.compile, *loss, *optimizer, tuple(counts))
 
     def _loss_options(self) -> dict[str, float]:
         """Those of stage 1's loss: label-aware smoothing has the protocol's numbers where nothing else is said."""
@@ -206,6 +212,8 @@ class Options:
             for name, value in stage_1.items()
             if name not in ("backbone", "epochs", "image_size") and not (name in PLAIN and value == PLAIN[name])
         }
+        options = {"sampler.options": self.sampler_options, "backbone.options": self.backbone_options}
+        named = {f"protocol.{kind}": self.protocol[kind] for kind in ("loss", "optimizer")}
         about = {
             "dataset": digest,
             "backbone": self.backbone,
@@ -217,6 +225,8 @@ class Options:
             "hold_out": self.hold_out,
             "precision": self.precision,
             **protocol,
+            **{key: value for key, value in options.items() if value},
+            **own_sources(sampler=self.sampler, backbone=self.backbone, **named),
         }
         return Settings(about if self.accumulate == 1 else {**about, "accumulate": self.accumulate})
 
@@ -256,8 +266,8 @@ class Options:
         if self.representation:
             return f"{dataset.name}_{Path(self.representation).stem}_seed{self.seed}"
         key = self.settings(dataset.digest).key[:8]
-        backbone = self.backbone.replace(":", ".")
-        return f"{dataset.name}_{backbone}_{self.sampler}_seed{self.seed}_{key}"
+        backbone, sampler = (name.replace(":", ".") for name in (self.backbone, self.sampler))
+        return f"{dataset.name}_{backbone}_{sampler}_seed{self.seed}_{key}"
 
 
 def _check_normalization(mean: list[float] | None, std: list[float] | None) -> None:

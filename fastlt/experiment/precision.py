@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -70,7 +71,11 @@ def take_precision(
     if not computes_in_bf16():
         return Taken("fp32", "this processor does not compute in bf16")
     times, kept = _times_as_fast(
-        options.backbone, options.protocol["train_from"], options.image_size, options.protocol["batch"]
+        options.backbone,
+        json.dumps(options.backbone_options),
+        options.protocol["train_from"],
+        options.image_size,
+        options.protocol["batch"],
     )
     precision = "bf16" if times >= TIMES else "fp32"
     least = "" if precision == "bf16" else f", less than {TIMES:g}"
@@ -85,16 +90,17 @@ def _holds(path: Path, options: Options, digest: str) -> bool:
 
 
 @functools.cache
-def _times_as_fast(backbone: str, train_from: str | None, image_size: int, batch: int) -> tuple[float, str]:
+def _times_as_fast(backbone: str, own: str, train_from: str | None, image_size: int, batch: int) -> tuple[float, str]:
     """How many times as fast bf16 is, and where that is kept; the first measurement counts for all that come."""
     about = {"processor": _processor()[0], "backbone": backbone, "image_size": image_size, "batch": batch}
     about |= {"train_from": train_from} if train_from else {}
+    about |= {"options": own} if own != "{}" else {}
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     path = _cache() / f"{name}.json"
     try:
         return float(json.loads(path.read_text())["times_as_fast"]), f"measured before, {path}"
     except (OSError, ValueError, KeyError, TypeError):
-        times = measure(backbone, train_from, image_size, batch)
+        times = measure(backbone, train_from, image_size, batch, json.loads(own))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -105,7 +111,9 @@ def _times_as_fast(backbone: str, train_from: str | None, image_size: int, batch
     return times, f"measured now, kept in {path}"
 
 
-def measure(backbone: str, train_from: str | None, image_size: int, batch: int) -> float:
+def measure(
+    backbone: str, train_from: str | None, image_size: int, batch: int, options: dict[str, Any] | None = None
+) -> float:
     """Time of forward and backward passes in fp32 over that in bf16, on one thread, of at most `batch` images; two
     seconds, more where two images take longer.
 
@@ -116,13 +124,15 @@ def measure(backbone: str, train_from: str | None, image_size: int, batch: int) 
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
-            return _measure(backbone, train_from, image_size, batch)
+            return _measure(backbone, train_from, image_size, batch, options)
     finally:
         torch.set_num_threads(threads)
 
 
-def _measure(backbone: str, train_from: str | None, image_size: int, batch: int) -> float:
-    model = build_model(backbone, 100, 0, image_size)  # the number of classes hardly matters
+def _measure(
+    backbone: str, train_from: str | None, image_size: int, batch: int, options: dict[str, Any] | None
+) -> float:
+    model = build_model(backbone, 100, 0, image_size, options=options)  # the number of classes hardly matters
     if train_from:
         freeze_before(model, train_from)
     model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]

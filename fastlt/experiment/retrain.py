@@ -180,6 +180,7 @@ def _settings(
     crops = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(augment).items()}
     image_size = crops.pop("size")
     del crops["keep"]  # of evaluation
+    options = representation.model.backbone_options
     about: dict[str, Any] = {
         "retrained": name,
         "representation": representation.key,
@@ -199,6 +200,7 @@ def _settings(
         "stepped": retraining.stage2.stepped,
         **crops,
         **training.further(),
+        **({"backbone.options": options} if options else {}),
     }
     if name not in ("retrain_all", "retrain_all_slow"):  # which leave nothing frozen
         about["bn"] = retraining.bn

@@ -23,10 +23,11 @@ from fastlt.experiment.options import Options
 from fastlt.experiment.results import about
 from fastlt.experiment.retrain import Choose, Retraining, retrain
 from fastlt.longtail.losses import classifier_of
-from fastlt.longtail.sampler import Sampler
-from fastlt.models.backbones import Model, build_model, freeze_before, is_own
+from fastlt.longtail.sampler import make_sampler
+from fastlt.models.backbones import Model, build_model, freeze_before
 from fastlt.models.checkpoint.pretrained import load_pretrained
 from fastlt.models.checkpoint.store import load_model
+from fastlt.registry import is_own
 from fastlt.stage2.classifiers.base import Features, Task
 from fastlt.stage2.classify import Job, classify
 from fastlt.stage2.decision_regions import plane_of
@@ -176,7 +177,9 @@ def _representation(
     if options.representation:
         return _given(Path(options.representation), dataset, options, loaders.augment, loaders.device)
     kept = orders["train"][1]
-    sampler = Sampler(kept, _class_start(dataset, kept), options.sampler, options.seed, options.epochs, options.drawing)
+    start = _class_start(dataset, kept)
+    drawn = options.sampler, options.seed, options.epochs, options.drawing, options.sampler_options
+    sampler = make_sampler(kept, start, *drawn)
     with contextlib.ExitStack() as stack:
         train = stack.enter_context(loaders.train(sampler))
         val = None
@@ -184,7 +187,7 @@ def _representation(
             split, ids = orders["val"]
             val = stack.enter_context(loaders.evaluation(split, ids[ranks.rank :: ranks.world]))
         model = _model(dataset, options, loaders.device, ranks)
-        schedule, recipe = options.schedule(), options.recipe(sampler.counts.tolist())
+        schedule, recipe = options.schedule(), options.recipe(np.diff(start).tolist())
         fit = Trainer(model, schedule, recipe, train, val, options.seed, options.precision, ranks, options.stage())
         return train_representation(options.settings(dataset.digest), fit, options.keeping(folder))
 
@@ -214,8 +217,8 @@ def _given(path: Path, dataset: Dataset, options: Options, augment: Augment, dev
 def _model(dataset: Dataset, options: Options, device: torch.device, ranks: Ranks) -> Model:
     """The model as stage 1 begins with it."""
     classifier = classifier_of(options.protocol["loss"])
-    start = options.protocol["head_start"]
-    model = build_model(options.backbone, dataset.classes, options.seed, options.image_size, classifier, start)
+    head = classifier, options.protocol["head_start"], options.backbone_options
+    model = build_model(options.backbone, dataset.classes, options.seed, options.image_size, *head)
     if options.protocol["pretrained"]:
         with ranks.one_after_another():
             load_pretrained(model, options.protocol["pretrained"])

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import hydra
 from omegaconf import OmegaConf
 
-from fastlt.core.cli import one_line
+from fastlt.core.cli import one_line, own_parts
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
 from fastlt.data.shards.reader import Dataset
@@ -156,6 +156,7 @@ def settle(combinations: Sequence[list[str]], out: Path, device: str, here: bool
 def _cell(overrides: list[str], out: Path, device: str, here: bool, datasets: dict[str, Dataset]) -> tuple[Cell, str]:
     """A cell, and a line for the log on its precision."""
     try:
+        overrides = own_parts(overrides)
         config = hydra.compose("train", overrides)
         data = config.data
         if data not in datasets:

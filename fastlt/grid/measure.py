@@ -15,7 +15,7 @@ from fastlt.data.pipeline.loader import Loader
 from fastlt.experiment.loaders import Loaders
 from fastlt.experiment.options import Options
 from fastlt.grid.cells import Cell
-from fastlt.longtail.sampler import Sampler
+from fastlt.longtail.sampler import make_sampler
 from fastlt.models.backbones import Model, build_model, parameters
 from fastlt.stage2.features.extract import extract
 from fastlt.training.trainer import Trainer
@@ -46,12 +46,13 @@ def measure(cell: Cell, options: Options, threads: int) -> Rates:
     torch.set_num_threads(threads)
     loaders = Loaders(cell.dataset, options, device, threads, ALONE)
     train = cell.dataset.split("train")
-    sampler = Sampler(train.class_members, train.class_start, options.sampler, epochs=1)
-    model = build_model(options.backbone, cell.dataset.classes, 0, options.image_size)
+    own = options.sampler_options
+    sampler = make_sampler(train.class_members, train.class_start, options.sampler, 0, 1, options=own)
+    model = build_model(options.backbone, cell.dataset.classes, 0, options.image_size, options=options.backbone_options)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with loaders.train(sampler) as batches:
         fit = Trainer(
-            model, options.schedule(), options.recipe(sampler.counts.tolist()), batches, None, 0, options.precision
+            model, options.schedule(), options.recipe(train.counts.tolist()), batches, None, 0, options.precision
         )
         trained = _train_rate(fit)
     with loaders.evaluation("test", np.resize(cell.dataset.split("test").class_members, ENDLESS)) as images:

@@ -1,8 +1,6 @@
 """Backbones: images -> pooled features. torchvision's building blocks, the ResNet-32 of CIFAR, and the user's own."""
 
-import importlib
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Self
 
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastlt.core.errors import UserError
+from fastlt.registry import call_part, find_part, reason
 
 
 class CifarBlock(nn.Module):
@@ -97,52 +96,28 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
 IMAGE_SIZE = 224  # pixels; what an own backbone is tried on where nothing else is said
 
 
-def is_own(backbone: str) -> bool:
-    """Whether a backbone is named as the user's own, `package.module:factory`."""
-    return re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", backbone) is not None
-
-
-def build_backbone(name: str, image_size: int = IMAGE_SIZE) -> tuple[nn.Module, int]:
+def build_backbone(
+    name: str, image_size: int = IMAGE_SIZE, options: Mapping[str, Any] | None = None
+) -> tuple[nn.Module, int]:
     """A backbone with random weights, in training mode, and the length D of its features.
 
-    name: a key of BACKBONES, or `package.module:factory`: an importable callable that takes no arguments and gives a
-    module from float32 images [N, 3, H, W] to float features [N, D]. Its D is found by one forward pass of zeros
-    [2, 3, image_size, image_size] in eval mode. The module is imported and the callable called, so a name that comes
-    out of somebody's file must never reach this function unasked.
+    name: a key of BACKBONES, or `package.module:factory`: an importable callable that takes `options` as keywords and
+    gives a module from float32 images [N, 3, H, W] to float features [N, D]. Its D is found by one forward pass of
+    zeros [2, 3, image_size, image_size] in eval mode. The module is imported and the callable called, so a name that
+    comes out of somebody's file must never reach this function unasked.
 
     Raises UserError, in one line, where there is no such backbone or it gives no features [N, D].
     """
+    found = find_part("backbone", name, BACKBONES)
     if name in BACKBONES:
-        construct, length = BACKBONES[name]
-        return construct(), length
-    if not is_own(name):
-        raise UserError(f"backbone={name} is unknown: allowed are {', '.join(BACKBONES)}, or package.module:factory")
-    network = _call_factory(name)
-    return network, _feature_length(name, network, image_size)
-
-
-def _call_factory(name: str) -> nn.Module:
-    source, _, attribute = name.partition(":")
-    try:
-        module = importlib.import_module(source)
-    except Exception as error:  # a module of the user's: whatever it raises, the line must say whose it is
-        raise UserError(
-            f"backbone={name}: importing {source} fails ({_reason(error)}): it must be installed, or lie in this "
-            "folder or one of PYTHONPATH"
-        ) from error
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        what = f"{source} has no {attribute}" if factory is None else f"{attribute} cannot be called"
-        raise UserError(f"backbone={name}: {what}: name a function without arguments that gives a torch module")
-    try:
-        network = factory()
-    except Exception as error:
-        raise UserError(
-            f"backbone={name}: calling {attribute}() fails ({_reason(error)}): it must work without arguments"
-        ) from error
+        construct, length = found
+        return call_part("backbone", name, lambda: construct(), options or {}), length
+    if not callable(found):
+        raise UserError(f"backbone={name}: it cannot be called: name a function that gives a torch module")
+    network = call_part("backbone", name, found, options or {})
     if not isinstance(network, nn.Module):
-        raise UserError(f"backbone={name}: {attribute}() gives a {type(network).__name__}: it must give a torch module")
-    return network
+        raise UserError(f"backbone={name} gives a {type(network).__name__}: it must give a torch module")
+    return network, _feature_length(name, network, image_size)
 
 
 @torch.no_grad()
@@ -152,7 +127,7 @@ def _feature_length(name: str, network: nn.Module, image_size: int) -> int:
         features = network.eval()(torch.zeros(shape))
     except Exception as error:
         raise UserError(
-            f"backbone={name}: its forward pass fails on float images {shape} ({_reason(error)}): mend it, or choose "
+            f"backbone={name}: its forward pass fails on float images {shape} ({reason(error)}): mend it, or choose "
             "another image_size"
         ) from error
     network.train()
@@ -163,11 +138,6 @@ def _feature_length(name: str, network: nn.Module, image_size: int) -> int:
     else:
         return features.shape[1]
     raise UserError(f"backbone={name} gives {found} for images {shape}: it must give float features [2, D]")
-
-
-def _reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 class CosineClassifier(nn.Module):
@@ -208,15 +178,23 @@ JOINT: dict[str, Callable[[int, int], nn.Linear | CosineClassifier]] = {
 class Model(nn.Module):
     """A backbone and its joint classifier.
 
-    backbone, image_size: as in `build_backbone`. classifier: a key of JOINT. frozen: parts of the backbone, by dotted
-    name, that `freeze` or `freeze_before` froze; "" is all of it.
+    backbone, image_size, options: as in `build_backbone`. classifier: a key of JOINT. frozen: parts of the backbone,
+    by dotted name, that `freeze` or `freeze_before` froze; "" is all of it.
     """
 
-    def __init__(self, backbone: str, classes: int, image_size: int = IMAGE_SIZE, classifier: str = "linear"):
+    def __init__(
+        self,
+        backbone: str,
+        classes: int,
+        image_size: int = IMAGE_SIZE,
+        classifier: str = "linear",
+        options: Mapping[str, Any] | None = None,
+    ):
         super().__init__()
         self.frozen: tuple[str, ...] = ()
         self.backbone_name, self.classifier_kind = backbone, classifier
-        self.backbone, length = build_backbone(backbone, image_size)
+        self.backbone_options = dict(options or {})
+        self.backbone, length = build_backbone(backbone, image_size, options)
         self.classifier = JOINT[classifier](length, classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -241,6 +219,7 @@ def build_model(
     image_size: int = IMAGE_SIZE,
     classifier: str = "linear",
     head_start: str = "uniform",
+    options: Mapping[str, Any] | None = None,
 ) -> Model:
     """A model with seeded random weights; torch's global generator is left as it was.
 
@@ -249,7 +228,7 @@ def build_model(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Model(backbone, classes, image_size, classifier)
+        model = Model(backbone, classes, image_size, classifier, options)
         if head_start == "kaiming_normal" and classifier == "linear":
             nn.init.kaiming_normal_(model.classifier.weight)
     return model

@@ -9,10 +9,10 @@ import torch
 
 from fastlt.core.errors import UserError
 from fastlt.data.shards.encode import Encoding
-from fastlt.models.backbones import is_own
 from fastlt.models.checkpoint.read import load_state
 from fastlt.models.checkpoint.store import load_model
 from fastlt.predict.images import Evaluation
+from fastlt.registry import is_own
 from fastlt.stage2.classifiers import find_classifier
 from fastlt.stage2.classify import file_of
 

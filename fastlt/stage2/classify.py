@@ -16,7 +16,8 @@ from fastlt.core.errors import UserError
 from fastlt.core.log import Progress, say
 from fastlt.core.settings import Settings
 from fastlt.core.torch_file import Unreadable, read_torch_file
-from fastlt.stage2.classifiers import find_classifier, is_own
+from fastlt.registry import is_own, own_sources
+from fastlt.stage2.classifiers import find_classifier
 from fastlt.stage2.classifiers.base import Classifier, Features, Task, Tensors
 from fastlt.stage2.decision_regions import SIDE, lattice, write_regions
 from fastlt.stage2.evaluate import ROWS, average, evaluate
@@ -52,8 +53,8 @@ class Job:
 
 def classify(jobs: Iterable[Job], folder: Path, total: int) -> dict[str, dict[str, Any]]:
     """A row of results.json for each of `total` jobs; `folder`/NAME.pt keeps its tensors and the row. What is there and
-    depends on the same is taken from there; a user's own classifier is always fitted again, as its code may have
-    changed. A job is let go before the next is asked for: features of several representations need not fit into memory.
+    depends on the same, the source of a user's own classifier included, is taken from there. A job is let go before the
+    next is asked for: features of several representations need not fit into memory.
 
     Raises UserError where some could not be fitted, when all others are done and kept.
     """
@@ -81,8 +82,14 @@ def file_of(folder: Path, name: str) -> Path:
 def _key(job: Job) -> str:
     settings = {**asdict(job.task.stage2), "views": len(job.task.views) // len(job.task.train) - 1}
     uses = {name: settings[name] for name in find_classifier(job.name).uses}
+    uses |= {**own_sources(classifier=job.name), **_options(job)}
     about = {"classifier": job.name, "code": _code(), "choose_on": job.task.choose_on, **job.about, **uses}
     return Settings(about).key
+
+
+def _options(job: Job) -> dict[str, Any]:
+    """What the user sets for an own classifier."""
+    return dict(job.task.stage2.options.get(job.name.rpartition(":")[2], {})) if is_own(job.name) else {}
 
 
 @cache
@@ -99,7 +106,7 @@ _code()  # while it is the source that was imported: a run may go on for hours
 
 def _kept(job: Job, folder: Path) -> dict[str, Any] | None:
     path = file_of(folder, job.name)
-    if is_own(job.name) or not path.exists():
+    if not path.exists():
         return None
     try:
         state = read_torch_file(path)
@@ -111,7 +118,7 @@ def _kept(job: Job, folder: Path) -> dict[str, Any] | None:
 
 
 def _fit(job: Job, folder: Path) -> dict[str, Any]:
-    classifier, task = find_classifier(job.name), job.task
+    classifier, task = find_classifier(job.name, _options(job)), job.task
     start = time.monotonic()
     fitted = classifier.fit(task)
     seconds = time.monotonic() - start

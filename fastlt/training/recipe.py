@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional
 from fastlt.core.errors import UserError
 from fastlt.longtail.losses import make_loss
 from fastlt.models.backbones import Model
+from fastlt.registry import is_own
 
 COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
 Criterion = Callable[[Tensor, Tensor], Tensor]  # logits [N, C], labels [N] -> mean loss of the batch
@@ -22,7 +24,8 @@ class Recipe:
     """label_smoothing: share of the target that all classes get. mixup: alpha of the Beta law of mixed images. ema:
     decay per step of the average of weights that is evaluated and kept. accumulate: parts that a batch is worked
     through in, to save memory; every part has its own BatchNorm statistics. compile: off, or a mode of torch.compile
-    (reduce-overhead replays CUDA graphs). loss_name, loss_options: of losses/. counts: training images per class,
+    (reduce-overhead replays CUDA graphs). loss_name, loss_options: of losses/. optimizer, optimizer_options: as in
+    `make_optimizer`. counts: training images per class,
     which every loss but cross_entropy is made with."""
 
     label_smoothing: float = 0.0
@@ -31,7 +34,9 @@ class Recipe:
     accumulate: int = 1
     compile: str = "off"
     loss_name: str = "cross_entropy"
-    loss_options: Mapping[str, float] = field(default_factory=dict)
+    loss_options: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: str = "sgd"
+    optimizer_options: Mapping[str, Any] = field(default_factory=dict)
     counts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -46,9 +51,10 @@ class Recipe:
         if self.compile not in COMPILE:
             raise UserError(f"compile={self.compile} is unknown: allowed are {', '.join(COMPILE)}")
         try:
-            make_loss(self.loss_name, torch.ones(2, dtype=torch.int64), 0.0, self.loss_options)
+            if self.counts or not is_own(self.loss_name):  # which may need to know how many classes there are
+                make_loss(self.loss_name, torch.tensor(self.counts or (1, 1)), 0.0, self.loss_options)
         except UserError as error:
-            raise UserError(f"protocol.{error}") from None
+            raise UserError(f"protocol.{error}".replace(" loss_options.", " protocol.loss_options.")) from None
         if self.loss_name == "cross_entropy" and self.loss_options:
             raise UserError(
                 f"protocol.loss_options={dict(self.loss_options)}: protocol.loss=cross_entropy takes "

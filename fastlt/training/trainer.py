@@ -16,6 +16,7 @@ from fastlt.core.log import Progress
 from fastlt.core.ranks import ALONE, Ranks
 from fastlt.core.schedule import Schedule
 from fastlt.models.backbones import Model
+from fastlt.training.optimizers import make_optimizer
 from fastlt.training.recipe import Recipe, average_into
 
 READ_EVERY = 20  # steps between two looks at the loss: a look waits for the device, and for the other ranks
@@ -70,13 +71,12 @@ class Trainer:
             if parameter.requires_grad:
                 groups.setdefault(stage.rates.get(name.partition(".")[0], 1.0), []).append(parameter)
         self.factors = list(groups)
-        self.optimizer = torch.optim.SGD(
+        self.optimizer = make_optimizer(
+            recipe.optimizer,
             [{"params": parameters} for parameters in groups.values()],
-            schedule.lr,
-            schedule.momentum,
-            weight_decay=schedule.weight_decay,
-            nesterov=schedule.nesterov,
-            fused=train.device.type == "cuda",
+            schedule,
+            recipe.optimizer_options,
+            train.device.type == "cuda",
         )
         self.average = copy.deepcopy(model) if recipe.ema else None
         self.replica = self._replica()
@@ -204,9 +204,10 @@ class Trainer:
         self.model.load_state_dict(state.get("trained", state["model"]))
         if self.average is not None:
             self.average.load_state_dict(state["model"])
+        for kept, group in zip(state["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True):
+            if "fused" in group:  # the checkpoint may come from another device
+                kept["fused"] = group["fused"]
         self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:
-            group["fused"] = self.train.device.type == "cuda"  # the checkpoint may come from another device
         self.epoch, self.step, self.position = state["epoch"], state["step"], state["position"]
         self.best, self.kept = state["best"], state["kept"]
         self.losses.copy_(state["losses"])

@@ -159,7 +159,7 @@ def test_more_classifiers_are_of_the_same_run(place: Path, monkeypatch: pytest.M
         (["data=nowhere"], "nowhere"),
         (["grid=demo"], "this grid is of data/shapes and data/shapes_6; for data of your own take grid=samplers"),
         (["stage2.seeds=1,2"], "cells that differ in stage2.seeds=1, stage2.seeds=2 would train one representation"),
-        (["classifiers=[crt,nothing]"], "classifier nothing is unknown"),
+        (["classifiers=[crt,nothing]"], "classifier=nothing is unknown"),
         (["choose_on=held_out"], "choose_on=held_out: there is no such split here"),
         (["slurm.tme=5"], "unknown key slurm.tme (did you mean time?)"),
     ],

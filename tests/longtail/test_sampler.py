@@ -131,7 +131,7 @@ def test_any_root_of_the_class_sizes() -> None:
     assert sampler("root_2.5").quota(0).sum() == COUNTS.sum()
     for wrong in ("root_0.5", "root_", "root_x", "root_-1"):
         with pytest.raises(
-            UserError, match=f"sampler={wrong} is unknown: allowed are .* or sampler.name=root_N for q = 1/N"
+            UserError, match=f"sampler={wrong} is unknown: allowed are .*, sampler.name=root_N for q = 1/N"
         ):
             sampler(wrong)
 

@@ -255,7 +255,9 @@ def test_a_cosine_model_has_the_backbone_of_the_linear_one() -> None:
 
 @pytest.mark.parametrize("name", ["foo", "resnet50:", ":x", "a b:c", "a:b.c"])
 def test_unknown_backbone_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match=r"is unknown: allowed are resnet32, resnet10.*, or package.module:factory$"):
+    with pytest.raises(
+        UserError, match=r"is unknown: allowed are resnet32, resnet10.*, or package.module:NAME of your own"
+    ):
         Model(name, 10)
 
 
@@ -286,10 +288,10 @@ def test_own_backbone_is_tried_on_images_of_the_given_size(own: str) -> None:
         ("maps", r"maps gives float32 \[2, 5, 30, 30\] for images \[2, 3, 32, 32\]: it must give float features"),
         ("pair", r"pair gives a tuple for images"),
         ("whole", r"whole gives float32 \[1, 6144\] for images"),
-        ("number", r"number cannot be called: name a function"),
-        ("nothing", r"has no nothing: name a function"),
-        ("text", r"text\(\) gives a str: it must give a torch module"),
-        ("wanting", r"calling wanting\(\) fails \(TypeError: .*missing 1 required"),
+        ("number", r"number: it cannot be called: name a function"),
+        ("nothing", r"has no nothing$"),
+        ("text", r"text gives a str: it must give a torch module"),
+        ("wanting", r"wanting needs backbone\.options\.\w+=VALUE"),
     ],
 )
 def test_own_backbones_that_are_none_are_refused(own: str, factory: str, told: str) -> None:

@@ -407,7 +407,7 @@ def test_a_classifier_of_ones_own(task: Task, test_features: Features, monkeypat
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("knn", "classifier knn is unknown: allowed are paper, all, joint"),
+        ("knn", "classifier=knn is unknown: allowed are paper, all, joint"),
         ("nowhere:FIT", "importing nowhere fails (ModuleNotFoundError"),
         (f"{__name__}:MISSING", "has no MISSING"),
         (f"{__name__}:NOTHING", "NOTHING is a int"),

@@ -1,6 +1,8 @@
 """Fitting what is not fitted yet: reuse, its limits, trainings that diverge."""
 
+import importlib
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from test_classifiers import COUNTS, drawn, made
 
 from fastlt.core.errors import UserError
 from fastlt.stage2 import classify as module
-from fastlt.stage2.classifiers.base import Features, Fitted, Stage2, Task, Training
+from fastlt.stage2.classifiers.base import Features, Stage2, Task, Training
 from fastlt.stage2.classify import Job, classify, file_of
 
 TRAINING = Training(2, 64, (0.2,), (5e-4,))
@@ -134,18 +136,24 @@ def test_an_extreme_tau_is_written_or_told(spread: float, task: Task, tmp_path: 
             fit_all(jobs(unlearned, "tau_norm"), tmp_path)
 
 
-def prior(task: Task) -> Fitted:
-    return Fitted({"weight": task.weight * (1 + len(CALLS))}, {"calls": CALLS.append(1) or len(CALLS)})
-
-
-CALLS: list[int] = []
-
-
-def test_an_own_classifier_is_always_fitted_again(task: Task, tmp_path: Path) -> None:
-    name = f"{__name__}:prior"
-    calls = [fit_all(jobs(task, name), tmp_path)[name]["choices"]["calls"] for _ in range(2)]
-    assert calls == [1, 2]
-    assert file_of(tmp_path, name).exists()
+def test_an_own_classifier_is_fitted_again_when_its_source_or_options_change(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = "from fastlt.stage2.classifiers.base import Fitted\n\n\ndef scaled(task, by=%d.0):\n"
+    source += "    return Fitted({'weight': task.weight}, {'by': by})\n"
+    name, fitted = "own_scaled:scaled", []
+    for default, options in ((1, {}), (1, {}), (22, {}), (22, {"scaled": {"by": 3.0}})):
+        (tmp_path / "own_scaled.py").write_text(source % default)
+        monkeypatch.delitem(sys.modules, "own_scaled", raising=False)
+        importlib.invalidate_caches()
+        asked = replace(task, stage2=replace(task.stage2, options=options))
+        row = fit_all(jobs(asked, name), tmp_path)[name]
+        fitted.append((row["choices"]["by"], times(tmp_path)["own_scaled.scaled.pt"]))
+    assert [by for by, _ in fitted] == [1.0, 1.0, 22.0, 3.0]
+    assert len({time for _, time in fitted}) == 3 and fitted[0] == fitted[1]
+    with pytest.raises(UserError, match=r"stage2.options.scaled.to=1 is unknown to classifier=own_scaled:scaled"):
+        fit_all(jobs(replace(task, stage2=replace(task.stage2, options={"scaled": {"to": 1}})), name), tmp_path)
 
 
 def test_a_training_that_diverges_is_told_and_the_others_are_kept(task: Task, tmp_path: Path) -> None:

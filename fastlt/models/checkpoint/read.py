@@ -10,10 +10,11 @@ from torch import Tensor
 
 from fastlt.core.errors import UserError
 from fastlt.core.torch_file import AsksToRun, Unreadable, read_torch_file, reason
-from fastlt.models.backbones import BACKBONES, JOINT, is_own
+from fastlt.models.backbones import BACKBONES, JOINT
 from fastlt.models.checkpoint.harmless import HARMLESS
 from fastlt.models.checkpoint.heads import Head, joint_classifier, split_fc, split_head
 from fastlt.models.checkpoint.networks import number_blocks
+from fastlt.registry import is_own
 
 # Where training codes put a state dict, the better one first where there are two.
 WRAPPERS = ("state_dict_best", "state_dict", "state_dict_model", "model_state_dict", "model", "feat_model")

@@ -15,10 +15,11 @@ from fastlt.core.errors import UserError
 from fastlt.core.log import say
 from fastlt.core.settings import Settings
 from fastlt.core.torch_file import reason
-from fastlt.models.backbones import IMAGE_SIZE, Model, build_backbone, build_model, is_own
+from fastlt.models.backbones import IMAGE_SIZE, Model, build_backbone, build_model
 from fastlt.models.checkpoint.networks import seems
 from fastlt.models.checkpoint.pretrained import closest, file_digest, fill, identify, misfit, shapes
 from fastlt.models.checkpoint.read import KIND_OURS, classifier_kind, open_checkpoint, read_weights
+from fastlt.registry import is_own
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm: no parameters
 
@@ -105,7 +106,8 @@ def load_model(path: Path, backbone: str | None = None) -> tuple[Model, dict[str
     if not state.get("finished", False):
         raise UserError(f"{path} is not finished, it stands behind epoch {state['epoch']}: train it to its end first")
     size = state["settings"].get("image_size", IMAGE_SIZE)
-    model = build_model(name, len(state["model"]["classifier.weight"]), 0, size, classifier_kind(state))
+    classes, options = len(state["model"]["classifier.weight"]), state["settings"].get("backbone.options")
+    model = build_model(name, classes, 0, size, classifier_kind(state), options=options)
     fill(model, state["model"], str(path), f"backbone={name}")
     return model.eval(), state
 

@@ -1,9 +1,11 @@
 """Classifiers of stage 2: one file each; this table names them."""
 
-import importlib
-from types import FunctionType
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from fastlt.core.errors import UserError
+from fastlt.registry import call_part, find_part, is_own
 from fastlt.stage2.classifiers.base import Classifier
 from fastlt.stage2.classifiers.cosine import COSINE
 from fastlt.stage2.classifiers.crt import CRT, CRT_LAS
@@ -45,36 +47,25 @@ SETS = {"paper": PAPER, "all": tuple(CLASSIFIERS)}  # names that stand for sever
 IMAGE_CLASSIFIERS = ("crt_images", "lws_images", "retrain_all", "retrain_all_slow", "retrain_last")
 
 
-def is_own(name: str) -> bool:
-    """Whether a classifier is the user's own, `package.module:NAME`."""
-    return ":" in name
-
-
-def find_classifier(name: str) -> Classifier:
+def find_classifier(name: str, options: Mapping[str, Any] | None = None) -> Classifier:
     """The entry of this table, or the user's own: `package.module:NAME` is imported, where NAME is a Classifier, or a
-    function from a Task to a Fitted with the tensors of a linear one.
+    function from a Task to a Fitted with the tensors of a linear one. options: keywords that its fit is called with.
 
     Raises UserError, in one line, where there is none.
     """
-    if not is_own(name):
-        if name in IMAGE_CLASSIFIERS:
-            return Classifier(JOINT.fit)
-        if name not in CLASSIFIERS:
-            allowed = ", ".join((*SETS, *CLASSIFIERS, *IMAGE_CLASSIFIERS))
-            raise UserError(f"classifier {name} is unknown: allowed are {allowed}, or your own package.module:NAME")
-        return CLASSIFIERS[name]
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except Exception as error:  # a module of the user's: whatever it raises, the line must say whose it is
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(
-            f"classifier {name}: importing {module} fails ({reason}): it must be installed, or lie in this folder or "
-            "one of PYTHONPATH"
-        ) from error
-    if isinstance(found, Classifier):
-        return found
-    if not isinstance(found, FunctionType):
-        what = f"{module} has no {attribute}" if found is None else f"{attribute} is a {type(found).__name__}"
-        raise UserError(f"classifier {name}: {what}: name a Classifier, or a function from a Task to a Fitted")
-    return Classifier(found)
+    if name in IMAGE_CLASSIFIERS:
+        return Classifier(JOINT.fit)
+    found: Any = find_part(
+        "classifier", name, {**dict.fromkeys(SETS), **CLASSIFIERS, **dict.fromkeys(IMAGE_CLASSIFIERS)}
+    )
+    if not isinstance(found, Classifier):
+        if not callable(found):
+            what = f"a {type(found).__name__}"
+            raise UserError(f"classifier={name} is {what}: name a Classifier, or a function from a Task to a Fitted")
+        found = Classifier(found)  # type: ignore[arg-type]
+    fit: Any = found.fit
+    return (
+        replace(found, fit=lambda task: call_part("classifier", name, fit, options or {}, task))
+        if is_own(name)
+        else found
+    )

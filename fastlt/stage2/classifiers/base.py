@@ -77,7 +77,8 @@ class Stage2:
     an `epoch`, whose last is then at rate 0 as in the authors' code. keep: the `last` epoch, or the `best` on the split
     that choices are made on, by top-1, as the authors do. scale_bias: lws scales W x + b as the authors' code does, or
     W x alone as the paper says. tau: of tau_norm, None to choose it; tau_bias: with such a tau the bias stays. hidden:
-    units of an MLP's hidden layers. smoothing_head, smoothing_tail: of label-aware smoothing, for crt_las.
+    units of an MLP's hidden layers. options: keywords of own classifiers, by their
+    NAME behind the colon. smoothing_head, smoothing_tail: of label-aware smoothing, for crt_las.
     """
 
     crt: Training
@@ -90,6 +91,7 @@ class Stage2:
     tau: float | None = None
     tau_bias: bool = False
     hidden: int = 512
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     smoothing_head: float = 0.3
     smoothing_tail: float = 0.0
 

@@ -1,0 +1,117 @@
+"""One rule for every part that has a name: NAME of a table, or package.module:NAME of the user's own."""
+
+import contextlib
+import hashlib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from fastlt.core.errors import UserError
+
+_OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+_digests: WeakKeyDictionary[ModuleType, bytes] = WeakKeyDictionary()
+
+
+def is_own(name: str) -> bool:
+    """Whether a part is named as the user's own, `package.module:NAME`."""
+    return _OWN.fullmatch(name) is not None
+
+
+def find_part(key: str, name: str, table: Mapping[str, Any], more: str = "") -> Any:
+    """The part that `key=name` asks for: an entry of `table`, or what the user's own module has under this name.
+
+    key: what the user sets, for messages, such as `protocol.loss`. more: further names that are allowed, in words. The
+    module is imported, so a name that comes out of somebody's file must never reach this function unasked.
+
+    Raises UserError, in one line, where there is no such part or its module cannot be imported.
+    """
+    if name in table:
+        return table[name]
+    if not is_own(name):
+        allowed = ", ".join(filter(None, (", ".join(table), more)))
+        raise UserError(f"{key}={name} is unknown: allowed are {allowed}, or package.module:NAME of your own")
+    source, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path and "" not in sys.path:
+        sys.path.append(str(Path.cwd()))  # a console script does not look into the folder it is called in
+    try:
+        module = importlib.import_module(source)
+    except Exception as error:  # a module of the user's: whatever it raises, the line must say whose it is
+        raise UserError(
+            f"{key}={name}: importing {source} fails ({reason(error)}): it must be installed, or lie in this folder or "
+            "one of PYTHONPATH"
+        ) from error
+    if not hasattr(module, attribute):
+        raise UserError(f"{key}={name}: {source} has no {attribute}")
+    part = getattr(module, attribute)
+    for used in _modules(module, part):
+        _digest(used)  # while the file is the one that was imported: a run may go on for hours
+    return part
+
+
+def call_part(key: str, name: str, part: Callable[..., Any], options: Mapping[str, Any], *given: Any) -> Any:
+    """part(*given, **options), where `options` are what the user sets as `key_options` or `key.options`.
+
+    Raises UserError, in one line, where the part takes no such option, needs one that is missing, or fails.
+    """
+    options_key = f"{key}.options" if key in ("sampler", "backbone") else f"{key}_options"
+    if key == "classifier":
+        options_key = f"stage2.options.{name.rpartition(':')[2]}"
+    parameters = list(inspect.signature(part).parameters.values())[len(given) :]
+    named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+        for option, value in options.items():
+            if option not in (allowed := [one.name for one in named]):
+                raise UserError(
+                    f"{options_key}.{option}={value} is unknown to {key}={name}: allowed are "
+                    f"{', '.join(allowed) or 'none'}"
+                )
+    for one in named:
+        if one.default is one.empty and one.name not in options:
+            raise UserError(f"{key}={name} needs {options_key}.{one.name}=VALUE")
+    try:
+        return part(*given, **options)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{key}={name} with {options_key}={dict(options)} fails ({reason(error)}); --debug shows where"
+        ) from error
+
+
+def part_digest(key: str, name: str) -> str:
+    """SHA-256 of the source that an own part comes from: of the module that is named, and of the one that defines the
+    part where that is another. Modules that these import are not in it."""
+    part = find_part(key, name, {})
+    modules = _modules(sys.modules[name.partition(":")[0]], part)
+    return hashlib.sha256(b"".join(_digest(module) for module in modules)).hexdigest()
+
+
+def own_sources(**parts: str) -> dict[str, str]:
+    """{"KEY.source": digest} for those of these parts that are the user's own, for the key of what is made of them."""
+    return {f"{key}.source": part_digest(key, name) for key, name in parts.items() if is_own(name)}
+
+
+def reason(error: BaseException) -> str:
+    """An error of the user's code in few words."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def _modules(module: ModuleType, part: Any) -> list[ModuleType]:
+    defined = sys.modules.get(getattr(part, "__module__", "") or "", module)
+    return [module] if defined is module else [module, defined]
+
+
+def _digest(module: ModuleType) -> bytes:
+    if module not in _digests:
+        source = module.__name__.encode()
+        with contextlib.suppress(OSError):  # built in, or within an archive
+            source = Path(getattr(module, "__file__", None) or "").read_bytes()
+        _digests[module] = hashlib.sha256(source).digest()
+    return _digests[module]

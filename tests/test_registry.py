@@ -1,0 +1,202 @@
+"""Parts with a name: those of a table, and the user's own with their options and the digest of their source."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastlt.core.cli import own_parts
+from fastlt.core.errors import UserError
+from fastlt.core.schedule import Schedule
+from fastlt.longtail.losses import classifier_of, make_loss
+from fastlt.longtail.sampler import Sampler, class_probabilities, make_sampler
+from fastlt.models.backbones import build_model
+from fastlt.registry import call_part, find_part, own_sources
+from fastlt.training.optimizers import make_optimizer
+
+SOURCE = """
+from dataclasses import dataclass
+
+import torch
+
+from fastlt.longtail.sampler import Sampler
+
+NUMBER = 3
+
+
+def effective(counts, progress, q=-1.0):
+    return counts**q
+
+
+def negative(counts, progress):
+    return -counts
+
+
+@dataclass(frozen=True)
+class Backwards(Sampler):
+    step: int = -1
+
+    def order(self, epoch):
+        return super().order(epoch)[:: self.step]
+
+
+class Poly:
+    on_cosines = True
+
+    def __init__(self, counts, progress, eps):
+        self.eps = eps
+
+    def __call__(self, logits, labels):
+        each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        return each + self.eps * (1 - (-each).exp())
+
+
+def net(width):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, width))
+
+
+def broken(groups, lr):
+    raise RuntimeError("no such\\nluck")
+"""
+COUNTS = np.array([40, 10, 4])
+START = np.array([0, 40, 50, 54])
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Writes the module own_parts_here, to be imported anew."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(source: str = SOURCE) -> None:
+        (tmp_path / "own_parts_here.py").write_text(source)
+        monkeypatch.delitem(sys.modules, "own_parts_here", raising=False)
+        importlib.invalidate_caches()
+
+    write()
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("foo", "sampler=foo is unknown: allowed are a, b, or package.module:NAME of your own"),
+        ("own_parts_here:none", "sampler=own_parts_here:none: own_parts_here has no none"),
+        ("no_such:x", "sampler=no_such:x: importing no_such fails (ModuleNotFoundError: No module named 'no_such'): "),
+    ],
+)
+@pytest.mark.usefixtures("write")
+def test_one_message_for_what_is_not_there(name: str, told: str) -> None:
+    with pytest.raises(UserError) as refused:
+        find_part("sampler", name, {"a": 1, "b": 2})
+    assert str(refused.value).startswith(told) and "\n" not in str(refused.value)
+
+
+@pytest.mark.usefixtures("write")
+def test_options_are_checked_before_anything_is_called() -> None:
+    poly = find_part("loss", "own_parts_here:Poly", {})
+    with pytest.raises(UserError, match=r"^loss_options.e=1 is unknown to loss=Poly: allowed are eps$"):
+        call_part("loss", "Poly", poly, {"e": 1}, COUNTS, 0.0)
+    with pytest.raises(UserError, match=r"^loss=Poly needs loss_options.eps=VALUE$"):
+        call_part("loss", "Poly", poly, {}, COUNTS, 0.0)
+    with pytest.raises(UserError, match=r"^part=x with part_options=\{'lr': 1\} fails \(RuntimeError: no such\)"):
+        call_part("part", "x", find_part("part", "own_parts_here:broken", {}), {"lr": 1}, [])
+
+
+def test_an_edited_part_has_another_digest(write: Callable[[str], None]) -> None:
+    name = "own_parts_here:effective"
+    first = own_sources(sampler=name, loss="focal")
+    assert set(first) == {"sampler.source"} and own_sources(sampler=name) == first
+    write(SOURCE.replace("q=-1.0", "q=-2.0"))
+    assert own_sources(sampler=name) != first
+    write(SOURCE)
+    assert own_sources(sampler=name) == first
+
+
+@pytest.mark.usefixtures("write")
+def test_a_sampler_of_ones_own() -> None:
+    for q in (-1.0, -0.5):
+        p = class_probabilities(np.array([40, 0, 4]), "own_parts_here:effective", options={"q": q})
+        np.testing.assert_allclose(p, [40**q / (40**q + 4**q), 0, 4**q / (40**q + 4**q)])
+    members = np.arange(54)
+    rare = make_sampler(members, START, "own_parts_here:effective", 0, 1)
+    drawn = np.bincount(np.searchsorted(START, rare.order(0), "right") - 1)
+    weight = 1 / COUNTS
+    assert np.abs(drawn - 54 * weight / weight.sum()).max() < 1
+    assert rare.described()["law.source"]
+    back = make_sampler(members, START, "own_parts_here:Backwards", 3, 2, options={"step": -1})
+    np.testing.assert_array_equal(back.order(1), Sampler(members, START, "instance", 3, 2).order(1)[::-1])
+    with pytest.raises(UserError, match="it must give a finite weight of at least 0"):
+        make_sampler(members, START, "own_parts_here:negative", 0, 1)
+    with pytest.raises(UserError, match=r"sampler.options=\{'q': 1\}: sampler=class takes none"):
+        make_sampler(members, START, "class", 0, 1, options={"q": 1})
+
+
+@pytest.mark.usefixtures("write")
+def test_a_loss_of_ones_own() -> None:
+    logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    found = make_loss("own_parts_here:Poly", torch.from_numpy(COUNTS), 0.0, {"eps": 2.0})(logits, labels)
+    each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(found, each + 2 * (1 - torch.softmax(logits, 1)[range(5), labels]))
+    assert classifier_of("own_parts_here:Poly") == "cosine" and classifier_of("focal") == "linear"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "theirs"),
+    [
+        ("sgd", {}, lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.01, nesterov=True)),
+        ("adamw", {"betas": [0.8, 0.9]}, lambda p: torch.optim.AdamW(p, 0.1, (0.8, 0.9), weight_decay=0.01)),
+        ("torch.optim:RMSprop", {"alpha": 0.9, "momentum": 0}, lambda p: torch.optim.RMSprop(p, 0.1, 0.9, 1e-8, 0.01)),
+    ],
+)
+def test_optimizers_are_pytorchs(name: str, options: dict, theirs: Callable) -> None:
+    moved = []
+    for make in (lambda p: make_optimizer(name, p, Schedule(1, 0.1, 0.9, 0.01, nesterov=True), options, False), theirs):
+        weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        optimizer = make([{"params": [weight]}])
+        for _ in range(3):
+            optimizer.zero_grad()
+            weight.pow(2).sum().backward()
+            optimizer.step()
+        moved.append(weight.detach())
+    assert torch.equal(*moved)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("adam", {}, "protocol.optimizer=adam is unknown: allowed are sgd, adamw, or package.module:NAME"),
+        ("adamw", {"beta": 1}, r"protocol.optimizer_options.beta=1 is unknown to protocol.optimizer=adamw"),
+        ("adamw", {"betas": [2, 0]}, r"fails \(ValueError: Invalid beta parameter"),
+        ("builtins:list", {}, "gives a list: it must give a torch.optim.Optimizer"),
+    ],
+)
+def test_what_is_no_optimizer_is_refused(name: str, options: dict, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        make_optimizer(name, [{"params": [torch.zeros(1)]}], Schedule(1, 0.1, 0.9, 0.0), options, False)
+
+
+@pytest.mark.usefixtures("write")
+def test_options_of_a_backbone() -> None:
+    for width in (3, 5):
+        assert build_model("own_parts_here:net", 2, 0, 4, options={"width": width}).classifier.in_features == width
+    with pytest.raises(UserError, match=r"backbone.options.width=2 is unknown to backbone=resnet32: allowed are none"):
+        build_model("resnet32", 2, 0, options={"width": 2})
+
+
+@pytest.mark.parametrize(
+    ("given", "understood"),
+    [
+        ("sampler=mymod:X", "sampler.name=mymod:X"),
+        ("sampler=class,my.mod:X", "sampler.name=class,my.mod:X"),
+        ("backbone=my.mod:net", "backbone.name=my.mod:net"),
+        ("sampler=class", "sampler=class"),
+        ("sampler.name=mymod:X", "sampler.name=mymod:X"),
+        ("device=cuda:1", "device=cuda:1"),
+    ],
+)
+def test_hydra_looks_for_no_file_of_an_own_part(given: str, understood: str) -> None:
+    assert own_parts([given]) == [understood]
