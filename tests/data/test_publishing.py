@@ -102,6 +102,10 @@ def moments(place: Callable[[], Path]) -> Iterator[Path]:
     number, seen = 1, set()
     while not killed(out := place(), number):
         paths = [path for path in sorted(out.parent.rglob("*")) if path.name != "lock"]  # which names the process
+        if not (
+            out.parent / "out.partial" / "finished.json"
+        ).exists():  # how far the index is written does not matter yet
+            paths = [path for path in paths if path.name != "index.h5" or path.parent == out]
         state = tuple((str(path.relative_to(out.parent)), path.is_file() and path.read_bytes()) for path in paths)
         if state not in seen:
             seen.add(state)
