@@ -176,7 +176,7 @@ def _settings(
     kept: Choose | None,
 ) -> Settings:
     """What determines the training; `backbone` and `image_size` also tell how to build the model again."""
-    training, name, read = retraining.training, retraining.name, train.state()
+    training, name, read = retraining.training, retraining.name, train.state_dict()
     crops = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(augment).items()}
     image_size = crops.pop("size")
     del crops["keep"]  # of evaluation

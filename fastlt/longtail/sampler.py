@@ -149,9 +149,11 @@ class Sampler:
         return np.concatenate([self.members[place + 1 : end], self.members[start:place]])
 
     def described(self) -> dict[str, Any]:
-        """What tells this order from others on the same samples."""
+        """What tells this order from others."""
+        about = {"law": self.law, "seed": self.seed, "epochs": self.epochs, "drawing": self.drawing}
+        about |= {"samples": len(self), "crc32": zlib.crc32(self.members.tobytes())}
         own = {"options": dict(self.options), **own_sources(law=self.law)} if is_own(self.law) else {}
-        return {"law": self.law, "seed": self.seed, "epochs": self.epochs, "drawing": self.drawing, **own}
+        return {**about, **own}
 
     def probabilities(self, epoch: int) -> np.ndarray:
         """Class probabilities of an epoch, float64 [C]."""

@@ -1,9 +1,15 @@
 """The loader over time: resumed, broken off, closed, and with samples that were damaged after the conversion."""
 
+import copy
 import gc
+import json
+import multiprocessing
 import os
+import pickle
 import shutil
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +32,9 @@ def sampler(dataset: Dataset, law: str = "class", seed: int = 1) -> Sampler:
     return Sampler(index.class_members, index.class_start, law, seed=seed, epochs=4)
 
 
-def loader(dataset: Dataset, batch: int = 16, seed: int = 1, order: Any = None, **options: Any) -> Loader:
-    return Loader(dataset, "train", order or sampler(dataset), AUGMENT, batch, seed, **options)
+def loader(dataset: Dataset, batch: Any = 16, seed: Any = 1, order: Any = None, **options: Any) -> Loader:
+    split, augment = options.pop("split", "train"), options.pop("augment", AUGMENT)
+    return Loader(dataset, split, order or sampler(dataset), augment, batch, seed, **options)
 
 
 def joined(batches: Any) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
@@ -47,10 +54,11 @@ def test_resuming_gives_exactly_the_remaining_samples(jpeg_dataset: Dataset) -> 
             epoch = first.epoch(2)
             for _ in range(stop):
                 next(epoch)
-            state = first.state()
+            state = first.state_dict()
         assert (state["epoch"], state["position"]) == (2, 16 * stop)
         with loader(jpeg_dataset, batch=7, threads=1) as second:
-            left = joined(second.resume(state))
+            second.load_state_dict(json.loads(json.dumps(state)))
+            left = joined(second)
         np.testing.assert_array_equal(left[2], ids[16 * stop :])
         assert torch.equal(left[0], images[16 * stop :]) and torch.equal(left[1], labels[16 * stop :])
 
@@ -60,24 +68,34 @@ def test_resuming_on_another_number_of_ranks(jpeg_dataset: Dataset) -> None:
         ids = joined(straight.epoch(1))[2]
     with loader(jpeg_dataset, batch=8, rank=0, world=2) as first:
         next(first.epoch(1))
-        state = first.state()
+        state = first.state_dict()
     assert state["position"] == 16
     for rank in range(4):
         with loader(jpeg_dataset, batch=8, rank=rank, world=4) as second:
-            np.testing.assert_array_equal(joined(second.resume(state))[2], ids[16 + rank : 68 : 4])
+            second.load_state_dict(state)
+            np.testing.assert_array_equal(joined(second)[2], ids[16 + rank : 68 : 4])
 
 
 def test_a_state_of_something_else_is_refused(jpeg_dataset: Dataset, mixed_dataset: Dataset) -> None:
     with loader(jpeg_dataset) as first:
-        state = first.state()
+        state = first.state_dict()
+    index = jpeg_dataset.split("train")
     others: dict[str, Callable[[], Loader]] = {
         "dataset": lambda: loader(mixed_dataset),
-        "order": lambda: loader(jpeg_dataset, order=sampler(jpeg_dataset, "sqrt")),
+        "order.law": lambda: loader(jpeg_dataset, order=sampler(jpeg_dataset, "sqrt")),
+        "order.crc32": lambda: loader(
+            jpeg_dataset, order=Sampler(np.arange(71)[::-1], index.class_start, "class", 1, 4)
+        ),
+        "order.drawing": lambda: loader(jpeg_dataset, order=InOrder(np.arange(71))),
         "seed": lambda: loader(jpeg_dataset, seed=2),
+        "augment.size": lambda: loader(jpeg_dataset, augment=replace(AUGMENT, size=25)),
+        "augment.jitter": lambda: loader(jpeg_dataset, augment=replace(AUGMENT, jitter=0.0)),
+        "augment.scale": lambda: loader(jpeg_dataset, augment=replace(AUGMENT, scale=(0.2, 1.0))),
+        "split": lambda: loader(jpeg_dataset, split="val", order=sampler(jpeg_dataset)),
     }
     for name, make in others.items():
         with make() as other, pytest.raises(UserError, match=f"^state has {name}="):
-            other.resume(state)
+            other.load_state_dict(state)
     for position in (3, -2, 100):
         with loader(jpeg_dataset, world=2) as two, pytest.raises(UserError, match=f"^position={position}: "):
             next(two.epoch(0, position))
@@ -122,6 +140,146 @@ def test_one_epoch_at_a_time(jpeg_dataset: Dataset) -> None:
     with pytest.raises(UserError, match=r"^this loader is closed"):
         next(opened.epoch(0))
     opened.close()  # once more does no harm
+
+
+# --- the protocol of torchdata's StatefulDataLoader ---
+
+
+def test_every_loop_is_the_next_epoch_or_the_one_that_was_set(jpeg_dataset: Dataset) -> None:
+    with loader(jpeg_dataset) as known:
+        epochs = [joined(known.epoch(number))[2] for number in range(4)]
+    with loader(jpeg_dataset) as opened:
+        assert len(list(opened)) == len(opened) == 5
+        np.testing.assert_array_equal(joined(opened)[2], epochs[1])
+        for taken in (0, 1, 3, 2):  # left in the middle, as `break` does
+            batches = iter(opened)
+            assert [len(next(batches).ids) for _ in range(taken)] == [16] * taken
+        opened.set_epoch(3)
+        np.testing.assert_array_equal(joined(opened)[2], epochs[3])
+        opened.set_epoch(0)
+        assert opened.state_dict()["epoch"] == 0
+        images, labels, ids = next(iter(opened))
+        assert images.shape == (16, 3, 24, 24) and labels.dtype == torch.int64
+        np.testing.assert_array_equal(ids, epochs[0][:16])
+        opened.set_epoch(0)  # from its beginning, as it is no state that was loaded
+        np.testing.assert_array_equal(joined(opened)[2], epochs[0])
+
+
+@pytest.mark.parametrize("names_epochs", [True, False])
+@pytest.mark.parametrize("stop", [2, 5, 7, 10])
+def test_a_stopped_loop_goes_on_with_the_same_batches(jpeg_dataset: Dataset, stop: int, names_epochs: bool) -> None:
+    def loop(opened: Loader, first: int = 0) -> Any:
+        for epoch in range(first, 3):
+            if names_epochs:
+                opened.set_epoch(epoch)
+            for batch in opened:
+                yield batch.ids.tolist()
+
+    with loader(jpeg_dataset) as straight:
+        whole = list(loop(straight))
+    with loader(jpeg_dataset) as first:
+        batches = loop(first)
+        seen = [next(batches) for _ in range(stop)]
+        state = first.state_dict()
+        assert copy.deepcopy(state) == state and state["position"] == (16 * (stop % 5) or 71)
+    with loader(jpeg_dataset) as second:
+        second.load_state_dict(state)
+        assert second.state_dict() == state
+        assert seen + list(loop(second, state["epoch"])) == whole
+        assert (second.state_dict()["epoch"], second.state_dict()["position"]) == (3, 0)
+
+
+@pytest.mark.parametrize("state", [None, [1], {}, {"epoch": 1}, "last"])
+def test_what_is_no_state_is_refused(jpeg_dataset: Dataset, state: Any) -> None:
+    with loader(jpeg_dataset) as opened:
+        before = opened.state_dict()
+        with pytest.raises(UserError, match=r"^(a \w+ is no state of a loader|state has \w+(\.\w+)?=None)"):
+            opened.load_state_dict(state)
+        for wrong in (None, -1, 1.5, True, "3", [2], 72):
+            for name in ("epoch", "position") if wrong != 72 else ("position",):
+                with pytest.raises(UserError, match=rf"^{name}=.*: it must be a whole number from 0 to "):
+                    opened.load_state_dict({**before, name: wrong})
+        assert opened.state_dict() == before
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"batch": 0}, {"batch": 2.5}, {"batch": 10**9}, {"batch": None}, {"threads": 0}, {"threads": 10**6},
+        {"prefetch": 0}, {"rank": 2, "world": 2}, {"world": 0}, {"seed": -1}, {"seed": 2**64}, {"max_damaged": -1},
+    ],
+)  # fmt: skip
+def test_numbers_that_cannot_be_are_refused(jpeg_dataset: Dataset, wrong: dict[str, Any]) -> None:
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(UserError, match=rf"^{name}={value}: it must be a whole number from \d+ to \d+$"):
+        loader(jpeg_dataset, **wrong)
+
+
+def test_a_loader_tells_what_it_is(jpeg_dataset: Dataset) -> None:
+    with loader(jpeg_dataset, rank=1, world=2) as opened:
+        opened.set_epoch(2)
+        next(iter(opened))
+        assert repr(opened) == (
+            f"Loader({jpeg_dataset.root}, train, law=class, seed=1, epochs=4, drawing=quota, samples=71, batch=16, "
+            "device=cpu, rank=1 of 2, epoch=2, position=32 of 71)"
+        )
+    assert repr(opened).endswith(", closed)")
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_loader_cannot_be_copied(jpeg_dataset: Dataset, copied: Callable[[Loader], Any]) -> None:
+    with loader(jpeg_dataset) as opened, pytest.raises(UserError, match=r"^a loader has threads of its own and cannot"):
+        copied(opened)
+
+
+def refusals(opened: Loader, batches: Any, told: Any) -> None:
+    for use in (lambda: next(batches), lambda: next(iter(opened)), opened.close):
+        try:
+            use()
+        except UserError as error:
+            told.put(str(error))
+    told.put("closed")
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork")
+def test_a_forked_child_is_told_that_the_loader_is_not_its_own(jpeg_dataset: Dataset) -> None:
+    context = multiprocessing.get_context("fork")
+    told = context.SimpleQueue()
+    with loader(jpeg_dataset) as opened:
+        batches = iter(opened)
+        first = next(batches)
+        child = context.Process(target=refusals, args=(opened, batches, told))
+        child.start()
+        child.join(60)
+        assert child.exitcode == 0
+        for _ in range(2):
+            assert told.get().startswith(f"this loader was made in process {os.getpid()}, and its threads did not")
+        assert told.get() == "closed"
+        assert len(joined(batches)[2]) == 71 - len(first.ids)  # the parent's goes on
+
+
+def test_two_threads_at_once_are_refused(jpeg_dataset: Dataset) -> None:
+    """The second thread comes while the first is in the middle of a batch: in the sampler."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Slow(InOrder):
+        def order(self, epoch: int) -> np.ndarray:
+            inside.set()
+            assert go_on.wait(60)
+            return self.ids
+
+    got: list[np.ndarray] = []
+    with loader(jpeg_dataset, order=Slow(np.arange(71))) as opened:
+        batches = iter(opened)
+        first = threading.Thread(target=lambda: got.append(next(batches).ids))
+        first.start()
+        assert inside.wait(60)
+        for other in (batches, iter(opened), opened.epoch(3)):
+            with pytest.raises(UserError, match=r"^two threads use this loader at the same time: "):
+                next(other)
+        go_on.set()
+        first.join()
+        np.testing.assert_array_equal(np.concatenate([*got, joined(batches)[2]]), np.arange(71))
 
 
 # --- damage ---

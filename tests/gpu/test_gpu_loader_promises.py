@@ -48,10 +48,11 @@ def test_resuming_gives_the_remaining_samples(kind: str, device: torch.device, r
         epoch = loader.epoch(1)
         for _ in range(2):
             next(epoch)
-        state = loader.state()
+        state = loader.state_dict()
     assert (state["epoch"], state["position"]) == (1, 32)
     with gpu_graph(dataset, device, augment, 7, threads=1) as loader:
-        assert_same(joined(loader.resume(state), dataset), part(whole, slice(32, None)))
+        loader.load_state_dict(state)
+        assert_same(joined(loader, dataset), part(whole, slice(32, None)))
 
 
 def test_one_epoch_is_broken_off_for_another(device: torch.device, mixed_dataset: Dataset) -> None:

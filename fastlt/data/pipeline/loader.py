@@ -1,8 +1,9 @@
 """The loader: executes the plan of an epoch and yields its batches."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -11,17 +12,33 @@ from fastlt.core.batches import Batch
 from fastlt.core.errors import UserError
 from fastlt.data.pipeline.columns import columns, stored_as
 from fastlt.data.pipeline.damage import Damage
+from fastlt.data.pipeline.guard import Guard, GuardedBatches, whole_number
 from fastlt.data.plan import Augment, Plan, draw_plan
 from fastlt.data.shards.reader import Dataset, SplitIndex
 from fastlt.longtail.sampler import Order
 
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.uint8: "uint8"}
 SMALL = 2**14  # bytes of a raw image that is copied sooner than it is handed on by itself
+MOST = 2**31 - 1  # of epochs, ranks and damaged images
+MAX_BATCH, MAX_THREADS, MAX_PREFETCH = 2**16, 1024, 64
 PLAN_AHEAD = 4096  # positions planned at once: large enough that the call costs nothing, small enough to stay in cache
 
 
 class Loader:
     """Batches of one split, in the order of a sampler, as a pure function of (seed, epoch, position).
+
+    ```python
+    with Loader(dataset, "train", order, Augment(224, "resized", flip=True), batch=256) as loader:
+        for epoch in range(90):
+            loader.set_epoch(epoch)
+            for images, labels, ids in loader:
+                ...
+    ```
+
+    Every `for` loop over a loader is one epoch: the one that `set_epoch` named, or else the one after the last that was
+    begun, so that the images are drawn anew each time. A loop may be left at any time. `state_dict` and
+    `load_state_dict` have the names and the meaning of torchdata's StatefulDataLoader: after `load_state_dict` the next
+    loop gives the batches behind the last one that the first loader gave.
 
     The same images come out for any number of threads, any batch size and from any starting point. Of an epoch's N
     positions rank r of W takes r, r + W, ...; every rank gets the same number. drop_last leaves out a last batch that
@@ -33,7 +50,8 @@ class Loader:
     channels_last: their memory format; default on a GPU. max_damaged: how many samples may turn out to be
     damaged; other images of their class stand in for them (damage.py), and `damaged` says where they lie. mean, std: of
     RGB in 0..1, that images are normalized by; default: the dataset's.
-    Raises UserError if a full batch is asked for and the split is smaller.
+    Raises UserError if a number is out of its bounds, and if a full batch is asked for and the split is smaller; when
+    batches are taken, if the loader is closed, another thread takes one at that time, or the process was forked.
     """
 
     def __init__(
@@ -56,6 +74,11 @@ class Loader:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ):
+        self._pipeline: Any = None  # the first attribute: its threads end before what they read is freed
+        batch, threads = whole_number("batch", batch, 1, MAX_BATCH), whole_number("threads", threads, 1, MAX_THREADS)
+        prefetch, world = whole_number("prefetch", prefetch, 1, MAX_PREFETCH), whole_number("world", world, 1, MOST)
+        rank, seed = whole_number("rank", rank, 0, world - 1), whole_number("seed", seed, 0, 2**63 - 1)
+        max_damaged = whole_number("max_damaged", max_damaged, 0, MOST)
         self.device = torch.device(device)
         gpu = self.device.type != "cpu"
         self.dtype = dtype or (torch.float16 if gpu else torch.float32)
@@ -65,8 +88,7 @@ class Loader:
         self.batch, self.drop_last, self.rank, self.world = batch, drop_last, rank, world
         self._dataset, self._split, self._index = dataset, split, dataset.split(split)
         self._order, self._augment, self._seed = order, augment, seed
-        if batch < 1:
-            raise UserError(f"batch={batch}: it must be at least 1")
+        self._described = _described(dataset, split, order, seed, augment)
         if drop_last and self.positions < batch:
             share = "" if world == 1 else f" on each of {world} ranks"
             raise UserError(
@@ -81,13 +103,14 @@ class Loader:
         self._normalize[:3], inverted = by
         self._normalize[3:] = 1 / inverted
         self._damage = Damage(dataset, split, order.others, max_damaged, threads)
-        self._state = 0, 0
+        self._guard = Guard()
+        self._at = self._next = 0, 0  # (epoch, position) behind the last batch, and where the next loop begins
         self._columns: Iterator[tuple] = iter(())
         self._ids: deque[np.ndarray] = deque()
         # DALI reads the columns of scheduled batches in place, so as many are kept as can be under way.
         self._alive: deque[tuple] = deque(maxlen=prefetch + 2)
         self._epochs = 0  # that were begun
-        self._pipeline: Any = self._build(threads, prefetch)
+        self._pipeline = self._build(threads, prefetch)
 
     def _build(self, threads: int, prefetch: int) -> Any:
         output = self._augment.size, DTYPES[self.dtype], self.channels_last
@@ -124,6 +147,19 @@ class Loader:
         left = self.positions - done
         return left // self.batch * self.batch if self.drop_last else left
 
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of the next epoch; behind `load_state_dict` what is left of that one."""
+        return GuardedBatches(self._guard, self._go_on())
+
+    def _go_on(self) -> Iterator[Batch]:
+        yield from self._batches(*self._next)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Names the epoch of the next loop. The epoch of a state that was just loaded goes on where it was left."""
+        epoch = whole_number("epoch", epoch, 0, MOST)
+        if epoch != self._next[0]:
+            self._at = self._next = epoch, 0
+
     def epoch(self, epoch: int = 0, position: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from a position on.
 
@@ -131,17 +167,22 @@ class Loader:
         the next one ends it. Raises UserError if the position is no multiple of the number of ranks, if the loader is
         closed, and if an epoch that was ended is asked for more.
         """
-        if position % self.world or not 0 <= position <= len(self._order):
-            raise UserError(
-                f"position={position}: it must be a multiple of {self.world} (the number of ranks), from 0 to "
-                f"{len(self._order)}"
-            )
+        return GuardedBatches(self._guard, self._batches(*self._place(epoch, position)))
+
+    def _place(self, epoch: Any, position: Any) -> tuple[int, int]:
+        epoch = whole_number("epoch", epoch, 0, MOST)
+        position = whole_number("position", position, 0, len(self._order))
+        if position % self.world:
+            raise UserError(f"position={position}: it must be a multiple of {self.world}, the number of ranks")
+        return epoch, position
+
+    def _batches(self, epoch: int, position: int) -> Iterator[Batch]:
         if self._pipeline is None:
             raise UserError("this loader is closed: make another one")
         self._abandon()
         self._epochs += 1
         number = self._epochs
-        self._state = epoch, position
+        self._at, self._next = (epoch, position), (epoch + 1, 0)
         done = position // self.world
         end = done + self._images_from(done)
         self._columns = self._plan(epoch, done)
@@ -153,35 +194,58 @@ class Loader:
             ids = self._ids.popleft()
             labels = torch.from_numpy(self._index.label[ids].astype(np.int64))
             done += len(ids)
-            self._state = epoch, done * self.world
+            self._at = epoch, done * self.world
             yield Batch(images, labels.to(self.device, non_blocking=True), ids)
             if self._epochs != number:
                 raise UserError(
                     f"epoch {epoch} is over, as this loader began another one or was closed: make a second loader for "
                     "two epochs at once"
                 )
+        self._at = self._next
         self._damage.report()
 
-    def state(self) -> dict[str, Any]:
-        """Where the loader stands behind the last batch it gave, as plain values: `resume` goes on from there."""
-        epoch, position = self._state
-        return {**self._described(), "epoch": epoch, "position": position}
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands behind the last batch it gave, as plain values: for `load_state_dict`.
 
-    def resume(self, state: dict[str, Any]) -> Iterator[Batch]:
-        """The remaining batches of the epoch in which a loader gave this `state`; batch size and threads are free.
-
-        Raises UserError if it was one of another dataset, split, order or seed.
+        At the end of a loop that is the beginning of the next epoch.
         """
-        for name, value in self._described().items():
-            if state.get(name) != value:
-                raise UserError(
-                    f"state has {name}={state.get(name)}, this loader {value}: make the loader as the first one was"
-                )
-        return self.epoch(state["epoch"], state["position"])
+        epoch, position = self._at
+        return {**self._described, "epoch": epoch, "position": position}
 
-    def _described(self) -> dict[str, Any]:
-        digest = self._dataset.about["digest"]
-        return {"dataset": digest, "split": self._split, "order": self._order.described(), "seed": self._seed}
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The next loop gives the remaining batches of the epoch in which a loader gave this `state_dict`.
+
+        Batch size, threads and the number of ranks are free. Raises UserError if the state is one of another dataset,
+        split, order, augmentation or seed, or no state at all; the loader stays where it was.
+        """
+        if not isinstance(state, Mapping):
+            raise UserError(f"a {type(state).__name__} is no state of a loader: give what state_dict() returned")
+        for name in sorted(self._described.keys() | state.keys() - {"epoch", "position"}):
+            theirs, ours = state.get(name), self._described.get(name)
+            if theirs != ours:
+                raise UserError(f"state has {name}={theirs}, this loader {ours}: make the loader as the first one was")
+        self._at = self._next = self._place(state.get("epoch"), state.get("position"))
+
+    def __repr__(self) -> str:
+        epoch, position = self._at
+        order = ", ".join(
+            name[6:] + f"={value}"
+            for name, value in self._described.items()
+            if name[:6] == "order." and name[6:] != "crc32"
+        )
+        ranks = f"rank={self.rank} of {self.world}, " if self.world > 1 else ""
+        closed = ", closed" if self._pipeline is None else ""
+        return (
+            f"Loader({self._dataset.root}, {self._split}, {order}, batch={self.batch}, device={self.device}, {ranks}"
+            f"epoch={epoch}, position={position} of {len(self._order)}{closed})"
+        )
+
+    def __reduce_ex__(self, _: object) -> NoReturn:
+        """copy, deepcopy and pickle come here."""
+        raise UserError(
+            "a loader has threads of its own and cannot be copied or pickled: make another one of the same arguments, "
+            "and give its load_state_dict what state_dict() of this one returns"
+        )
 
     def _abandon(self) -> None:
         """Ends an epoch that was broken off, and makes the pipeline ready for the next."""
@@ -226,7 +290,9 @@ class Loader:
 
     def close(self) -> None:
         """Frees the pipeline's threads and memory; the loader cannot be used after it."""
-        if self._pipeline is not None:
+        if self._pipeline is None or self._guard.forked:  # the parent's threads are not ours to end
+            return
+        with self._guard:
             self._epochs += 1
             self._abandon()
             self._pipeline = None  # first its threads end, then what they read goes
@@ -238,6 +304,15 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _described(dataset: Dataset, split: str, order: Order, seed: int, augment: Augment) -> dict[str, Any]:
+    """What determines the images of every position, as plain values: what two loaders that share a state agree in."""
+    named = {"order": order.described(), "augment": asdict(augment)}
+    parts = {f"{part}.{name}": value for part, values in named.items() for name, value in values.items()}
+    about = {"dataset": dataset.about["digest"], "split": split, "seed": seed, **parts}
+    # A state may have been through JSON, which knows no tuples.
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in about.items()}
 
 
 def _small_and_alike(index: SplitIndex) -> bool:

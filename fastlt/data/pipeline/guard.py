@@ -1,0 +1,61 @@
+"""What a loader asks of its callers: whole numbers within bounds, one thread at a time, the process that made it."""
+
+import operator
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from fastlt.core.batches import Batch
+from fastlt.core.errors import UserError
+
+
+def whole_number(name: str, value: Any, least: int, most: int) -> int:
+    """The value as an int. Raises UserError if it is not a whole number from `least` to `most`."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not least <= number <= most:
+        raise UserError(f"{name}={value!r}: it must be a whole number from {least} to {most}")
+    return number
+
+
+class Guard:
+    """A context that one thread at a time may enter, in the process that made it. Others are told so, and never wait.
+
+    Raises UserError on entry from a forked child, and while another thread is inside.
+    """
+
+    def __init__(self) -> None:
+        self._process, self._lock = os.getpid(), threading.RLock()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process is a child that was forked after the guard was made."""
+        return os.getpid() != self._process
+
+    def __enter__(self) -> None:
+        if self.forked:
+            raise UserError(
+                f"this loader was made in process {self._process}, and its threads did not come along in the fork: "
+                "make a loader in the process that uses it"
+            )
+        if not self._lock.acquire(blocking=False):
+            raise UserError(
+                "two threads use this loader at the same time: let one of them take the batches, or make two loaders"
+            )
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class GuardedBatches(Iterator[Batch]):
+    """The batches of one epoch, each of them made inside of the loader's guard."""
+
+    def __init__(self, guard: Guard, batches: Iterator[Batch]):
+        self._guard, self._batches = guard, batches
+
+    def __next__(self) -> Batch:
+        with self._guard:
+            return next(self._batches)
