@@ -57,31 +57,41 @@ def find_part(key: str, name: str, table: Mapping[str, Any], more: str = "") -> 
 def call_part(key: str, name: str, part: Callable[..., Any], options: Mapping[str, Any], *given: Any) -> Any:
     """part(*given, **options), where `options` are what the user sets as `key_options` or `key.options`.
 
-    Raises UserError, in one line, where the part takes no such option, needs one that is missing, or fails.
+    Raises UserError, in one line, where the part does not take the options, or fails.
     """
-    options_key = f"{key}.options" if key in ("sampler", "backbone") else f"{key}_options"
-    if key == "classifier":
-        options_key = f"stage2.options.{name.rpartition(':')[2]}"
-    parameters = list(inspect.signature(part).parameters.values())[len(given) :]
-    named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
-    if not any(one.kind is one.VAR_KEYWORD for one in parameters):
-        for option, value in options.items():
-            if option not in (allowed := [one.name for one in named]):
-                raise UserError(
-                    f"{options_key}.{option}={value} is unknown to {key}={name}: allowed are "
-                    f"{', '.join(allowed) or 'none'}"
-                )
-    for one in named:
-        if one.default is one.empty and one.name not in options:
-            raise UserError(f"{key}={name} needs {options_key}.{one.name}=VALUE")
+    check_options(key, name, part, options, len(given))
     try:
         return part(*given, **options)
     except UserError:
         raise
     except Exception as error:
         raise UserError(
-            f"{key}={name} with {options_key}={dict(options)} fails ({reason(error)}); --debug shows where"
+            f"{key}={name} with {_options_key(key, name)}={dict(options)} fails ({reason(error)}); --debug shows where"
         ) from error
+
+
+def check_options(key: str, name: str, part: Callable[..., Any], options: Mapping[str, Any], given: int) -> None:
+    """Raises UserError, in one line, where a part that is called with so many arguments takes no such option, or needs
+    one that is missing."""
+    parameters = list(inspect.signature(part).parameters.values())[given:]
+    named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    allowed = [one.name for one in named]
+    unknown = [] if any(one.kind is one.VAR_KEYWORD for one in parameters) else [o for o in options if o not in allowed]
+    if unknown:
+        raise UserError(
+            f"{_options_key(key, name)}.{unknown[0]}={options[unknown[0]]} is unknown to {key}={name}: allowed are "
+            f"{', '.join(allowed) or 'none'}"
+        )
+    for one in named:
+        if one.default is one.empty and one.name not in options:
+            raise UserError(f"{key}={name} needs {_options_key(key, name)}.{one.name}=VALUE")
+
+
+def _options_key(key: str, name: str) -> str:
+    """Where the user sets the options of a part."""
+    if key == "classifier":
+        return f"stage2.options.{name.rpartition(':')[2]}"
+    return f"{key}.options" if key in ("sampler", "backbone") else f"{key}_options"
 
 
 def part_digest(key: str, name: str) -> str:

@@ -17,6 +17,7 @@ from fastlt.longtail.sampler import Sampler, class_probabilities, make_sampler
 from fastlt.models.backbones import build_model
 from fastlt.registry import call_part, find_part, own_sources
 from fastlt.training.optimizers import make_optimizer
+from fastlt.training.recipe import Recipe
 
 SOURCE = """
 from dataclasses import dataclass
@@ -53,6 +54,14 @@ class Poly:
     def __call__(self, logits, labels):
         each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
         return each + self.eps * (1 - (-each).exp())
+
+
+def halves(images, labels, key, soft=False):
+    assert key == (1, 2)
+    mixed = 0.5 * images + 0.5 * images.flip(0)
+    if soft:
+        return mixed, sum(torch.nn.functional.one_hot(part, 3) for part in (labels, labels.flip(0))) / 2
+    return mixed, [(0.5, labels), (0.5, labels.flip(0))]
 
 
 def net(width):
@@ -200,3 +209,26 @@ def test_options_of_a_backbone() -> None:
 )
 def test_hydra_looks_for_no_file_of_an_own_part(given: str, understood: str) -> None:
     assert own_parts([given]) == [understood]
+
+
+@pytest.mark.usefixtures("write")
+def test_a_batch_hook_of_ones_own() -> None:
+    images, labels = torch.randn(6, 3, 4, 4), torch.tensor([0, 1, 2, 0, 1, 2])
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+
+    def loss(**recipe) -> torch.Tensor:
+        made = Recipe(batch_hook="own_parts_here:halves", **recipe)
+        return made.batch_loss(model, images, labels, (1, 2), made.make_criterion(0.0, images.device))
+
+    both = (0.5 * images + 0.5 * images.flip(0), labels, labels.flip(0))
+    logits = model(both[0])
+    theirs = sum(torch.nn.functional.cross_entropy(logits, part) for part in both[1:]) / 2
+    torch.testing.assert_close(loss(), theirs)
+    torch.testing.assert_close(loss(batch_hook_options={"soft": True}), theirs)
+    focal = make_loss("focal", torch.from_numpy(COUNTS))
+    theirs = sum(focal(logits, part).mean() for part in both[1:]) / 2
+    torch.testing.assert_close(loss(loss="focal", counts=(40, 10, 4)), theirs)
+    with pytest.raises(UserError, match=r"gives shares of classes, \[6, 3\], which protocol.loss=focal does not take"):
+        loss(loss="focal", counts=(40, 10, 4), batch_hook_options={"soft": True})
+    with pytest.raises(UserError, match=r"protocol.batch_hook_options.hard=1 is unknown to protocol.batch_hook=own"):
+        loss(batch_hook_options={"hard": 1})

@@ -6,6 +6,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from fastlt.training.recipe import RecipeConfig
+
 
 @dataclass
 class SamplerConfig:
@@ -36,7 +38,7 @@ class TrainingConfig:
 
 
 @dataclass
-class ProtocolConfig:
+class ProtocolConfig(RecipeConfig):
     """How a data set is trained on: the settings of a paper under one name."""
 
     name: str = MISSING
@@ -64,15 +66,8 @@ class ProtocolConfig:
     mean: list[float] | None = None  # of RGB in 0..1, that images are normalized by; default: the dataset's
     std: list[float] | None = None
     lr_batch: int = 0  # batch that lr is meant for: another one scales it linearly; 0: lr is taken as it is
-    loss: str = "cross_entropy"  # or another of fastlt/losses/
-    loss_options: dict[str, Any] = field(default_factory=dict)  # the loss's own; default: the values of its paper
-    optimizer: str = "sgd"  # or adamw, or an own one; momentum and nesterov are sgd's
-    optimizer_options: dict[str, Any] = field(default_factory=dict)  # further keywords, such as betas of adamw
-    label_smoothing: float = 0.0  # of cross_entropy
     smoothing_head: float = 0.3  # of the largest class, for crt_las and loss=label_aware_smoothing
     smoothing_tail: float = 0.0  # and of the smallest
-    mixup: float = 0.0  # alpha of the Beta law; 0: off
-    ema: float = 0.0  # decay per step of averaged weights; 0: off
     pretrained: str | None = None  # weights the backbone starts with: torchvision, or a file
     train_from: str | None = None  # layer of the backbone, such as layer4: those before it keep their weights
     crt: TrainingConfig = field(default_factory=TrainingConfig)
@@ -233,8 +228,8 @@ def register() -> None:
     """Makes the schemas known to Hydra under the names that conf/ refers to."""
     store: Any = ConfigStore.instance()
     train: Any = OmegaConf.structured(TrainConfig)
-    parts = train.protocol.loss_options, train.protocol.optimizer_options, train.sampler.options, train.backbone.options
-    for options in (*parts, train.stage2.options):
+    named = [train.protocol[name] for name in ("loss_options", "optimizer_options", "batch_hook_options")]
+    for options in (*named, train.sampler.options, train.backbone.options, train.stage2.options):
         OmegaConf.set_struct(options, False)  # the part says which keys there are
     grid: Any = OmegaConf.structured(GridConfig)
     OmegaConf.set_struct(grid.slurm.extra, False)

@@ -1,7 +1,7 @@
 """What one experiment does, as plain values."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from fastlt.core.errors import UserError
 from fastlt.core.schedule import Schedule
 from fastlt.core.settings import Settings
 from fastlt.data.shards.reader import Dataset
+from fastlt.experiment.config import ProtocolConfig
 from fastlt.experiment.retrain import BN, Retraining
 from fastlt.models.backbones import HEAD_STARTS
 from fastlt.models.checkpoint.pretrained import pretrained_identity
@@ -16,7 +17,7 @@ from fastlt.registry import own_sources
 from fastlt.stage2.classifiers import CLASSIFIERS, IMAGE_CLASSIFIERS, SETS, find_classifier
 from fastlt.stage2.classifiers.base import Stage2, Training
 from fastlt.stage2.features import DTYPES
-from fastlt.training.recipe import Recipe
+from fastlt.training.recipe import Recipe, RecipeConfig
 from fastlt.training.representation import CheckpointPolicy
 from fastlt.training.trainer import Stage
 
@@ -25,29 +26,6 @@ MODES = ("features", "images")
 PRECISIONS = ("fp32", "bf16")
 SMOOTHING = ("smoothing_head", "smoothing_tail")
 STAGE_2 = ("crt", "lws", *SMOOTHING)  # of a protocol, what concerns no representation
-# Keys that came after the first representations were trained: at these values they are no part of a key.
-PLAIN = {
-    "stepped": "batch",
-    "warmup_from": 0.0,
-    "last_lr": 0.0,
-    "milestones": [],
-    "factor": 0.1,
-    "nesterov": False,
-    "head_lr": None,
-    "head_start": "uniform",
-    "mean": None,
-    "std": None,
-    "lr_batch": 0,
-    "loss": "cross_entropy",
-    "loss_options": {},
-    "optimizer": "sgd",
-    "optimizer_options": {},
-    "label_smoothing": 0.0,
-    "mixup": 0.0,
-    "ema": 0.0,
-    "pretrained": None,
-    "train_from": None,
-}
 
 
 @dataclass(frozen=True)
@@ -176,11 +154,10 @@ class Options:
 
     def recipe(self, counts: Sequence[int] = ()) -> Recipe:
         """What is added to plain SGD. counts: images of each class that are trained on."""
-        protocol = self.protocol
-        added = protocol["label_smoothing"], protocol["mixup"], protocol["ema"]
-        loss = protocol["loss"], self._loss_options()
-        optimizer = protocol["optimizer"], protocol["optimizer_options"]
-        return Recipe(*added, self.accumulate, self.compile, *loss, *optimizer, tuple(counts))
+        named: dict[str, Any] = {one.name: self.protocol[one.name] for one in fields(RecipeConfig)} | {
+            "loss_options": self._loss_options()
+        }
+        return Recipe(**named, accumulate=self.accumulate, compile=self.compile, counts=tuple(counts))
 
     def _loss_options(self) -> dict[str, float]:
         """Those of stage 1's loss: label-aware smoothing has the protocol's numbers where nothing else is said."""
@@ -207,13 +184,14 @@ class Options:
         stage_1["milestones"], stage_1["loss_options"] = self._milestones(), self._loss_options()
         if stage_1["pretrained"]:
             stage_1["pretrained"] = pretrained_identity(self.backbone, stage_1["pretrained"])
+        usual = asdict(ProtocolConfig())  # what is at its default is no part of the key: new settings change no old one
         protocol = {
             f"protocol.{name}": value
             for name, value in stage_1.items()
-            if name not in ("backbone", "epochs", "image_size") and not (name in PLAIN and value == PLAIN[name])
+            if name not in ("backbone", "epochs", "image_size") and value != usual[name]
         }
         options = {"sampler.options": self.sampler_options, "backbone.options": self.backbone_options}
-        named = {f"protocol.{kind}": self.protocol[kind] for kind in ("loss", "optimizer")}
+        sources = {f"protocol.{kind}": self.protocol[kind] for kind in ("loss", "optimizer", "batch_hook")}
         about = {
             "dataset": digest,
             "backbone": self.backbone,
@@ -226,7 +204,7 @@ class Options:
             "precision": self.precision,
             **protocol,
             **{key: value for key, value in options.items() if value},
-            **own_sources(sampler=self.sampler, backbone=self.backbone, **named),
+            **own_sources(sampler=self.sampler, backbone=self.backbone, **sources),
         }
         return Settings(about if self.accumulate == 1 else {**about, "accumulate": self.accumulate})
 

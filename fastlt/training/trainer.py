@@ -141,7 +141,7 @@ class Trainer:
             images = _full(batch.images, self.bf16)
             key = self.seed, number, place, self.ranks.rank
             with torch.autocast(self.train.device.type, torch.bfloat16, enabled=self.bf16):
-                loss = self.recipe.loss(self.replica, images, batch.labels, key, self.criterion) / len(parts)
+                loss = self.recipe.batch_loss(self.replica, images, batch.labels, key, self.criterion) / len(parts)
             loss.backward()
             self.losses += loss.detach()
             self.position += len(batch.ids) * self.ranks.world

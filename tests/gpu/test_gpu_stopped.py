@@ -61,7 +61,7 @@ def test_with_deterministic_algorithms_it_goes_on_to_the_same_bits(
 ) -> None:
     """Of raw images: a JPEG decoder on the GPU promises nothing of the kind."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    more = ("protocol.mixup=0.2", "protocol.ema=0.9", "protocol.label_smoothing=0.1", f"device={device}")
+    more = ("protocol.batch_hook=mixup", "protocol.ema=0.9", "protocol.label_smoothing=0.1", f"device={device}")
     torch.use_deterministic_algorithms(True)
     try:
         whole = train_inside(*JOINT, *more, "run=exact", cwd=place)

@@ -60,7 +60,7 @@ def test_it_learns_what_a_cpu_learns(first: Path, first_cpu: Path) -> None:
 RECIPES = {
     "plain": (),
     "accumulate": ("accumulate=2",),
-    "more": ("protocol.mixup=0.2", "protocol.ema=0.9", "protocol.label_smoothing=0.1"),
+    "more": ("protocol.batch_hook=mixup", "protocol.ema=0.9", "protocol.label_smoothing=0.1"),
     "loss": ("protocol.loss=ldam_drw",),
     "frozen": ("protocol.train_from=layers.10",),
 }

@@ -58,7 +58,7 @@ class Noise:
 def fit(
     recipe: Recipe, train: Noise | None = None, schedule: Schedule | None = None, val: Noise | None = None
 ) -> Trainer:
-    model = build_model(f"{__name__}:tiny", 4, 0, 8, classifier_of(recipe.loss_name))
+    model = build_model(f"{__name__}:tiny", 4, 0, 8, classifier_of(recipe.loss))
     return Trainer(model, schedule or Schedule(3, 0.1, 0.9, 1e-4), recipe, train or Noise(), val)
 
 
@@ -67,7 +67,7 @@ def trained(recipe: Recipe, folder: Path, train: Noise | None = None, val: Noise
 
 
 def loss(recipe: Recipe, model: nn.Module, images: Tensor, labels: Tensor, key: tuple[int, ...]) -> Tensor:
-    return recipe.loss(model, images, labels, key, recipe.make_criterion(0.0, images.device))
+    return recipe.batch_loss(model, images, labels, key, recipe.make_criterion(0.0, images.device))
 
 
 def difference(a: nn.Module, b: nn.Module) -> float:
@@ -198,7 +198,7 @@ def test_label_smoothing_and_mixup_are_pytorchs_loss_on_mixed_targets() -> None:
     smooth = loss(Recipe(label_smoothing=0.1), model, images, labels, (0,))
     target = torch.full((6, 5), 0.02).scatter_add_(1, labels[:, None], torch.full((6, 1), 0.9))
     torch.testing.assert_close(smooth, -(target * images.log_softmax(1)).sum(1).mean())
-    mixed = loss(Recipe(mixup=1.0), model, images, labels, (1, 2))
+    mixed = loss(Recipe(batch_hook="mixup", batch_hook_options={"alpha": 1.0}), model, images, labels, (1, 2))
     rng = np.random.default_rng((1, 2))
     share, other = rng.beta(1, 1), torch.from_numpy(rng.permutation(6))
     both = share * nn.functional.one_hot(labels, 5) + (1 - share) * nn.functional.one_hot(labels[other], 5)
@@ -206,14 +206,14 @@ def test_label_smoothing_and_mixup_are_pytorchs_loss_on_mixed_targets() -> None:
     torch.testing.assert_close(
         mixed.double(), -(both * blended.log_softmax(1)).sum(1).mean().double(), rtol=1e-6, atol=0
     )
-    assert mixed == loss(Recipe(mixup=1.0), model, images, labels, (1, 2))
-    assert mixed != loss(Recipe(mixup=1.0), model, images, labels, (1, 3))
+    assert mixed == loss(Recipe(batch_hook="mixup", batch_hook_options={"alpha": 1.0}), model, images, labels, (1, 2))
+    assert mixed != loss(Recipe(batch_hook="mixup", batch_hook_options={"alpha": 1.0}), model, images, labels, (1, 3))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_is_torchs_to_the_last_bit(smoothing: float) -> None:
     logits, labels = torch.randn(37, 11, generator=torch.Generator().manual_seed(0)), torch.arange(37) % 11
-    ours = loss(Recipe(smoothing), nn.Identity(), logits.bfloat16(), labels, (0,))
+    ours = loss(Recipe(label_smoothing=smoothing), nn.Identity(), logits.bfloat16(), labels, (0,))
     theirs = nn.functional.cross_entropy(logits.bfloat16().float(), labels, label_smoothing=smoothing)
     assert torch.equal(ours, theirs)
 
@@ -221,7 +221,7 @@ def test_cross_entropy_is_torchs_to_the_last_bit(smoothing: float) -> None:
 @pytest.mark.parametrize("name", [name for name in LOSSES if name != "cross_entropy"])
 def test_another_loss_is_the_mean_over_the_batch_of_mixed_labels(name: str) -> None:
     logits, labels = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 0, 1])
-    recipe = Recipe(mixup=0.5, loss_name=name, counts=COUNTS)
+    recipe = Recipe(batch_hook="mixup", batch_hook_options={"alpha": 0.5}, loss=name, counts=COUNTS)
     mixed = loss(recipe, nn.Identity(), logits, labels, (4,))
     rng = np.random.default_rng((4,))
     share, other = rng.beta(0.5, 0.5), torch.from_numpy(rng.permutation(6))
@@ -251,7 +251,7 @@ def run_through(fit: Trainer, stop: tuple[int, int] | None = None) -> dict[str, 
 @pytest.mark.parametrize("stop", [(0, 2), (2, 3)])
 def test_a_loss_that_changes_with_the_epochs_goes_on_to_the_same_bits(stop: tuple[int, int]) -> None:
     """(2, 3) lies in the epoch where LDAM's weights have set in."""
-    recipe = Recipe(mixup=0.2, ema=0.9, loss_name="ldam_drw", loss_options={"drw_from": 2 / 3}, counts=COUNTS)
+    recipe = Recipe(batch_hook="mixup", ema=0.9, loss="ldam_drw", loss_options={"drw_from": 2 / 3}, counts=COUNTS)
     whole, resumed = fit(recipe), fit(recipe)
     state = run_through(whole, stop)
     assert state is not None and (state["epoch"], state["step"], state["classifier"]) == (*stop, "cosine")
@@ -264,7 +264,7 @@ def test_a_loss_that_changes_with_the_epochs_goes_on_to_the_same_bits(stop: tupl
 
 def test_deferred_weights_begin_with_their_epoch() -> None:
     def after(epochs: int, drw_from: float) -> Model:
-        recipe = Recipe(loss_name="ldam_drw", loss_options={"drw_from": drw_from}, counts=COUNTS)
+        recipe = Recipe(loss="ldam_drw", loss_options={"drw_from": drw_from}, counts=COUNTS)
         on_its_way = fit(recipe)
         with Progress("test", 1) as progress:
             for _ in range(epochs):
@@ -277,7 +277,7 @@ def test_deferred_weights_begin_with_their_epoch() -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_trains_and_leaves_a_checkpoint_that_says_its_classifier(name: str, tmp_path: Path) -> None:
-    result = trained(Recipe(loss_name=name, counts=COUNTS), tmp_path)
+    result = trained(Recipe(loss=name, counts=COUNTS), tmp_path)
     assert difference(result.model.backbone, fit(Recipe()).model.backbone) > 1e-4
     state = load_checkpoint(tmp_path / "checkpoint.pt", SETTINGS)
     assert state is not None and state["classifier"] == classifier_of(name)
@@ -303,22 +303,22 @@ def test_frozen_layers_keep_weights_and_statistics(tmp_path: Path) -> None:
     ("wrong", "message"),
     [
         ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
-        ({"mixup": -1.0}, "mixup=-1.0"),
+        ({"batch_hook": "mixup", "batch_hook_options": {"alpha": -1.0}}, "batch_hook_options.alpha=-1.0"),
         ({"ema": 1.0}, "ema=1.0"),
         ({"accumulate": 0}, "accumulate=0"),
         ({"compile": "fast"}, "compile=fast is unknown: allowed are off, default"),
-        ({"loss_name": "foo"}, "protocol.loss=foo is unknown: allowed are cross_entropy, focal"),
+        ({"loss": "foo"}, "protocol.loss=foo is unknown: allowed are cross_entropy, focal"),
         (
-            {"loss_name": "focal", "loss_options": {"tau": 1.0}},
+            {"loss": "focal", "loss_options": {"tau": 1.0}},
             "protocol.loss_options.tau=1.0 is unknown to loss=focal: allowed are gamma",
         ),
         (
-            {"loss_name": "focal", "loss_options": {"gamma": -1.0}},
+            {"loss": "focal", "loss_options": {"gamma": -1.0}},
             "protocol.loss_options.gamma=-1.0: it must be 0 or more",
         ),
         ({"loss_options": {"smoothing": 0.1}}, "cross_entropy takes protocol.label_smoothing in its place"),
         (
-            {"loss_name": "focal", "label_smoothing": 0.1},
+            {"loss": "focal", "label_smoothing": 0.1},
             "protocol.label_smoothing=0.1 belongs to protocol.loss=cross_entropy, not to focal",
         ),
     ],

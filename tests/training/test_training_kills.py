@@ -23,7 +23,7 @@ SIGNALS = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 KILLS = int(os.environ.get("FASTLT_TRAINING_KILLS", "4"))
 SMALL = (
     "data=data", "protocol=cifar_lt_200", "protocol.batch=16", "epochs=3", "threads=1", "classifiers=[joint]",
-    "save_minutes=0.0005", "protocol.mixup=0.2", "protocol.ema=0.9", "protocol.label_smoothing=0.1",
+    "save_minutes=0.0005", "protocol.batch_hook=mixup", "protocol.ema=0.9", "protocol.label_smoothing=0.1",
 )  # fmt: skip
 # Imports everything once, then runs a training in a child for every line of arguments it is given.
 TRAININGS = """
