@@ -32,6 +32,7 @@ class RecipeConfig:
     optimizer_options: dict[str, Any] = field(default_factory=dict)  # further keywords, such as betas of adamw
     batch_hook: str = "none"  # changes the images and labels of a batch on the device: mixup, or an own one
     batch_hook_options: dict[str, Any] = field(default_factory=dict)
+    clip_norm: float = 0.0  # longest gradient of all parameters together that a step takes; 0: as long as it is
     ema: float = 0.0  # decay per step of the average of weights that is evaluated and kept; 0: off
 
 
@@ -49,6 +50,8 @@ class Recipe(RecipeConfig):
         self._hook = make_batch_hook(self.batch_hook, self.batch_hook_options)
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label_smoothing={self.label_smoothing}: it must be in [0, 1)")
+        if self.clip_norm < 0:
+            raise UserError(f"protocol.clip_norm={self.clip_norm}: it must be 0 (off) or more")
         if not 0 <= self.ema < 1:
             raise UserError(f"ema={self.ema}: it must be in [0, 1), such as 0.9999; 0 is off")
         if self.accumulate < 1:

@@ -145,6 +145,8 @@ class Trainer:
             loss.backward()
             self.losses += loss.detach()
             self.position += len(batch.ids) * self.ranks.world
+        if self.recipe.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         if self.average is not None:
             average_into(self.average, self.model, self.recipe.ema)

@@ -112,6 +112,18 @@ def test_learning_rate_of_bagoftricks() -> None:
     assert [schedule.rate(3 * epoch, 3) for epoch in range(200)] == pytest.approx(theirs, rel=1e-12)
 
 
+def test_gradients_are_clipped_as_pytorch_does() -> None:
+    ours = fit(Recipe(clip_norm=0.05), Noise(images=8))
+    theirs = copy.deepcopy(ours.model).train()
+    (batch,) = Noise(images=8).epoch()
+    nn.functional.cross_entropy(theirs(batch.images), batch.labels).backward()
+    assert torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.05) > 0.05
+    torch.optim.SGD(theirs.parameters(), ours.schedule.rate(0, 1), weight_decay=1e-4).step()
+    with Progress("test", 1) as progress:
+        ours.finish_epoch(progress, lambda _: None)
+    assert difference(ours.model, theirs) < 1e-7
+
+
 def test_a_cosine_may_end_above_0() -> None:
     by_batch = Schedule(4, 0.2, 0.9, 0, last_lr=0.05)
     assert by_batch.rate(0, 10) == 0.2 and 0.05 < by_batch.rate(39, 10) < 0.051
@@ -303,6 +315,7 @@ def test_frozen_layers_keep_weights_and_statistics(tmp_path: Path) -> None:
     ("wrong", "message"),
     [
         ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
+        ({"clip_norm": -1.0}, "protocol.clip_norm=-1.0: it must be 0"),
         ({"batch_hook": "mixup", "batch_hook_options": {"alpha": -1.0}}, "batch_hook_options.alpha=-1.0"),
         ({"ema": 1.0}, "ema=1.0"),
         ({"accumulate": 0}, "accumulate=0"),
