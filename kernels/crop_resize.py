@@ -210,12 +210,12 @@ def crop_resize_into(out, image, window, box, flip, jitter, mean, inv_std):
 
     out: [3, T_h, T_w], overwritten, strides free: float32, uint16 (the bits of float16) or uint8 (not normalized).
     image: uint8 [h, w, 3] whose last two axes are contiguous (stride 3 and 1; rows may be any distance apart); only
-    bytes inside of the window are read. window: int32 [>=4] = y, x, crop_h, crop_w in pixels of `image`, crop_h and
-    crop_w >= 1; (0, 0, h, w) if `image` is the window already. It may stick out on any side: outside is black. box:
-    float64 [4] = y, x, height, width of what the output shows, counted from the window's first pixel; it lies in the
-    window, which it fills if (0, 0, crop_h, crop_w). flip: mirrored left to right if not 0. jitter: float32 [4] =
-    factors of brightness, contrast, saturation (>= 0; 1 is off) and the order, 0..5, an index into ORDERS. mean,
-    inv_std: float32 [3] in pixel values 0..255.
+    bytes inside of the window are read. window: int32 or float64 [4], whole numbers y, x, crop_h, crop_w in pixels of
+    `image`, crop_h and crop_w >= 1; (0, 0, h, w) if `image` is the window already. It may stick out on any side:
+    outside is black. box: float64 [4] = y, x, height, width of what the output shows, counted from the window's first
+    pixel; it lies in the window, which it fills if (0, 0, crop_h, crop_w). flip: mirrored left to right if not 0.
+    jitter: float32 [4] = factors of brightness, contrast, saturation (>= 0; 1 is off) and the order, 0..5, an index
+    into ORDERS. mean, inv_std: float32 [3] in pixel values 0..255.
     """
     y, x, crop_h, crop_w = int(window[0]), int(window[1]), int(window[2]), int(window[3])
     height, width = out.shape[1], out.shape[2]

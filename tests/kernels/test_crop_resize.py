@@ -250,7 +250,7 @@ def test_only_the_window_matters():
 
 def test_batch_equals_single_and_core_overwrites():
     images = [picture(50, 60), picture(70, 40)[5:60], picture(33, 33)]
-    windows = [np.array(b, dtype=np.int32) for b in ((0, 0, 50, 60, 0, 0), (2, 3, 40, 30), (-1, -1, 33, 33))]
+    windows = [np.array(b, dtype=np.int32) for b in ((0, 0, 50, 60), (2, 3, 40, 30), (-1, -1, 33, 33))]
     boxes = [np.array((0, 0, *window[2:4]), dtype=np.float64) for window in windows]
     jitters = np.array([[1, 1, 1, 0], [1.2, 1, 1, 0], [1, 0.7, 1.3, 4]], dtype=np.float32)
     mean, inv_std = np.array([1, 2, 3], np.float32), np.array([0.5, 0.25, 2], np.float32)
@@ -259,7 +259,7 @@ def test_batch_equals_single_and_core_overwrites():
         out = np.full((3, 33, 33), np.nan, dtype=np.float32)
         crop_resize_into(out, image, windows[i], boxes[i], i == 1, jitters[i], mean, inv_std)
         np.testing.assert_array_equal(out, batch[i])
-        single = crop_resize(image, windows[i][:4], 33, i == 1, jitters[i], mean, 1 / inv_std)
+        single = crop_resize(image, windows[i], 33, i == 1, jitters[i], mean, 1 / inv_std)
         np.testing.assert_array_equal(single, batch[i])
 
 

@@ -18,13 +18,13 @@ from fastlt.data.shards.format import RAW
 
 # Of every column: type, number of dimensions, layout.
 _DATA, _PIXELS, _IS_RAW = (types.UINT8, 1, ""), (types.UINT8, 3, "HWC"), (types.BOOL, 0, "")
-_ANCHOR = _SHAPE = _WINDOW = (types.INT32, 1, "")
-_BOX = (types.FLOAT64, 1, "")
+_ANCHOR = _SHAPE = (types.INT32, 1, "")
+_PLACE = (types.FLOAT64, 1, "")
 _PARAMETERS = (types.FLOAT, 1, "")
 _COLUMNS = {
-    "encoded": (_DATA, _ANCHOR, _SHAPE, _WINDOW, _BOX, _PARAMETERS),
-    "raw": (_PIXELS, _WINDOW, _BOX, _PARAMETERS),
-    "mixed": (_DATA, _PIXELS, _IS_RAW, _ANCHOR, _SHAPE, _WINDOW, _BOX, _PARAMETERS),
+    "encoded": (_DATA, _ANCHOR, _SHAPE, _PLACE, _PARAMETERS),
+    "raw": (_PIXELS, _PLACE, _PARAMETERS),
+    "mixed": (_DATA, _PIXELS, _IS_RAW, _ANCHOR, _SHAPE, _PLACE, _PARAMETERS),
 }
 # Stands where a sample of the other kind has its data; no operator ever sees it.
 _NO_DATA, _NO_PIXELS = np.zeros(1, np.uint8), np.zeros((1, 1, 3), np.uint8)
@@ -64,22 +64,23 @@ def columns(
     parameters = np.empty((n, 10), np.float32)
     parameters[:, :4] = plan.jitter
     parameters[:, 4:] = normalize
-    window = np.empty((n, 5), np.int32)
-    window[:, :4] = plan.window
-    window[:, 4] = plan.flip
-    box = plan.box.copy()
-    box[:, :2] -= plan.window[:, :2]
+    # The window, the box as it lies in the window, flip: one column, because a column costs time.
+    place = np.empty((n, 9), np.float64)
+    place[:, :4] = plan.window
+    place[:, 4:8] = plan.box
+    place[:, 4:6] -= plan.window[:, :2]
+    place[:, 8] = plan.flip
     if stored == "raw":
-        return images, window, box, parameters
+        return images, place, parameters
     # Only the part of the window that lies in the image is decoded; the operator knows where it sits in the window.
     first = np.maximum(plan.window[:, :2], 0)
     end = np.minimum(plan.window[:, :2] + plan.window[:, 2:], np.stack([height, width], axis=1))
     shape = (end - first).astype(np.int32)
     if stored == "encoded":
-        window[:, :2] -= first
-        return images, first, shape, window, box, parameters
+        place[:, :2] -= first
+        return images, first, shape, place, parameters
     raw = np.array([image.ndim == 3 for image in images])
-    window[~raw, :2] -= first[~raw]
+    place[~raw, :2] -= first[~raw]
     data = [_NO_DATA if is_raw else image for image, is_raw in zip(images, raw, strict=True)]
     pixels = [image if is_raw else _NO_PIXELS for image, is_raw in zip(images, raw, strict=True)]
-    return data, pixels, raw, first, shape, window, box, parameters
+    return data, pixels, raw, first, shape, place, parameters

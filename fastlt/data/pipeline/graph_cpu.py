@@ -43,14 +43,14 @@ def build(
 @pipeline_def(enable_conditionals=True)
 def _graph(source: Callable[[], Any], stored: str, size: int, dtype: str, channels_last: bool) -> Any:
     if stored == "raw":
-        image, window, box, parameters = inputs(source, stored)
+        image, place, parameters = inputs(source, stored)
     elif stored == "encoded":
-        data, anchor, shape, window, box, parameters = inputs(source, stored)
+        data, anchor, shape, place, parameters = inputs(source, stored)
         image = fn.decoders.image_slice(data, anchor, shape, **DECODED)
     else:
-        data, pixels, is_raw, anchor, shape, window, box, parameters = inputs(source, stored)
+        data, pixels, is_raw, anchor, shape, place, parameters = inputs(source, stored)
         if is_raw:  # noqa: SIM108 - DALI splits the batch here, and joins it again
             image = pixels
         else:
             image = fn.decoders.image_slice(data, anchor, shape, **DECODED)
-    return crop_resize(image, window, box, parameters, size, dtype, channels_last)
+    return crop_resize(image, place, parameters, size, dtype, channels_last)

@@ -57,18 +57,18 @@ def graph(
     """The graph itself. gpu=False leaves every operator on the CPU: tests run it there."""
     decoder = MIXED if gpu else {}
     if stored == "raw":
-        pixels, window, box, parameters = inputs(source, stored)
-        image = _to_gpu(_window(pixels, window), gpu)  # only the window travels to the device
+        pixels, place, parameters = inputs(source, stored)
+        image = _to_gpu(_window(pixels, place), gpu)  # only the window travels to the device
     elif stored == "encoded":
-        data, anchor, shape, window, box, parameters = inputs(source, stored)
-        image = _window(fn.decoders.image_slice(data, anchor, shape, **DECODED, **decoder), window)
+        data, anchor, shape, place, parameters = inputs(source, stored)
+        image = _window(fn.decoders.image_slice(data, anchor, shape, **DECODED, **decoder), place)
     else:
-        data, pixels, is_raw, anchor, shape, window, box, parameters = inputs(source, stored)
+        data, pixels, is_raw, anchor, shape, place, parameters = inputs(source, stored)
         if is_raw:
-            image = _to_gpu(_window(pixels, window), gpu)
+            image = _to_gpu(_window(pixels, place), gpu)
         else:
-            image = _window(fn.decoders.image_slice(data, anchor, shape, **DECODED, **decoder), window)
-    box = fn.cast(box, dtype=types.FLOAT)
+            image = _window(fn.decoders.image_slice(data, anchor, shape, **DECODED, **decoder), place)
+    box = fn.cast(place[4:8], dtype=types.FLOAT)
     image = fn.resize(
         image,
         size=[size, size],
@@ -82,7 +82,7 @@ def graph(
         image = _jitter(image, [_to_gpu(parameters[i], gpu) for i in range(3)])
     return fn.crop_mirror_normalize(
         image,
-        mirror=window[4],
+        mirror=fn.cast(place[8], dtype=types.INT32),
         mean=parameters[4:7],
         std=1 / parameters[7:10],
         dtype=OUTPUTS[dtype],
@@ -94,7 +94,8 @@ def _to_gpu(node: Any, gpu: bool) -> Any:
     return node.gpu() if gpu else node
 
 
-def _window(image: Any, window: Any) -> Any:
+def _window(image: Any, place: Any) -> Any:
+    window = fn.cast(place[0:4], dtype=types.INT32)
     return fn.slice(image, window[0:2], window[2:4], **OUTSIDE, **PLACED)
 
 

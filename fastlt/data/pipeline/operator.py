@@ -49,12 +49,11 @@ def _run(dtype: str, channels_last: bool) -> Any:
         out_shape, shape = output_shapes[0], input_shapes[0]
         out = carray(outputs[0], (out_shape[0], out_shape[1], out_shape[2]), dtype=memory)
         image = carray(inputs[0], (shape[0], shape[1], shape[2]), dtype=np.uint8)
-        window = carray(inputs[1], (5,), dtype=np.int32)
-        box = carray(inputs[2], (4,), dtype=np.float64)
-        parameters = carray(inputs[3], (PARAMETERS,), dtype=np.float32)
+        place = carray(inputs[1], (9,), dtype=np.float64)
+        parameters = carray(inputs[2], (PARAMETERS,), dtype=np.float32)
         planes = out.transpose(2, 0, 1) if channels_last else out
         jitter, mean, inv_std = parameters[:4], parameters[4:7], parameters[7:10]
-        crop_resize_into(planes, image, window[:4], box, window[4], jitter, mean, inv_std)
+        crop_resize_into(planes, image, place[:4], place[4:8], int(place[8]), jitter, mean, inv_std)
 
     return run
 
@@ -86,21 +85,21 @@ class _CropResize(NumbaFunction):
 
 
 @do_not_convert
-def crop_resize(image: Any, window: Any, box: Any, parameters: Any, size: int, dtype: str, channels_last: bool) -> Any:
+def crop_resize(image: Any, place: Any, parameters: Any, size: int, dtype: str, channels_last: bool) -> Any:
     """DALI graph node: samples [3, size, size], or [size, size, 3] if channels_last.
 
-    image: uint8 HWC. window: int32 [5], y, x, height, width of the pixels in `image` that are read, and flip. box:
-    float64 [4], y, x, height, width in the window of what the output shows. parameters: float32 [PARAMETERS]. dtype:
-    float32, float16 or uint8; as uint8, pixels are not normalized.
+    image: uint8 HWC. place: float64 [9], y, x, height, width of the window of pixels in `image` that are read; the same
+    of the box in the window that the output shows; flip. parameters: float32 [PARAMETERS]. dtype: float32, float16 or
+    uint8; as uint8, pixels are not normalized.
     """
     operator = _CropResize(
         run_fn=_run(dtype, channels_last),
         setup_fn=_setup(size, channels_last),
         out_types=[OUTPUTS[dtype][1]],
-        in_types=[DALIDataType.UINT8, DALIDataType.INT32, DALIDataType.FLOAT64, DALIDataType.FLOAT],
+        in_types=[DALIDataType.UINT8, DALIDataType.FLOAT64, DALIDataType.FLOAT],
         outs_ndim=[3],
-        ins_ndim=[3, 1, 1, 1],
+        ins_ndim=[3, 1, 1],
         batch_processing=False,
     )
-    output = operator(image, window, box, parameters)
+    output = operator(image, place, parameters)
     return fn.reinterpret(output, dtype=DALIDataType.FLOAT16) if dtype == "float16" else output  # pyright: ignore
