@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastlt.data.plan import Augment
     from fastlt.data.shards.reader import Dataset
     from fastlt.longtail.sampler import Sampler
+    from fastlt.longtail.torch_sampler import TorchSampler
     from fastlt.predict.predictor import Predictor
     from fastlt.stage2 import classifiers
     from fastlt.stage2.evaluate import evaluate
@@ -35,6 +36,7 @@ __all__ = [
     "Predictor",
     "Run",
     "Sampler",
+    "TorchSampler",
     "class_groups",
     "classifiers",
     "evaluate",
@@ -50,6 +52,7 @@ _MODULES = {
     "Predictor": "fastlt.predict.predictor",
     "Run": "fastlt.api",
     "Sampler": "fastlt.longtail.sampler",
+    "TorchSampler": "fastlt.longtail.torch_sampler",
     "class_groups": "fastlt.core.groups",
     "classifiers": "fastlt.stage2",
     "evaluate": "fastlt.stage2.evaluate",

@@ -132,6 +132,11 @@ class Sampler:
             _power(self.law)
         if self.drawing not in DRAWINGS:
             raise UserError(f"sampler.drawing={self.drawing} is unknown: allowed are {', '.join(DRAWINGS)}")
+        if self.drawing == "reference" and self.law == "class" and not self.counts.all():
+            raise UserError(
+                f"class {np.argmin(self.counts)} has no image, and sampler.drawing=reference visits every class: take "
+                "quota or iid"
+            )
 
     def __len__(self) -> int:
         return len(self.members)

@@ -193,7 +193,7 @@ def test_a_stopped_loop_goes_on_with_the_same_batches(jpeg_dataset: Dataset, sto
 def test_what_is_no_state_is_refused(jpeg_dataset: Dataset, state: Any) -> None:
     with loader(jpeg_dataset) as opened:
         before = opened.state_dict()
-        with pytest.raises(UserError, match=r"^(a \w+ is no state of a loader|state has \w+(\.\w+)?=None)"):
+        with pytest.raises(UserError, match=r"^(a \w+ is no state of a Loader|state has \w+(\.\w+)?=None)"):
             opened.load_state_dict(state)
         for wrong in (None, -1, 1.5, True, "3", [2], 72):
             for name in ("epoch", "position") if wrong != 72 else ("position",):

@@ -1,24 +1,11 @@
-"""What a loader asks of its callers: whole numbers within bounds, one thread at a time, the process that made it."""
+"""A loader is used by one thread at a time, in the process that made it; others are told so."""
 
-import operator
 import os
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 from fastlt.core.batches import Batch
 from fastlt.core.errors import UserError
-
-
-def whole_number(name: str, value: Any, least: int, most: int) -> int:
-    """The value as an int. Raises UserError if it is not a whole number from `least` to `most`."""
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or not least <= number <= most:
-        raise UserError(f"{name}={value!r}: it must be a whole number from {least} to {most}")
-    return number
 
 
 class Guard:

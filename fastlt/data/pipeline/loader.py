@@ -1,7 +1,7 @@
 """The loader: executes the plan of an epoch and yields its batches."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, NoReturn
 
@@ -10,21 +10,21 @@ import torch
 
 from fastlt.core.batches import Batch
 from fastlt.core.errors import UserError
+from fastlt.core.resumable import Resumable, whole_number
 from fastlt.data.pipeline.columns import columns, stored_as
 from fastlt.data.pipeline.damage import Damage
-from fastlt.data.pipeline.guard import Guard, GuardedBatches, whole_number
+from fastlt.data.pipeline.guard import Guard, GuardedBatches
 from fastlt.data.plan import Augment, Plan, draw_plan
 from fastlt.data.shards.reader import Dataset, SplitIndex
 from fastlt.longtail.sampler import Order
 
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.uint8: "uint8"}
 SMALL = 2**14  # bytes of a raw image that is copied sooner than it is handed on by itself
-MOST = 2**31 - 1  # of epochs, ranks and damaged images
 MAX_BATCH, MAX_THREADS, MAX_PREFETCH = 2**16, 1024, 64
 PLAN_AHEAD = 4096  # positions planned at once: large enough that the call costs nothing, small enough to stay in cache
 
 
-class Loader:
+class Loader(Resumable):
     """Batches of one split, in the order of a sampler, as a pure function of (seed, epoch, position).
 
     ```python
@@ -76,19 +76,19 @@ class Loader:
     ):
         self._pipeline: Any = None  # the first attribute: its threads end before what they read is freed
         batch, threads = whole_number("batch", batch, 1, MAX_BATCH), whole_number("threads", threads, 1, MAX_THREADS)
-        prefetch, world = whole_number("prefetch", prefetch, 1, MAX_PREFETCH), whole_number("world", world, 1, MOST)
+        prefetch, world = whole_number("prefetch", prefetch, 1, MAX_PREFETCH), whole_number("world", world, 1)
         rank, seed = whole_number("rank", rank, 0, world - 1), whole_number("seed", seed, 0, 2**63 - 1)
-        max_damaged = whole_number("max_damaged", max_damaged, 0, MOST)
+        max_damaged = whole_number("max_damaged", max_damaged, 0)
         self.device = torch.device(device)
         gpu = self.device.type != "cpu"
         self.dtype = dtype or (torch.float16 if gpu else torch.float32)
         self.channels_last = gpu if channels_last is None else channels_last
         if self.dtype not in DTYPES:
             raise UserError(f"dtype={self.dtype}: allowed are {', '.join(str(known) for known in DTYPES)}")
-        self.batch, self.drop_last, self.rank, self.world = batch, drop_last, rank, world
+        super().__init__(_described(dataset, split, order, seed, augment), len(order), world)
+        self.batch, self.drop_last, self.rank = batch, drop_last, rank
         self._dataset, self._split, self._index = dataset, split, dataset.split(split)
         self._order, self._augment, self._seed = order, augment, seed
-        self._described = _described(dataset, split, order, seed, augment)
         if drop_last and self.positions < batch:
             share = "" if world == 1 else f" on each of {world} ranks"
             raise UserError(
@@ -104,7 +104,6 @@ class Loader:
         self._normalize[3:] = 1 / inverted
         self._damage = Damage(dataset, split, order.others, max_damaged, threads)
         self._guard = Guard()
-        self._at = self._next = 0, 0  # (epoch, position) behind the last batch, and where the next loop begins
         self._columns: Iterator[tuple] = iter(())
         self._ids: deque[np.ndarray] = deque()
         # DALI reads the columns of scheduled batches in place, so as many are kept as can be under way.
@@ -154,12 +153,6 @@ class Loader:
     def _go_on(self) -> Iterator[Batch]:
         yield from self._batches(*self._next)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Names the epoch of the next loop. The epoch of a state that was just loaded goes on where it was left."""
-        epoch = whole_number("epoch", epoch, 0, MOST)
-        if epoch != self._next[0]:
-            self._at = self._next = epoch, 0
-
     def epoch(self, epoch: int = 0, position: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from a position on.
 
@@ -169,20 +162,13 @@ class Loader:
         """
         return GuardedBatches(self._guard, self._batches(*self._place(epoch, position)))
 
-    def _place(self, epoch: Any, position: Any) -> tuple[int, int]:
-        epoch = whole_number("epoch", epoch, 0, MOST)
-        position = whole_number("position", position, 0, len(self._order))
-        if position % self.world:
-            raise UserError(f"position={position}: it must be a multiple of {self.world}, the number of ranks")
-        return epoch, position
-
     def _batches(self, epoch: int, position: int) -> Iterator[Batch]:
         if self._pipeline is None:
             raise UserError("this loader is closed: make another one")
         self._abandon()
         self._epochs += 1
         number = self._epochs
-        self._at, self._next = (epoch, position), (epoch + 1, 0)
+        self._begin(epoch, position)
         done = position // self.world
         end = done + self._images_from(done)
         self._columns = self._plan(epoch, done)
@@ -204,33 +190,11 @@ class Loader:
         self._at = self._next
         self._damage.report()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands behind the last batch it gave, as plain values: for `load_state_dict`.
-
-        At the end of a loop that is the beginning of the next epoch.
-        """
-        epoch, position = self._at
-        return {**self._described, "epoch": epoch, "position": position}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The next loop gives the remaining batches of the epoch in which a loader gave this `state_dict`.
-
-        Batch size, threads and the number of ranks are free. Raises UserError if the state is one of another dataset,
-        split, order, augmentation or seed, or no state at all; the loader stays where it was.
-        """
-        if not isinstance(state, Mapping):
-            raise UserError(f"a {type(state).__name__} is no state of a loader: give what state_dict() returned")
-        for name in sorted(self._described.keys() | state.keys() - {"epoch", "position"}):
-            theirs, ours = state.get(name), self._described.get(name)
-            if theirs != ours:
-                raise UserError(f"state has {name}={theirs}, this loader {ours}: make the loader as the first one was")
-        self._at = self._next = self._place(state.get("epoch"), state.get("position"))
-
     def __repr__(self) -> str:
         epoch, position = self._at
         order = ", ".join(
             name[6:] + f"={value}"
-            for name, value in self._described.items()
+            for name, value in self._about.items()
             if name[:6] == "order." and name[6:] != "crc32"
         )
         ranks = f"rank={self.rank} of {self.world}, " if self.world > 1 else ""
@@ -307,12 +271,10 @@ class Loader:
 
 
 def _described(dataset: Dataset, split: str, order: Order, seed: int, augment: Augment) -> dict[str, Any]:
-    """What determines the images of every position, as plain values: what two loaders that share a state agree in."""
+    """What determines the images of every position, as plain values by name."""
     named = {"order": order.described(), "augment": asdict(augment)}
     parts = {f"{part}.{name}": value for part, values in named.items() for name, value in values.items()}
-    about = {"dataset": dataset.about["digest"], "split": split, "seed": seed, **parts}
-    # A state may have been through JSON, which knows no tuples.
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in about.items()}
+    return {"dataset": dataset.about["digest"], "split": split, "seed": seed, **parts}
 
 
 def _small_and_alike(index: SplitIndex) -> bool:

@@ -1,0 +1,110 @@
+"""The samplers of the paper for a torch.utils.data.DataLoader of one's own."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.utils.data
+
+from fastlt.core.errors import UserError
+from fastlt.core.resumable import Resumable, whole_number
+from fastlt.longtail.sampler import make_sampler
+
+MAX_CLASSES = 2**20
+
+
+class TorchSampler(Resumable, torch.utils.data.Sampler[int]):
+    """Sample numbers of an epoch, in the same order in which a Loader with such a Sampler reads the images.
+
+    ```python
+    sampler = TorchSampler(labels, "class", seed=0)
+    batches = DataLoader(images, batch_size=128, sampler=sampler, num_workers=8, drop_last=True)
+    for epoch in range(90):
+        sampler.set_epoch(epoch)
+        for x, y in batches:
+            ...
+    ```
+
+    Every loop is one epoch: the one that `set_epoch` named, or else the one after the last that was begun. An epoch has
+    as many positions as there are samples, whatever the law; rank r of W takes r, r + W, ..., and every rank the same
+    number of them.
+
+    labels: class of every sample, whole numbers from 0 on, [N]. law: instance, class, sqrt, root_N, progressive, or
+    `package.module:NAME` of one's own with `options` (sampler.py). epochs: of the training, for `progressive`.
+    drawing: quota, iid or reference. rank, world: of this process; default: torch.distributed's where it is
+    initialized, else one process. Raises UserError on what cannot be.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int] | np.ndarray | torch.Tensor,
+        law: str = "instance",
+        *,
+        seed: int = 0,
+        epochs: int = 1,
+        drawing: str = "quota",
+        rank: int | None = None,
+        world: int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ):
+        array = _classes(labels)
+        together = dist.is_available() and dist.is_initialized()
+        world = whole_number("world", (dist.get_world_size() if together else 1) if world is None else world, 1)
+        rank = (dist.get_rank() if together else 0) if rank is None else rank
+        self.rank = whole_number("rank", rank, 0, world - 1)
+        seed, epochs = whole_number("seed", seed, 0, 2**63 - 1), whole_number("epochs", epochs, 1)
+        members = np.argsort(array, kind="stable")
+        class_start = np.concatenate([[0], np.cumsum(np.bincount(array))])
+        self.order = make_sampler(members, class_start, law, seed, epochs, drawing, options)
+        super().__init__(self.order.described(), len(self.order), world)
+        self._begun = 0
+
+    def __len__(self) -> int:
+        """Samples of an epoch on this rank."""
+        return len(self.order) // self.world
+
+    def __iter__(self) -> Iterator[int]:
+        """Sample numbers of the next epoch; behind `load_state_dict` what is left of that one."""
+        epoch, position = self._next
+        self._begin(epoch, position)
+        self._begun = epoch
+        end = len(self) * self.world
+        for number in self.order.order(epoch)[position + self.rank : end : self.world].tolist():
+            position += self.world
+            self._at = epoch, position
+            yield number
+        self._at = self._next
+
+    def state_dict(self, used: int | None = None) -> dict[str, Any]:
+        """Where the sampler stands, as plain values: for `load_state_dict`.
+
+        used: samples of this epoch that this rank has trained on, from the beginning of the epoch on. A DataLoader with
+        workers takes numbers ahead of its batches, so there it must be given: batches of this epoch times their size.
+        Without it all numbers that were taken count.
+        """
+        if used is None:
+            return super().state_dict()
+        position = whole_number("used", used, 0, len(self)) * self.world
+        return {**self._about, "epoch": self._begun, "position": position}
+
+    def __repr__(self) -> str:
+        about = ", ".join(f"{name}={value}" for name, value in self._about.items() if name != "crc32")
+        (epoch, position), ranks = self._at, f"rank={self.rank} of {self.world}, " if self.world > 1 else ""
+        return f"TorchSampler({about}, {ranks}epoch={epoch}, position={position} of {len(self.order)})"
+
+
+def _classes(labels: Any) -> np.ndarray:
+    """Labels as int64 [N]."""
+    try:
+        array = np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels)
+    except ValueError:  # rows of several lengths
+        array = np.empty((0, 0))
+    if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
+        raise UserError(
+            f"labels are {array.dtype} {list(array.shape)}: they must be the classes of all samples, whole numbers [N]"
+        )
+    if array.min() < 0 or array.max() >= MAX_CLASSES:
+        raise UserError(f"labels are from {array.min()} to {array.max()}: allowed is from 0 to {MAX_CLASSES - 1}")
+    return array.astype(np.int64)
