@@ -12,7 +12,7 @@ from fastlt.training.recipe import RecipeConfig
 @dataclass
 class SamplerConfig:
     name: str = MISSING  # instance, class, sqrt, progressive, or root_N: classes by the N-th root of their size
-    drawing: str = "quota"  # quota, iid or reference
+    drawing: str = "quota"  # quota, iid, dataloader or reference
     options: dict[str, Any] = field(default_factory=dict)  # keywords of an own one, package.module:NAME
 
 
@@ -81,7 +81,7 @@ class Stage2Config:
     lr: list[float] | None = None  # top learning rates to choose from; default: the protocol's
     weight_decay: list[float] | None = None  # weight decays to choose from; default: the protocol's
     seeds: int = 1  # trainings of each classifier, with starts and orders of their own
-    drawing: str = "quota"  # of class-balanced batches: quota, iid or reference
+    drawing: str = "quota"  # of class-balanced batches: quota, iid, dataloader or reference
     stepped: str = "batch"  # the learning rate moves with every batch, or once an epoch (a cosine's last is at rate 0)
     keep: str = "last"  # epoch of each training: last, or best on the split that choices are made on
     tau: float | None = None  # of tau_norm; default: chosen

@@ -11,6 +11,7 @@ from fastlt.core.settings import Settings
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.config import ProtocolConfig
 from fastlt.experiment.retrain import BN, Retraining
+from fastlt.longtail.sampler import by_quota
 from fastlt.models.backbones import HEAD_STARTS
 from fastlt.models.checkpoint.pretrained import pretrained_identity
 from fastlt.registry import own_sources
@@ -196,7 +197,7 @@ class Options:
             "dataset": digest,
             "backbone": self.backbone,
             "sampler": self.sampler,
-            "drawing": self.drawing,
+            "drawing": "quota" if by_quota(self.sampler, self.drawing) else self.drawing,
             "epochs": self.epochs,
             "image_size": self.image_size,
             "seed": self.seed,

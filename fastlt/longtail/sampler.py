@@ -20,7 +20,7 @@ from fastlt.kernels.sample_order import (
 from fastlt.registry import call_part, find_part, is_own, own_sources
 
 LAWS = ("instance", "class", "sqrt", "progressive")
-DRAWINGS = ("quota", "iid", "reference")
+DRAWINGS = ("quota", "iid", "dataloader", "reference")
 REFERENCE_VISIT = 4  # images of a class at each visit in the authors' class-balanced sampler
 
 _POWER = {"instance": 1.0, "class": 0.0, "sqrt": 0.5}
@@ -70,6 +70,11 @@ def _power(law: str) -> float:
     return _POWER[law]
 
 
+def by_quota(law: str, drawing: str) -> bool:
+    """Whether the order is that of `quota` drawing, which for the law `instance` is a permutation."""
+    return drawing == "quota" or (law == "instance" and drawing in ("dataloader", "reference"))
+
+
 def quotas(probabilities: np.ndarray, length: int, seed: int, epoch: int) -> np.ndarray:
     """Positions each class gets in an epoch: a seeded stochastic rounding of length * p_j.
 
@@ -111,8 +116,10 @@ class Sampler:
     `class_probabilities`. epochs: of the training; `progressive` goes from instance in the first to class in the last.
     drawing: one of DRAWINGS. An epoch has N positions, whatever the law.
 
-    `reference` is what the authors' code does: instance-balanced a permutation; class-balanced four images at each
-    visit of a class; progressively-balanced a class drawn on its own, then its next image; by a root independent draws.
+    `dataloader` is what code with a PyTorch DataLoader usually does: instance-balanced a permutation (shuffle=True), by
+    any other law independent draws (WeightedRandomSampler). `reference` is what the authors' code does:
+    instance-balanced a permutation; class-balanced four images at each visit of a class; progressively-balanced a class
+    drawn on its own, then its next image; by a root independent draws.
     """
 
     members: np.ndarray
@@ -180,7 +187,7 @@ class Sampler:
                 classes = drawn_classes(self.probabilities(earlier), len(self), self.seed, earlier)
                 drawn += np.bincount(classes, minlength=len(drawn))
             return sample_order_cycled(self.members, self.class_start, self.probabilities(epoch), drawn, *at)
-        if self.drawing == "iid" or (theirs and self.law != "instance"):
+        if not by_quota(self.law, self.drawing):
             return sample_order_iid(self.members, self.class_start, self.probabilities(epoch), *at)
         drawn = np.zeros(len(self.counts), np.int64)
         for earlier in range(epoch):

@@ -169,7 +169,7 @@ def test_a_choice_made_on_test_is_marked(place: Path, first: dict[str, Any]) -> 
         (["protocol.mean=[0.5,0.5,0.5]"], "protocol.mean=[0.5, 0.5, 0.5], protocol.std=None: give both or neither"),
         (["protocol.head_start=zero"], "protocol.head_start=zero is unknown: allowed are uniform, kaiming_normal"),
         (["protocol.head_lr=0"], "protocol.head_lr=0.0: it must be greater than 0"),
-        (["sampler.drawing=foo", "run=new"], "sampler.drawing=foo is unknown: allowed are quota, iid, reference"),
+        (["sampler.drawing=foo", "run=new"], "sampler.drawing=foo is unknown: allowed are quota, iid, dataloader"),
         (["classifiers=[joint,foo]"], "classifier=foo is unknown: allowed are paper, all, joint, ncm_l2"),
         (["classifiers=[joint,no:where]"], "classifier=no:where: importing no fails"),
         (["classifiers=[]"], "classifiers=[]: name one or more of paper, all, joint"),
@@ -181,7 +181,7 @@ def test_a_choice_made_on_test_is_marked(place: Path, first: dict[str, Any]) -> 
         (["classifiers=all"], "classifiers takes a list: write 'classifiers=[A,B]'"),
         (["stage2.seeds=0"], "stage2.seeds=0: it must be at least 1"),
         (["stage2.lr=[0.1,-1]"], "stage2.lr=[0.1, -1.0]: one or more numbers greater than 0"),
-        (["stage2.drawing=once"], "stage2.drawing=once is unknown: allowed are quota, iid, reference"),
+        (["stage2.drawing=once"], "stage2.drawing=once is unknown: allowed are quota, iid, dataloader, reference"),
         (["mode=images", "stage2.lr=[0.1,0.2]"], "image mode trains one setting"),
         (["choose_on=held_out"], "choose_on=held_out: there is no such split here"),
         (["hold_out=1.0", "run=new"], "hold_out=1.0: it must be in [0, 1)"),
@@ -289,6 +289,7 @@ def test_a_protocol_may_bring_its_normalization_and_steps(place: Path, first: di
     state = torch.load(place / "bags" / "checkpoint.pt", weights_only=True)
     assert state["settings"]["protocol.milestones"] == [3, 4]
     assert state["settings"]["protocol.nesterov"] is True
+    assert state["settings"]["drawing"] == "quota"  # a permutation, as `dataloader` has it for this sampler
     assert results["classifiers"]["tau_norm"]["choices"] == {"tau": 1.0, "bias": "kept"}
     state = torch.load(place / "bags" / "lws_images" / "checkpoint.pt", weights_only=True)
     assert (state["settings"]["milestones"], state["settings"]["nesterov"]) == ([9, 19], True)

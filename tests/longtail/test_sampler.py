@@ -110,6 +110,12 @@ def test_reference_is_a_permutation_for_instance_and_independent_for_a_root() ->
             np.testing.assert_array_equal(theirs, ours)
 
 
+def test_dataloader_is_a_permutation_for_instance_and_independent_for_the_rest() -> None:
+    for law, drawing in {**dict.fromkeys(LAWS, "iid"), "instance": "quota"}.items():
+        both = [sampler(law, drawing=one).order(2) for one in ("dataloader", drawing)]
+        np.testing.assert_array_equal(both[0], both[1])
+
+
 def test_reference_progressive_draws_classes_alone_and_cycles_their_images() -> None:
     chosen = sampler("progressive", drawing="reference", epochs=4)
     orders = [chosen.order(epoch) for epoch in range(4)]

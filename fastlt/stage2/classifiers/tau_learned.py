@@ -26,8 +26,8 @@ def fit(task: Task) -> Fitted:
     rows, scores = fixed_scores(task.views, weight, None)
     setup = Setup(training, rows, fold=fold)
     fitted = fit_trained(task, setup, lambda seeds, settings: Power(scores, log_norm, seeds, settings))
-    fitted.choices.update(tau=float(fitted.tensors["tau"]), chosen_on="train", criterion="class-balanced cross-entropy")
-    return fitted
+    learned = {"chosen_on": "train", "criterion": "class-balanced cross-entropy"}
+    return replace(fitted, choices={**learned, **fitted.choices, "tau": float(fitted.tensors["tau"])})
 
 
 TAU_LEARNED = Classifier(fit, uses=("lws", "seeds", "drawing", "stepped", "keep", "views"))

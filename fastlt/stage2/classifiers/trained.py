@@ -38,7 +38,7 @@ class Setup:
 
 def fit_trained(task: Task, setup: Setup, make: Callable[[list[int], int], Head]) -> Fitted:
     """Trains `stage2.seeds` classifiers with every setting and keeps the setting that is best on `task.choose`; of each
-    the last epoch, or with stage2.keep=best the one that is.
+    the last epoch, or with stage2.keep=best the one that is best there.
 
     make: (seeds, number of settings) -> the head that is trained.
     """
