@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from fastlt.core.errors import UserError
+from fastlt.core.torch_file import Unreadable, read_torch_file
 from fastlt.data.shards.encode import Encoding
-from fastlt.models.checkpoint.read import load_state
 from fastlt.models.checkpoint.store import load_model
 from fastlt.predict.images import Evaluation
 from fastlt.registry import is_own
@@ -106,7 +106,10 @@ def _kept(run: Path, name: str, key: str | None) -> dict[str, Any]:
     path = file_of(run / CLASSIFIERS, name)
     if not path.exists():
         raise UserError(f"{path} does not exist: the run is of an older fastlt or not finished; {_AGAIN}")
-    kept, _ = load_state(path)
+    try:
+        kept = read_torch_file(path)
+    except Unreadable as error:
+        raise UserError(f"{path} {error}; {_AGAIN}") from None
     if (
         not isinstance(kept, dict)
         or not kept.keys() >= {"tensors", "checkpoint", "temperature"}

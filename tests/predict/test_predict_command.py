@@ -295,7 +295,9 @@ def test_a_run_that_is_not_whole(run: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             Predictor(run, "crt", CPU).top(torch.zeros(1, SIZE, SIZE, 3), 1)
     kept.write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"is damaged, or no plain file of torch\.save"):
+    with pytest.raises(
+        UserError, match=r"is damaged, or no plain file of torch\.save: .*; give its training command again"
+    ):
         Predictor(run, "crt", CPU)
     kept.unlink()
     with pytest.raises(UserError, match=r"crt\.pt does not exist.*give its training command again"):
