@@ -188,7 +188,9 @@ def _representation(
             val = stack.enter_context(loaders.evaluation(split, ids[ranks.rank :: ranks.world]))
         model = _model(dataset, options, loaders.device, ranks)
         schedule, recipe = options.schedule(), options.recipe(np.diff(start).tolist())
-        fit = Trainer(model, schedule, recipe, train, val, options.seed, options.precision, ranks, options.stage())
+        groups = class_groups(dataset.split("train").counts)
+        how = options.seed, options.precision, ranks, options.stage(), groups
+        fit = Trainer(model, schedule, recipe, train, val, *how)
         return train_representation(options.settings(dataset.digest), fit, options.keeping(folder))
 
 

@@ -19,7 +19,7 @@ _REQUIRED: dict[str, tuple[type, str]] = {
     "groups": (dict, "an object with the number of classes in each group"),
     "classifiers": (dict, "an object with the accuracies of each classifier"),
 }
-_SCORES = (*GROUPS, "all", "mean_class", "top5", "ece")
+_SCORES = (*GROUPS, "all", "mean_class", "macro_f1", "top5", "ece")
 _BINS = ("count", "confidence", "accuracy")
 
 

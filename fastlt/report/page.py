@@ -64,6 +64,8 @@ def _table(results: dict[str, Any]) -> str:
     )
     if any(column.key == "mean_class" for column in heads):
         about += "; mean class: mean of the accuracies of all classes"
+    if any(column.key == "macro_f1" for column in heads):
+        about += "; F1: mean over the classes of 2 TP / (2 TP + FP + FN) in %"
     if seeds := seeds_note(results):
         about += f"; {', '.join(SPREAD)}: {escaped(seeds)}"
     lines += ["", f"{about}{bold}."]

@@ -41,6 +41,8 @@ def columns(results: dict[str, Any]) -> list[Column]:
     pairs = [(number(row.get("all")), number(row.get("mean_class"))) for row in rows]
     if any(a is not None and b is not None and abs(a - b) > 0.005 for a, b in pairs):
         head.append(Column("mean_class", "mean class"))
+    if any(number(row.get("macro_f1")) is not None for row in rows):
+        head.append(Column("macro_f1", "F1"))
     head.append(Column("top5", "top-5"))
     head.append(Column("ece", "ECE", lowest_is_best=True))
     return head

@@ -14,7 +14,7 @@ ROWS = 2048  # scores held at once
 BINS = 15  # of the expected calibration error
 CONFUSIONS = 20  # pairs that are kept
 IMBALANCES = (50, 25, 10, 5, 2)  # of the shifted priors, in both directions
-MEASURES = (*GROUPS, "all", "mean_class", "top5", "ece")
+MEASURES = (*GROUPS, "all", "mean_class", "macro_f1", "top5", "ece")
 
 Scores = Callable[[torch.Tensor], torch.Tensor]
 
@@ -27,9 +27,10 @@ def evaluate(scores: Scores, test: Features, counts: np.ndarray, temperature: fl
     per class [C]. temperature: T of softmax(scores / T).
 
     many, medium, few: mean accuracy of the group's classes. all: over images. mean_class: over classes with test
-    images. ece: expected calibration error of softmax(scores); reliability: the bins it follows from. confusions: the
-    most frequent wrong pairs, [true class, predicted class, images, percent of the true class's images]. shifted: see
-    `shifted_accuracies`. calibrated, where a temperature is given: temperature, ece and reliability with it.
+    images. macro_f1: see there. ece: expected calibration error of softmax(scores); reliability: the bins it follows
+    from. confusions: the most frequent wrong pairs, [true class, predicted class, images, percent of the true class's
+    images]. shifted: see `shifted_accuracies`. calibrated, where a temperature is given: temperature, ece and
+    reliability with it.
 
     Raises ValueError for a row of scores that is not finite.
     """
@@ -49,6 +50,7 @@ def evaluate(scores: Scores, test: Features, counts: np.ndarray, temperature: fl
         **{name: _mean(per_class[(groups == number) & present]) for number, name in enumerate(GROUPS)},
         "all": 100.0 * float(right.mean()),
         "mean_class": _mean(per_class[present]),
+        "macro_f1": macro_f1(labels, predicted, len(counts)),
         "top5": 100.0 * float((rank < 5).mean()),
         "ece": calibration_error(bins[0]),
         "per_class": [float(value) if there else None for value, there in zip(per_class, present, strict=True)],
@@ -60,6 +62,17 @@ def evaluate(scores: Scores, test: Features, counts: np.ndarray, temperature: fl
         calibrated = {"temperature": temperature, "ece": calibration_error(bins[1]), "reliability": bins[1]}
         result["calibrated"] = calibrated
     return result
+
+
+def macro_f1(labels: np.ndarray, predicted: np.ndarray, classes: int) -> float:
+    """Mean over classes of F1 = 2 TP / (2 TP + FP + FN), in percent, as scikit-learn's f1_score(average="macro"), which
+    the authors' evaluation prints: over all classes that have samples or are predicted.
+
+    labels, predicted: int64 [n] below `classes`.
+    """
+    right = np.bincount(labels[predicted == labels], minlength=classes)
+    either = np.bincount(labels, minlength=classes) + np.bincount(predicted, minlength=classes)
+    return 100.0 * float(np.mean(2 * right[either > 0] / either[either > 0]))
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> dict[str, list[Any]]:

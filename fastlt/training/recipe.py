@@ -86,19 +86,19 @@ class Recipe(RecipeConfig):
 
     def batch_loss(
         self, model: torch.nn.Module, images: Tensor, labels: Tensor, key: tuple[int, ...], criterion: Criterion
-    ) -> Tensor:
-        """Mean loss of a batch by a criterion of `make_criterion`, behind the batch hook. key: as in
-        `make_batch_hook`."""
+    ) -> tuple[Tensor, Tensor]:
+        """Mean loss of a batch by a criterion of `make_criterion`, behind the batch hook, and the logits [N, C] that it
+        is of. key: as in `make_batch_hook`."""
         images, changed = self._hook(images, labels, key)
         logits = model(images)
         if not isinstance(changed, Tensor):
-            return sum((share * criterion(logits, part) for share, part in changed), logits.new_zeros(()))
+            return sum((share * criterion(logits, part) for share, part in changed), logits.new_zeros(())), logits
         if changed.is_floating_point() and self.loss in LOSSES and self.loss != "cross_entropy":
             raise UserError(
                 f"protocol.batch_hook={self.batch_hook} gives shares of classes, {list(changed.shape)}, which "
                 f"protocol.loss={self.loss} does not take: give [(share, labels), ...], or take cross_entropy"
             )
-        return criterion(logits, changed)
+        return criterion(logits, changed), logits
 
 
 @torch.no_grad()

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from fastlt.core.batches import Batch, Batches
 from fastlt.core.errors import UserError
+from fastlt.core.groups import GROUPS
 from fastlt.core.log import Progress
 from fastlt.core.ranks import ALONE, Ranks
 from fastlt.core.schedule import Schedule
@@ -45,7 +47,8 @@ class Trainer:
     """One training: where it stands and how it goes on.
 
     model: on the loaders' device; parameters that need no gradient stay as they are. train: full batches, a rank's
-    share; val: its share too, or None. Counters: `epoch` that are complete, `step` and `position` in the next one.
+    share; val: its share too, or None. class_groups: int8 [C], 0 many, 1 medium, 2 few, where their accuracies on val
+    are wanted. Counters: `epoch` that are complete, `step` and `position` in the next one.
     """
 
     def __init__(
@@ -59,9 +62,11 @@ class Trainer:
         precision: str = "fp32",
         ranks: Ranks = ALONE,
         stage: Stage = STAGE_1,
+        class_groups: np.ndarray | None = None,
     ):
         self.model, self.schedule, self.recipe, self.train, self.val = model, schedule, recipe, train, val
         self.seed, self.bf16, self.ranks, self.stage = seed, precision == "bf16", ranks, stage
+        self.class_groups = class_groups
         self.steps = len(train) // recipe.accumulate
         if not self.steps:
             raise UserError(f"accumulate={recipe.accumulate}: an epoch has only {len(train)} batches to accumulate")
@@ -83,6 +88,7 @@ class Trainer:
         self.epoch = self.step = self.position = 0
         self.best, self.kept = -1.0, {}
         self.losses = torch.zeros((), device=train.device)
+        self.right = torch.zeros((), dtype=torch.float64, device=train.device)  # images of this epoch that it knew
 
     def _replica(self) -> torch.nn.Module:
         """What is called in a step: the model, its gradients shared by the ranks, compiled if asked for."""
@@ -124,10 +130,14 @@ class Trainer:
             "lr": self.schedule.rate((self.epoch + 1) * self.steps - 1, self.steps),
             "images_per_second": self.batch * (self.steps - first) / seconds,
         }
+        right = self.ranks.sum(self.right).item()
+        if self.recipe.batch_hook == "none" and not math.isnan(right):  # else an image may have two labels
+            row["train_accuracy"] = 100.0 * right / (self.batch * self.steps)
         if self.val is not None:
-            row["val_accuracy"] = self._evaluate(self.val)
+            row |= self._evaluate(self.val)
         self.epoch, self.step, self.position = self.epoch + 1, 0, 0
         self.losses.zero_()
+        self.right.zero_()
         return row
 
     def _step(self, parts: list[Batch]) -> None:
@@ -141,9 +151,10 @@ class Trainer:
             images = _full(batch.images, self.bf16)
             key = self.seed, number, place, self.ranks.rank
             with torch.autocast(self.train.device.type, torch.bfloat16, enabled=self.bf16):
-                loss = self.recipe.batch_loss(self.replica, images, batch.labels, key, self.criterion) / len(parts)
-            loss.backward()
-            self.losses += loss.detach()
+                loss, logits = self.recipe.batch_loss(self.replica, images, batch.labels, key, self.criterion)
+            (loss / len(parts)).backward()
+            self.losses += loss.detach() / len(parts)
+            self.right += (logits.detach().argmax(1) == batch.labels).sum()
             self.position += len(batch.ids) * self.ranks.world
         if self.recipe.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
@@ -164,14 +175,20 @@ class Trainer:
     def _mean_loss(self) -> float:
         return self.ranks.sum(self.losses.clone()).item() / self.step / self.ranks.world
 
-    def _evaluate(self, val: Batches) -> float:
+    def _evaluate(self, val: Batches) -> dict[str, float]:
         evaluated = self.average or self.model
-        accuracy = evaluate_top1(evaluated, val, self.bf16, self.ranks)
+        right, total = evaluate_classes(evaluated, val, self.bf16, self.ranks)
+        accuracy = 100.0 * float(right.sum() / total.sum())
         if accuracy > self.best:
             weights = self.stage.weights(evaluated)
             kept = {name: value.detach().cpu().clone() for name, value in weights.items()}
             self.best, self.kept = accuracy, {"epoch": self.epoch + 1, "model": kept}
-        return accuracy
+        row = {"val_accuracy": accuracy}
+        for number, name in enumerate(() if self.class_groups is None else GROUPS):
+            inside = (self.class_groups == number) & (total > 0)
+            if inside.any():
+                row[f"val_{name}"] = 100.0 * float((right[inside] / total[inside]).mean())
+        return row
 
     def state(self) -> dict[str, Any]:
         """All of a training; when it is finished, only its weights and whose they are."""
@@ -193,6 +210,7 @@ class Trainer:
             "step": self.step,
             "position": self.position,
             "losses": self.losses,
+            "right": self.right,
             "random": torch.get_rng_state(),
         }
         if self.average is not None:
@@ -213,6 +231,7 @@ class Trainer:
         self.epoch, self.step, self.position = state["epoch"], state["step"], state["position"]
         self.best, self.kept = state["best"], state["kept"]
         self.losses.copy_(state["losses"])
+        self.right.fill_(state.get("right", math.nan))  # a checkpoint within an epoch may be older than this count
 
     def seed_random(self, state: dict[str, Any] | None) -> None:
         """What is random in a model of one's own, such as dropout, comes from the seed and goes on with a checkpoint.
@@ -228,17 +247,19 @@ class Trainer:
 
 
 @torch.no_grad()
-def evaluate_top1(model: Model, loader: Batches, bf16: bool = False, ranks: Ranks = ALONE) -> float:
-    """Top-1 accuracy in percent over all samples of the ranks' loaders."""
+def evaluate_classes(
+    model: Model, loader: Batches, bf16: bool = False, ranks: Ranks = ALONE
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many samples of the ranks' loaders are classified right, and how many there are, of each class: int64 [C]."""
     model.eval()
-    counts = torch.zeros(2, dtype=torch.int64, device=loader.device)
+    counts = torch.zeros(2, len(model.classifier.weight), dtype=torch.int64, device=loader.device)
     for batch in loader.epoch():
         with torch.autocast(loader.device.type, torch.bfloat16, enabled=bf16):
             logits = model(_full(batch.images, bf16))
-        counts[0] += (logits.argmax(1) == batch.labels).sum()
-        counts[1] += len(batch.ids)
-    correct, total = ranks.sum(counts).tolist()
-    return 100.0 * correct / total
+        counts[0].index_add_(0, batch.labels, (logits.argmax(1) == batch.labels).long())
+        counts[1].index_add_(0, batch.labels, torch.ones_like(batch.labels))
+    right, total = ranks.sum(counts).cpu().numpy()
+    return right, total
 
 
 def _full(images: torch.Tensor, bf16: bool) -> torch.Tensor:

@@ -30,7 +30,7 @@ from fastlt.models.checkpoint.store import load_model
 from fastlt.stage2.classifiers import IMAGE_CLASSIFIERS
 from fastlt.stage2.classifiers.base import Stage2, Training
 from fastlt.training.representation import CheckpointPolicy, Representation
-from fastlt.training.trainer import Trainer, evaluate_top1
+from fastlt.training.trainer import Trainer, evaluate_classes
 
 CRT = Training(2, 16, (0.1,), (5e-4,))
 STAGE2 = Stage2(CRT, Training(2, 16, (0.2,), (1e-3,)))
@@ -328,7 +328,7 @@ def test_the_epoch_that_is_best_on_val_is_kept(raw_dataset: Dataset, tmp_path: P
 
     best, each = trained("best", 4), [trained("last", epochs) for epochs in range(1, 5)]
     val = Images(raw_dataset).evaluation("val", raw_dataset.split("val").class_members)
-    reached = [evaluate_top1(done.model, val) for done in each]
+    reached = [evaluate_classes(done.model, val)[0].sum() for done in each]
     assert best.epoch == 1 + reached.index(max(reached)) and best.chosen == "best epoch on val"
     assert equal(best.model, each[best.epoch - 1].model)
     assert each[3].chosen == "last epoch"

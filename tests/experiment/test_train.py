@@ -60,10 +60,11 @@ def test_a_run_leaves_all_its_artefacts(place: Path, first: dict[str, Any]) -> N
     }  # fmt: skip
     rows = [json.loads(line) for line in (place / "first" / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
-    assert {"loss", "lr", "images_per_second", "val_accuracy"} <= rows[0].keys()
+    assert {"loss", "lr", "images_per_second", "train_accuracy", "val_accuracy"} <= rows[0].keys()
+    assert {"val_many", "val_medium", "val_few"} <= rows[0].keys()
     assert list(first["classifiers"]) == list(PAPER)
     for result in first["classifiers"].values():
-        assert {"many", "medium", "few", "all", "mean_class", "top5", "ece", "choices"} <= result.keys()
+        assert {"many", "medium", "few", "all", "mean_class", "macro_f1", "top5", "ece", "choices"} <= result.keys()
     assert first["groups"] == {"many": 1, "medium": 2, "few": 1}
     assert first["class_counts"]["train"] == [120, 60, 25, 8]
     assert first["classifiers"]["tau_norm"]["choices"]["chosen_on"] == "val"

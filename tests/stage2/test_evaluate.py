@@ -6,7 +6,7 @@ import torch
 
 from fastlt.core.groups import class_groups, group_sizes
 from fastlt.stage2.classifiers.base import Features
-from fastlt.stage2.evaluate import BINS, average, calibration_error, evaluate, reliability
+from fastlt.stage2.evaluate import BINS, average, calibration_error, evaluate, macro_f1, reliability
 from fastlt.stage2.temperature import fit_temperature
 
 
@@ -48,9 +48,17 @@ def test_accuracies_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result["all"] == pytest.approx(100 * 4 / 7)
     assert result["mean_class"] == pytest.approx((75 + 50 + 0) / 3)
     assert result["per_class"] == [75, 50, 0, None]
+    assert result["macro_f1"] == pytest.approx(100 * (6 / 8 + 2 / 4 + 0) / 3)
     assert result["top5"] == 100
     assert result["confusions"] == [[0, 1, 1, 25], [1, 2, 1, 50], [2, 0, 1, 100]]
     assert "calibrated" not in result
+
+
+def test_macro_f1_counts_a_class_that_is_only_predicted() -> None:
+    labels, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 3, 1, 0, 3])
+    # TP, FP, FN: class 0 2, 1, 1; class 1 1, 0, 1; class 2 0, 0, 1; class 3 0, 2, 0; class 4 not at all.
+    assert macro_f1(labels, predicted, 5) == pytest.approx(100 * (4 / 6 + 2 / 3 + 0 + 0) / 4)
+    assert macro_f1(labels, labels, 5) == 100
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

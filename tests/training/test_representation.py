@@ -67,7 +67,7 @@ def trained(recipe: Recipe, folder: Path, train: Noise | None = None, val: Noise
 
 
 def loss(recipe: Recipe, model: nn.Module, images: Tensor, labels: Tensor, key: tuple[int, ...]) -> Tensor:
-    return recipe.batch_loss(model, images, labels, key, recipe.make_criterion(0.0, images.device))
+    return recipe.batch_loss(model, images, labels, key, recipe.make_criterion(0.0, images.device))[0]
 
 
 def difference(a: nn.Module, b: nn.Module) -> float:
@@ -412,6 +412,46 @@ def test_the_checkpoint_before_stands_in_for_one_that_a_kill_between_two_renames
     save_checkpoint({"settings": {}, "key": SETTINGS.key, "model": {}, "epoch": 1}, before(path))
     state = load_checkpoint(path, SETTINGS)
     assert state is not None and state["epoch"] == 1
+
+
+def test_metrics_tell_what_was_known_of_the_images_as_they_were_trained_on(tmp_path: Path) -> None:
+    trainer, right = fit(Recipe(accumulate=2)), 0
+    forward = trainer.model.forward
+
+    def counted(images: Tensor) -> Tensor:
+        nonlocal right
+        logits = forward(images)
+        for begin in range(0, 48, 8):
+            batch = next(iter(Noise().epoch(trainer.epoch, begin)))
+            if torch.equal(batch.images, images):
+                right += int((logits.argmax(1) == batch.labels).sum())
+        return logits
+
+    trainer.model.forward = counted  # type: ignore[method-assign]
+    train_representation(SETTINGS, trainer, CheckpointPolicy(tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert 0 < right < 3 * 48
+    assert sum(row["train_accuracy"] for row in rows) == pytest.approx(100 * right / 48)
+    trained(Recipe(batch_hook="mixup", batch_hook_options={"alpha": 0.2}), tmp_path / "mixed")
+    assert "train_accuracy" not in (tmp_path / "mixed" / "metrics.jsonl").read_text()
+
+
+def test_metrics_hold_the_groups_on_val(tmp_path: Path) -> None:
+    groups = np.array([0, 0, 2, 2], np.int8)  # no class is medium
+    trainer = fit(Recipe(), val=Noise())
+    trainer.class_groups = groups
+    model = train_representation(SETTINGS, trainer, CheckpointPolicy(tmp_path, save_epochs=3)).model
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    best = max(rows, key=lambda row: (row["val_accuracy"], -row["epoch"]))
+    assert {name for name in best if name.startswith("val")} == {"val_accuracy", "val_many", "val_few"}
+    batches = list(Noise().epoch())
+    labels = torch.cat([batch.labels for batch in batches])
+    with torch.no_grad():
+        right = torch.cat([model.eval()(batch.images).argmax(1) for batch in batches]) == labels
+    for name, members in (("val_many", (0, 1)), ("val_few", (2, 3))):
+        each = [float(right[labels == c].float().mean()) for c in members]
+        assert best[name] == pytest.approx(100 * np.mean(each))
+    assert best["val_accuracy"] == pytest.approx(100 * float(right.float().mean()))
 
 
 def test_best_epoch_on_val_is_kept(tmp_path: Path) -> None:
