@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from hydra.errors import HydraException
 
-from fastlt.core.cli import one_line
+from fastlt.core.cli import one_line, own_parts
 from fastlt.core.errors import UserError
 from fastlt.data.convert.build import convert_configured, convert_source
 from fastlt.data.shards.reader import Dataset
@@ -144,7 +144,7 @@ class Run:
 @contextlib.contextmanager
 def _composed(name: str, keys: Mapping[str, Any], schema: type) -> Iterator[tuple[Any, list[str]]]:
     """(the configuration that a command's keys make, the keys as overrides); errors as the command has them."""
-    overrides = [f"{key}={_written(value)}" for key, value in keys.items()]
+    overrides = own_parts([f"{key}={_written(value)}" for key, value in keys.items()])
     try:
         with hydra.initialize_config_module("fastlt.conf", version_base="1.3"):
             yield hydra.compose(name, overrides), overrides

@@ -34,8 +34,10 @@ def find_part(key: str, name: str, table: Mapping[str, Any], more: str = "") -> 
     if name in table:
         return table[name]
     if not is_own(name):
-        allowed = ", ".join(filter(None, (", ".join(table), more)))
-        raise UserError(f"{key}={name} is unknown: allowed are {allowed}, or package.module:NAME of your own")
+        allowed = "".join(f"{one}, " for one in (*table, more) if one)
+        raise UserError(
+            f"{key}={name} is unknown: allowed are {allowed}{'or ' if allowed else ''}package.module:NAME of your own"
+        )
     source, _, attribute = name.partition(":")
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
         sys.path.append(str(Path.cwd()))  # a console script does not look into the folder it is called in

@@ -12,8 +12,11 @@ import torch
 from fastlt.core.cli import own_parts
 from fastlt.core.errors import UserError
 from fastlt.core.schedule import Schedule
+from fastlt.data.pipeline.loader import Loader
+from fastlt.data.plan import Augment
+from fastlt.data.shards.reader import Dataset
 from fastlt.longtail.losses import classifier_of, make_loss
-from fastlt.longtail.sampler import Sampler, class_probabilities, make_sampler
+from fastlt.longtail.sampler import InOrder, Sampler, class_probabilities, make_sampler
 from fastlt.models.backbones import build_model
 from fastlt.registry import call_part, find_part, own_sources
 from fastlt.training.optimizers import make_optimizer
@@ -62,6 +65,15 @@ def halves(images, labels, key, soft=False):
     if soft:
         return mixed, sum(torch.nn.functional.one_hot(part, 3) for part in (labels, labels.flip(0))) / 2
     return mixed, [(0.5, labels), (0.5, labels.flip(0))]
+
+
+def shift(image, key, by):
+    seed, epoch, position = key
+    return image + by * position + seed + epoch
+
+
+def half(image, key, by):
+    return image[:, ::2]
 
 
 def net(width):
@@ -202,6 +214,7 @@ def test_options_of_a_backbone() -> None:
         ("sampler=mymod:X", "sampler.name=mymod:X"),
         ("sampler=class,my.mod:X", "sampler.name=class,my.mod:X"),
         ("backbone=my.mod:net", "backbone.name=my.mod:net"),
+        ("sampler='my.mod:X'", "sampler.name='my.mod:X'"),
         ("sampler=class", "sampler=class"),
         ("sampler.name=mymod:X", "sampler.name=mymod:X"),
         ("device=cuda:1", "device=cuda:1"),
@@ -232,3 +245,26 @@ def test_a_batch_hook_of_ones_own() -> None:
         loss(loss="focal", counts=(40, 10, 4), batch_hook_options={"soft": True})
     with pytest.raises(UserError, match=r"protocol.batch_hook_options.hard=1 is unknown to protocol.batch_hook=own"):
         loss(batch_hook_options={"hard": 1})
+
+
+@pytest.mark.usefixtures("write")
+def test_an_augmentation_of_ones_own(raw_dataset: Dataset) -> None:
+    """It sees every image behind ours, with a key that does not depend on batches and ranks."""
+    ids = np.arange(11)
+
+    def images(batch: int, hook: str = "own_parts_here:shift", **given) -> torch.Tensor:
+        augment = Augment(8, "resized", image_hook=hook, image_hook_options={"by": 2.0} if hook else {})
+        with Loader(raw_dataset, "train", InOrder(ids), augment, batch, 5, threads=1, **given) as loader:
+            return torch.cat([batch.images for batch in loader.epoch(3)])
+
+    plain, shifted = images(4, hook=""), images(4)
+    by = torch.arange(11.0)[:, None, None, None]
+    torch.testing.assert_close(shifted - plain, (2.0 * by + 5 + 3).expand_as(plain), atol=1e-5, rtol=0)
+    assert torch.equal(images(7), shifted)
+    assert torch.equal(images(5, rank=1, world=2), shifted[1:11:2])
+    with pytest.raises(UserError, match=r"own_parts_here:half gives float32 \[3, 4, 8\] for float32 \[3, 8, 8\]"):
+        images(4, hook="own_parts_here:half")
+    with pytest.raises(
+        UserError, match=r"protocol.image_hook=blur is unknown: allowed are package.module:NAME of your"
+    ):
+        images(4, hook="blur")

@@ -57,7 +57,7 @@ def hydra_command(name: str, schema: type) -> Callable[[Callable[[DictConfig], A
 def own_parts(arguments: Sequence[str]) -> list[str]:
     """Arguments as Hydra understands them: it looks for a file of conf/sampler or conf/backbone, and has none of the
     name package.module:NAME."""
-    return [re.sub(r"^(sampler|backbone)=(?=[\w.,]*\w:\w)", r"\1.name=", argument) for argument in arguments]
+    return [re.sub(r"^(sampler|backbone)=(?=['\"]?[\w.,]*\w:\w)", r"\1.name=", argument) for argument in arguments]
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,11 +1,15 @@
 """The plan: for every position of an epoch the sample, its crop box, flip and colour factors. Plain arrays."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from fastlt.core.errors import UserError
 from fastlt.kernels.draw_plan import draw_flips, draw_jitter, draw_pad_crops, draw_resized_crops
+from fastlt.registry import check_options, find_part
 
 CROPS = ("resized", "pad", "center")
 MAX_SIDE = 1 << 30  # of an image resized for evaluation
@@ -20,6 +24,9 @@ class Augment:
     (evaluation: torchvision's Resize(round(size / keep)) + CenterCrop(size): the central `keep` share of the short
     side. Resize(256) + CenterCrop(224) is size = 224, keep = 224/256).
     jitter: strength of brightness, contrast and saturation jitter, 0 for none.
+    image_hook: what is done to each image after all this, `package.module:NAME` of the user's own; "" for nothing. It
+    is called as NAME(image, key, **image_hook_options) with the image as the loader gives it, [3, size, size] on its
+    device, and key = (seed, epoch, position), which makes it a pure function, and gives such an image.
     """
 
     size: int
@@ -30,6 +37,8 @@ class Augment:
     keep: float = 1.0
     flip: bool = False
     jitter: float = 0.0
+    image_hook: str = ""
+    image_hook_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.crop not in CROPS:
@@ -45,6 +54,15 @@ class Augment:
             )
         if not 0 <= self.jitter <= 1:
             raise UserError(f"jitter={self.jitter}: the strength must be in [0, 1]")
+        self.hook()
+
+    def hook(self) -> Callable[..., Any] | None:
+        """The function (image, key) -> image that `image_hook` names; None where there is none."""
+        if not self.image_hook:
+            return None
+        function = find_part("protocol.image_hook", self.image_hook, {})
+        check_options("protocol.image_hook", self.image_hook, function, self.image_hook_options, 2)
+        return partial(function, **self.image_hook_options)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ class ProtocolConfig(RecipeConfig):
     scale: list[float] = MISSING  # share of the area, crop=resized
     pad: int = MISSING  # pixels, crop=pad
     jitter: float = MISSING  # strength of colour jitter, 0 for none
+    image_hook: str = ""  # what is done to each training image after all this, package.module:NAME of your own
+    image_hook_options: dict[str, Any] = field(default_factory=dict)
     keep: float = MISSING  # share of the short side that evaluation sees
     stepped: str = "batch"  # the learning rate moves with every batch, or once an epoch
     last_lr: float = 0.0  # that the cosine ends at
@@ -228,7 +230,10 @@ def register() -> None:
     """Makes the schemas known to Hydra under the names that conf/ refers to."""
     store: Any = ConfigStore.instance()
     train: Any = OmegaConf.structured(TrainConfig)
-    named = [train.protocol[name] for name in ("loss_options", "optimizer_options", "batch_hook_options")]
+    named = [
+        train.protocol[name]
+        for name in ("loss_options", "optimizer_options", "batch_hook_options", "image_hook_options")
+    ]
     for options in (*named, train.sampler.options, train.backbone.options, train.stage2.options):
         OmegaConf.set_struct(options, False)  # the part says which keys there are
     grid: Any = OmegaConf.structured(GridConfig)

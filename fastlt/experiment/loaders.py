@@ -26,6 +26,8 @@ class Loaders:
             pad=protocol["pad"],
             flip=True,
             jitter=protocol["jitter"],
+            image_hook=protocol["image_hook"],
+            image_hook_options=protocol["image_hook_options"],
         )
         self._evaluation = Augment(size=options.image_size, keep=protocol["keep"])
 

@@ -192,7 +192,9 @@ class Options:
             if name not in ("backbone", "epochs", "image_size") and value != usual[name]
         }
         options = {"sampler.options": self.sampler_options, "backbone.options": self.backbone_options}
-        sources = {f"protocol.{kind}": self.protocol[kind] for kind in ("loss", "optimizer", "batch_hook")}
+        sources = {
+            f"protocol.{kind}": self.protocol[kind] for kind in ("loss", "optimizer", "batch_hook", "image_hook")
+        }
         about = {
             "dataset": digest,
             "backbone": self.backbone,

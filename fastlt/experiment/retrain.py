@@ -180,6 +180,7 @@ def _settings(
     crops = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(augment).items()}
     image_size = crops.pop("size")
     del crops["keep"]  # of evaluation
+    crops = {key: value for key, value in crops.items() if value or not key.startswith("image_hook")}
     options = representation.model.backbone_options
     about: dict[str, Any] = {
         "retrained": name,

@@ -103,6 +103,7 @@ class Loader(Resumable):
         self._normalize[:3], inverted = by
         self._normalize[3:] = 1 / inverted
         self._damage = Damage(dataset, split, order.others, max_damaged, threads)
+        self._hook = augment.hook()
         self._guard = Guard()
         self._columns: Iterator[tuple] = iter(())
         self._ids: deque[np.ndarray] = deque()
@@ -178,6 +179,7 @@ class Loader(Resumable):
             images = images.permute(0, 3, 1, 2) if self.channels_last else images
             self._pipeline.schedule_run()
             ids = self._ids.popleft()
+            images = images if self._hook is None else self._hooked(images, epoch, done)
             labels = torch.from_numpy(self._index.label[ids].astype(np.int64))
             done += len(ids)
             self._at = epoch, done * self.world
@@ -189,6 +191,20 @@ class Loader(Resumable):
                 )
         self._at = self._next
         self._damage.report()
+
+    def _hooked(self, images: torch.Tensor, epoch: int, done: int) -> torch.Tensor:
+        """The images behind the user's own augmentation. done: positions of this rank before them."""
+        assert self._hook is not None
+        places = (done + np.arange(len(images))) * self.world + self.rank
+        keys = [(self._seed, epoch, place) for place in places.tolist()]
+        changed = torch.stack([self._hook(image, key) for image, key in zip(images, keys, strict=True)])
+        if changed.shape != images.shape or changed.dtype != images.dtype:
+            raise UserError(
+                f"protocol.image_hook={self._augment.image_hook} gives {str(changed.dtype).removeprefix('torch.')} "
+                f"{list(changed.shape[1:])} for {str(images.dtype).removeprefix('torch.')} {list(images.shape[1:])}: "
+                "it must give an image of the same kind and size"
+            )
+        return changed.to(memory_format=torch.channels_last) if self.channels_last else changed
 
     def __repr__(self) -> str:
         epoch, position = self._at
