@@ -1,12 +1,18 @@
-"""Every example runs, as its own text says."""
+"""The examples run, and do what they say."""
 
 import json
 import re
+import runpy
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from commands import run
+
+from fastlt.data.shards.reader import Dataset
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -36,3 +42,37 @@ def test_a_part_is_at_most_20_lines(part: str) -> None:
     source = (EXAMPLES / "own_parts.py").read_text()
     (body,) = re.findall(rf"^((?:def|class) {part}\b.*?)\n\n\n", source, re.DOTALL | re.MULTILINE)
     assert len(body.splitlines()) <= 20
+
+
+def example(name: str) -> Callable[[list[str]], Any]:
+    """`main` of an example: what its command does with these arguments."""
+    return runpy.run_path(str(EXAMPLES / name))["main"]
+
+
+def test_an_own_loop_goes_on_with_the_same_batches(
+    jpeg_dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main, options = example("own_loop.py"), ["--epochs=2", "--batch=16"]
+    main([str(jpeg_dataset.root), str(tmp_path / "straight.pt"), *options])
+    straight = capsys.readouterr().out
+    assert straight.count("loss") == 8
+    for steps in (3, 1, 2, -1):  # stopped in the first epoch of four batches, at its end, and in the second
+        main([str(jpeg_dataset.root), str(tmp_path / "stopped.pt"), *options, f"--stop-after={steps}"])
+    assert capsys.readouterr().out == straight
+    weights = [torch.load(tmp_path / f"{name}.pt")["model"] for name in ("straight", "stopped")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's own, such as that a loader has few workers
+def test_lightning_resumes_the_loader_from_its_own_checkpoint(jpeg_dataset: Dataset, tmp_path: Path) -> None:
+    pytest.importorskip("lightning", reason="Lightning is not installed: pip install lightning")
+    main, options = example("with_lightning.py"), ["--epochs=2", "--batch=16"]
+    straight = main([str(jpeg_dataset.root), str(tmp_path / "straight"), *options])
+    assert [len(batch) for batch in straight.seen] == [16] * 8 and straight.seen[:4] != straight.seen[4:]
+    seen = []
+    for steps in (3, 4, 6, -1):  # stopped in the first epoch, at its end, and in the second
+        last = main([str(jpeg_dataset.root), str(tmp_path / "stopped"), *options, f"--max-steps={steps}"])
+        seen += last.seen
+    assert seen == straight.seen
+    weights = last.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in straight.state_dict().items())

@@ -32,11 +32,14 @@ class Resumable:
         self._about = {name: list(value) if isinstance(value, tuple) else value for name, value in about.items()}
         self._positions, self.world = positions, world
         self._at = self._next = 0, 0  # (epoch, position): behind what was given last, and where the next loop begins
+        self._complete: tuple[int, int] | None = None  # the place that was loaded, if it left nothing of its epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Names the epoch of the next loop. The epoch of a state that was just loaded goes on where it was left."""
         epoch = whole_number("epoch", epoch, 0)
-        if epoch != self._next[0]:
+        if self._complete is not None and epoch == self._complete[0]:
+            self._at = self._next = self._complete
+        elif epoch != self._next[0]:
             self._at = self._next = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -50,7 +53,9 @@ class Resumable:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The next loop gives the rest of the epoch in which `state_dict` returned this state.
 
-        The number of ranks is free. Raises UserError if it is the state of something else, naming what differs, or no
+        If nothing is left of it, that is the next epoch, as in Lightning, which saves itself behind the last batch and
+        then begins an epoch; only `set_epoch` of the complete one gives a loop without batches. The number of ranks is
+        free. Raises UserError if it is the state of something else, naming what differs, or no
         state at all; nothing has changed then.
         """
         kind = type(self).__name__
@@ -60,7 +65,14 @@ class Resumable:
             theirs, ours = state.get(name), self._about.get(name)
             if theirs != ours:
                 raise UserError(f"state has {name}={theirs}, this {kind} {ours}: make it as the first one was made")
-        self._at = self._next = self._place(state.get("epoch"), state.get("position"))
+        epoch, position = self._place(state.get("epoch"), state.get("position"))
+        over = not self._left(position)
+        self._complete = (epoch, position) if over else None
+        self._at = self._next = (epoch + 1, 0) if over else (epoch, position)
+
+    def _left(self, position: int) -> int:
+        """What this rank still gives of an epoch behind a position."""
+        return (self._positions - position) // self.world
 
     def _place(self, epoch: Any, position: Any) -> tuple[int, int]:
         epoch, position = whole_number("epoch", epoch, 0), whole_number("position", position, 0, self._positions)
@@ -70,4 +82,4 @@ class Resumable:
 
     def _begin(self, epoch: int, position: int) -> None:
         """A loop begins there; the one after it is the next epoch."""
-        self._at, self._next = (epoch, position), (epoch + 1, 0)
+        self._at, self._next, self._complete = (epoch, position), (epoch + 1, 0), None

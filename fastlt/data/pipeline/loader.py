@@ -154,6 +154,9 @@ class Loader(Resumable):
     def _go_on(self) -> Iterator[Batch]:
         yield from self._batches(*self._next)
 
+    def _left(self, position: int) -> int:
+        return self._images_from(position // self.world)
+
     def epoch(self, epoch: int = 0, position: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from a position on.
 
