@@ -50,7 +50,9 @@ def run_configured(cfg: Any, overrides: list[str]) -> Path | None:
     cfg = resolve(cfg, overrides, dataset)
     departures = find_departures(cfg, overrides, dataset.about["protocol"])
     line = settle_precision(cfg, dataset, device.type, lambda options: _folder(cfg, options, dataset), ranks.world == 1)
-    folder = _folder(cfg, options_of(cfg), dataset)
+    options = options_of(cfg)
+    options.choose_split(dataset)  # said before anything else is
+    folder = _folder(cfg, options, dataset)
     threads = set_threads(cfg.threads, ranks.neighbours)
     work_on(device)
     join(ranks, device)

@@ -50,7 +50,7 @@ def test_wheel_installs_and_runs_elsewhere(tmp_path: Path) -> None:
                 (folder / f"{i}.jpg").write_bytes(jpeg(picture(i, 40, 48)))
     where = call(python, "-c", "import fastlt; print(fastlt.__file__)", cwd=place)
     assert where.startswith(str(environment))
-    call(python, "-m", "fastlt.data.convert", "dataset=image_folder", "root=images", "out=data", cwd=place)
+    call(python, "-m", "fastlt.convert", "dataset=image_folder", "root=images", "out=data", cwd=place)
     options = ("protocol=demo", "protocol.batch=4", "epochs=1", "run=run", "threads=1", "classifiers=[joint,ncm_l2]")
     table = call(python, "-m", "fastlt.train", "data=data", *options, cwd=place)
     assert table.splitlines()[-1] == "run/report.md"

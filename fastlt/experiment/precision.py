@@ -56,7 +56,7 @@ def take_precision(
     if device == "cuda":
         return Taken("bf16", "the default on a GPU")
     if options.representation:
-        return Taken("fp32", "the default on a CPU where the representation is given")
+        return Taken("fp32")  # features alone are computed here
     for precision in PRECISIONS:
         settled = replace(options, precision=precision)
         path = folder(settled) / "checkpoint.pt"

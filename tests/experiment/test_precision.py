@@ -185,7 +185,7 @@ def test_a_backbone_that_is_unknown_is_refused() -> None:
 
 def test_command_and_grid_take_the_same_and_find_it_again(place: Path, tmp_path: Path) -> None:
     """Two real commands on what this machine measures, or on what its processor rules out."""
-    environment = {VARIABLE: "", "XDG_CACHE_HOME": str(tmp_path)}
+    environment = {VARIABLE: "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     small = (
         f"data={place / 'data'}", "protocol=cifar_lt_200", "protocol.batch=8", "epochs=1", "threads=1", "seed=0",
         "sampler=instance", "classifiers=[joint]",
@@ -195,7 +195,7 @@ def test_command_and_grid_take_the_same_and_find_it_again(place: Path, tmp_path:
     assert grid.stderr.count("precision=") == 1
     first = json.loads(next((tmp_path / "runs").glob("*/results.json")).read_text())
     # Forget what was measured: the run folder remembers.
-    for file in tmp_path.glob("fastlt/precision/*"):
+    for file in tmp_path.glob("cache/fastlt/precision/*"):
         file.write_text(json.dumps({"times_as_fast": 1.0 if first["precision"] == "bf16" else 9.0}))
     again = run("-m", "fastlt.train", *small, cwd=tmp_path, **environment)
     assert again.returncode == 0, again.stderr

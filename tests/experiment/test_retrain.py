@@ -422,7 +422,8 @@ def of_a_rank(data: str, folder: str) -> None:
 
 def test_two_ranks_train_as_one_process_does(raw_dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "rank.py").write_text("import sys\nfrom test_retrain import of_a_rank\nof_a_rank(*sys.argv[1:])\n")
-    path = os.pathsep.join([str(Path(__file__).parent), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent), str(ROOT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*command, str(tmp_path / "rank.py"), str(raw_dataset.root), str(tmp_path / "two")],

@@ -263,7 +263,7 @@ def test_imported_weights_get_every_classifier(place: Path, tmp_path: Path) -> N
 
     torch.manual_seed(0)
     torch.save(resnet18(num_classes=4).state_dict(), tmp_path / "theirs.pth")
-    done = run("-m", "fastlt.models.checkpoint", "import", "theirs.pth", "--out", "ours.pt", cwd=tmp_path)
+    done = run("-m", "fastlt.checkpoint", "import", "theirs.pth", "--out", "ours.pt", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     done = train(f"data={place}/data", "representation=ours.pt", "run=run", *SMALL, "image_size=64", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

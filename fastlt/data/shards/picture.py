@@ -21,7 +21,7 @@ from fastlt.data.shards.reader import Dataset
 CLASSES, IMAGES = 6, 2  # of each group: classes side by side, images of a class one below the other
 DPI = 160
 TILE, GAP = 160, 12  # pixels of a side, and between two
-MARK = "fastlt.data.shards describe"  # in the file, so that only a picture of ours is ever overwritten
+MARK = "fastlt.shards describe"  # in the file, so that only a picture of ours is ever overwritten
 
 
 def picture_path(root: Path, wanted: Path | None) -> Path:
