@@ -83,7 +83,7 @@ def test_an_experiment_from_python(finished: "fastlt.Run") -> None:
 def test_what_a_command_refuses_is_refused(finished: "fastlt.Run", tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unknown key epoch \(did you mean epochs\?\)"):
         fastlt.run_experiment(epoch=3)
-    with pytest.raises(UserError, match="classifier none is unknown"):
+    with pytest.raises(UserError, match="classifier=none is unknown"):
         fastlt.run_experiment(data=str(finished.folder.parent / "shades (3), a=b"), classifiers=["none"])
     with pytest.raises(UserError, match="split tests is unknown: allowed are train, val, test"):
         fastlt.write_dataset({"train": pairs(2, 0), "tests": pairs(2, 0)}, tmp_path / "out")

@@ -140,9 +140,12 @@ def complete(out: Path, old: dict[str, bytes], whole: dict[str, bytes]) -> bool:
 def test_killed_at_every_moment_of_publishing(
     place: Callable[[], Path], old: dict[str, bytes], whole: dict[str, bytes], request: pytest.FixtureRequest
 ) -> None:
-    free, gaps = not place().exists(), 0
+    free, gaps, ready = not place().exists(), 0, None
     for out in moments(place):
         there = complete(out, old, whole)
+        noted = (out.parent / "out.partial" / "finished.json").exists()
+        if ready is None and noted and not free and (out.parent / "out.partial" / "dataset").is_dir():
+            ready = Path(shutil.copytree(out.parent, f"{out.parent} ready")) / "out"
         if not there and not free:  # the moment between two renames
             gaps += 1
             assert files(out.parent / "out.partial" / "old") == old
@@ -162,7 +165,12 @@ def test_killed_at_every_moment_of_publishing(
         assert files(out) == whole
         assert not (out.parent / "out.partial").exists()
         shutil.rmtree(other.parent)
-    assert gaps == ("two renames" in request.node.name)
+    assert gaps <= ("two renames" in request.node.name)
+    if "two renames" in request.node.name:  # the profiler does not always see the second one: its moment, made by hand
+        assert ready is not None
+        ready.rename(ready.parent / "out.partial" / "old")
+        quiet(NEW, ready, overwrite=True)
+        assert files(ready) == whole and not (ready.parent / "out.partial").exists()
 
 
 def test_killed_again_while_the_next_command_ends_it(
