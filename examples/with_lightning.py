@@ -30,6 +30,10 @@ class Classifier(lightning.LightningModule):
         self.network = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, classes))
         self.seen: list[list[int]] = []
 
+    def on_train_epoch_start(self) -> None:
+        # A checkpoint of a complete epoch does not give the loader its place back; in mid-epoch this changes nothing.
+        self.trainer.train_dataloader.set_epoch(self.current_epoch)
+
     def training_step(self, batch: Batch) -> torch.Tensor:
         self.seen.append(batch.ids.tolist())
         return nn.functional.cross_entropy(self.network(batch.images), batch.labels)

@@ -69,10 +69,10 @@ def test_lightning_resumes_the_loader_from_its_own_checkpoint(jpeg_dataset: Data
     main, options = example("with_lightning.py"), ["--epochs=2", "--batch=16"]
     straight = main([str(jpeg_dataset.root), str(tmp_path / "straight"), *options])
     assert [len(batch) for batch in straight.seen] == [16] * 8 and straight.seen[:4] != straight.seen[4:]
-    seen = []
-    for steps in (3, 4, 6, -1):  # stopped in the first epoch, at its end, and in the second
-        last = main([str(jpeg_dataset.root), str(tmp_path / "stopped"), *options, f"--max-steps={steps}"])
-        seen += last.seen
-    assert seen == straight.seen
-    weights = last.state_dict()
-    assert all(torch.equal(value, weights[name]) for name, value in straight.state_dict().items())
+    for steps in (3, 4, 6):  # stopped in the first epoch, at its end, and in the second
+        out = str(tmp_path / f"stopped{steps}")
+        first = main([str(jpeg_dataset.root), out, *options, f"--max-steps={steps}"])
+        second = main([str(jpeg_dataset.root), out, *options])
+        assert len(first.seen) == steps and first.seen + second.seen == straight.seen
+        weights = second.state_dict()
+        assert all(torch.equal(value, weights[name]) for name, value in straight.state_dict().items())
