@@ -114,6 +114,7 @@ def _steps(data: KernelData, rounds: int) -> list[Row]:
         rows.append(row(name, [value * steps * training.epochs / 1e3 for value in series[step]], "s"))
     host_rows = data.on_host()
     rows.append(row("ncm_authors", [_seconds(lambda: authors_class_means(*host_rows), device)], "s"))
+    assert task.choose is not None
     grid = task.choose.x, data.weight, task.choose.labels, AUTHORS_TAUS
     return [*rows, row("tau_authors", [_seconds(lambda: authors_tau_loop(*grid), device)], "s")]
 
@@ -145,6 +146,7 @@ def _alone(size: str, device: torch.device, names: list[str]) -> dict[str, Any]:
             job = Job(name, task, test, task.counts, {"representation": size}, "checkpoint.pt")
             seconds[name] = _seconds(lambda job=job: classify([job], Path(folder), 1), device)
             say(f"{name}: {seconds[name]:.1f} s")
+    assert task.choose is not None
     features = (data.train.nbytes + data.test.nbytes + task.choose.x.nbytes) / 1e9
     peak = peak_memory() if device.type == "cpu" else torch.cuda.max_memory_allocated(device) / 1e9
     return {"seconds": seconds, "peak": peak, "features": features}

@@ -28,6 +28,7 @@ def moved(features: Features, device: torch.device, dtype: torch.dtype) -> Featu
 
 def on(task: Task, device: torch.device, dtype: torch.dtype = torch.float32) -> Task:
     """The same task with its features and joint classifier on a device."""
+    assert task.choose is not None
     train, choose = (moved(part, device, dtype) for part in (task.train, task.choose))
     views = train if task.views is task.train else moved(task.views, device, dtype)
     return replace(task, train=train, views=views, choose=choose, joint=copy.deepcopy(task.joint).to(device))

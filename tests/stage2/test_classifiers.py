@@ -147,6 +147,7 @@ def test_the_tau_of_logit_adjustment_is_the_best_there_is(task: Task) -> None:
     log_prior = torch.from_numpy(np.log(COUNTS / COUNTS.sum())).float()
 
     def reached(value: float) -> float:
+        assert task.choose is not None
         return mean_class(task.weight, task.bias - value * log_prior, task.choose, task)
 
     assert reached(fitted.choices["tau"]) == pytest.approx(fitted.choices["accuracy"])
@@ -268,6 +269,7 @@ def test_the_best_setting_is_kept(name: str, task: Task) -> None:
         for decay in decays:
             one = Training(3, 64, (lr,), (decay,))
             alone = replace(task, stage2=Stage2(one, one, hidden=48))
+            assert task.choose is not None
             found.append((accuracy(name, alone, task.choose)["mean_class"], lr, decay))
     assert [row["accuracy"] for row in fitted.choices["grid"]] == pytest.approx([row[0] for row in found], abs=0.9)
     best = max(fitted.choices["grid"], key=lambda row: round(row["accuracy"], 9))
@@ -323,6 +325,7 @@ def test_the_best_epoch_is_kept(name: str, task: Task) -> None:
         for epochs in range(1, 7):  # without a fall of the rate a shorter training is the beginning of a longer one
             last = fitted("last", epochs)
             tensors = (last.tensors, *last.others)[seed]
+            assert task.choose is not None
             reached.append((classifier.scores(tensors, task.choose.x).argmax(1) == task.choose.labels).sum().item())
             if epochs == epoch:
                 for key, tensor in (best.tensors, *best.others)[seed].items():
@@ -360,6 +363,7 @@ def test_float16_features_serve(name: str, task: Task, test_features: Features) 
     def half(features: Features) -> Features:
         return Features(features.x.half(), features.labels)
 
+    assert task.choose is not None
     small = replace(task, train=half(task.train), views=half(task.views), choose=half(task.choose))
     full, rounded = accuracy(name, task, test_features), accuracy(name, small, half(test_features))
     assert rounded["mean_class"] == pytest.approx(full["mean_class"], abs=1.5)

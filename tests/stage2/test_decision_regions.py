@@ -109,6 +109,7 @@ def task() -> Task:
 
     joint = torch.nn.Linear(2, len(COUNTS))
     torch.nn.init.normal_(joint.weight, generator=torch.Generator().manual_seed(0))
+    assert full.choose is not None
     train, choose = flat(full.train), flat(full.choose)
     return replace(full, train=train, views=train, choose=choose, joint=joint)
 
