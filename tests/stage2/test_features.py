@@ -265,6 +265,7 @@ def test_wrong_options_are_refused(tmp_path: Path) -> None:
 
 def loaders_of(dataset: Dataset, seed: int = 1) -> Loaders:
     protocol = {"crop": "resized", "scale": (0.3, 1.0), "pad": 4, "jitter": 0.4, "keep": 1.0, "batch": 16}
+    protocol |= {"image_hook": "", "image_hook_options": {}}
     options: Any = SimpleNamespace(protocol=protocol, image_size=24, seed=seed, max_damaged=10)
     options.normalization = lambda dataset: {name: dataset.about[name] for name in ("mean", "std")}
     return Loaders(dataset, options, torch.device("cpu"), 1, ALONE)
