@@ -24,7 +24,7 @@ from fastlt.experiment.options import Options
 from fastlt.experiment.precision import take_precision
 from fastlt.experiment.results import write_results
 from fastlt.experiment.run import run_experiment
-from fastlt.report import REPORT, write_report
+from fastlt.report import write_report
 from fastlt.report.table import results_table
 
 LOCK = "run.lock"  # in a run folder, held while it is written
@@ -33,9 +33,7 @@ LOCK = "run.lock"  # in a run folder, held while it is written
 @hydra_command("train", TrainConfig)
 def main(cfg: Any) -> None:
     """Trains, classifies, evaluates, reports. The last line of stdout is the report's path."""
-    folder = run_configured(cfg, list(HydraConfig.get().overrides.task))
-    if folder is not None:
-        sys.stdout.write(f"{folder / REPORT}\n")
+    run_configured(cfg, list(HydraConfig.get().overrides.task))
 
 
 def run_configured(cfg: Any, overrides: list[str]) -> Path | None:
@@ -143,7 +141,7 @@ def train(
     further: dict[str, Any] | None = None,
 ) -> None:
     """Runs the experiment of a resolved configuration in `folder`, whose lock the caller holds, and writes results and
-    report; the first rank prints the table.
+    report; the first rank prints the table and the report's path.
 
     departures: as in `find_departures`. further: entries added to results.json.
     """
@@ -154,7 +152,7 @@ def train(
     write_results(results, folder)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
     sys.stdout.write(results_table(results) + "\n")
-    write_report(results, folder)
+    sys.stdout.write(f"{write_report(results, folder)}\n")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,7 @@ from fastlt.report.check import check_results
 from fastlt.report.per_class import write_per_class
 from fastlt.report.table import results_table
 
-REPORT = "report.md"
-
-__all__ = ["REPORT", "read_results", "results_table", "write_report"]
+__all__ = ["read_results", "results_table", "write_report"]
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -54,6 +52,6 @@ def write_report(results: dict[str, Any], out: Path) -> Path:
 
     drawn = save_figures(results, out / "figures")
     write_per_class(results, out / "per_class.csv")
-    report = out / REPORT
+    report = out / "report.md"
     report.write_text(page(results, drawn), encoding="utf-8", newline="\n")
     return report
