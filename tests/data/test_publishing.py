@@ -63,6 +63,15 @@ def quiet(source: Pictures, out: Path, overwrite: bool) -> None:
         convert(source, OPTIONS, out, workers=1, overwrite=overwrite)
 
 
+def reaches_the_disk(called: Any) -> bool:
+    """Whether a built-in function is one of CALLS of the system or of a file: str and deque have some of these names,
+    and how often a lock's deque removes something depends on the time."""
+    owner = getattr(called, "__self__", None)
+    of_system = getattr(owner, "__name__", "") in ("posix", "io", "_io")
+    of_file = isinstance(owner, io.RawIOBase | io.BufferedIOBase | io.TextIOWrapper)
+    return called.__name__ in CALLS and (of_system or of_file)
+
+
 def fault_point(number: int, start: str) -> Callable[[Any, str, Any], None]:
     """For sys.setprofile: kills this process before the system call of that number since the function `start` began."""
     passed = 0
@@ -72,7 +81,7 @@ def fault_point(number: int, start: str) -> Callable[[Any, str, Any], None]:
         nonlocal passed, active
         active = active or (event == "call" and frame.f_code.co_name == start)
         own = event == "call" and frame.f_code.co_name in ("exchange", "sync")
-        if active and (own or (event == "c_call" and called.__name__ in CALLS)):
+        if active and (own or (event == "c_call" and reaches_the_disk(called))):
             passed += 1
             if passed == number:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -140,12 +149,9 @@ def complete(out: Path, old: dict[str, bytes], whole: dict[str, bytes]) -> bool:
 def test_killed_at_every_moment_of_publishing(
     place: Callable[[], Path], old: dict[str, bytes], whole: dict[str, bytes], request: pytest.FixtureRequest
 ) -> None:
-    free, gaps, ready = not place().exists(), 0, None
+    free, gaps = not place().exists(), 0
     for out in moments(place):
         there = complete(out, old, whole)
-        noted = (out.parent / "out.partial" / "finished.json").exists()
-        if ready is None and noted and not free and (out.parent / "out.partial" / "dataset").is_dir():
-            ready = Path(shutil.copytree(out.parent, f"{out.parent} ready")) / "out"
         if not there and not free:  # the moment between two renames
             gaps += 1
             assert files(out.parent / "out.partial" / "old") == old
@@ -165,12 +171,7 @@ def test_killed_at_every_moment_of_publishing(
         assert files(out) == whole
         assert not (out.parent / "out.partial").exists()
         shutil.rmtree(other.parent)
-    assert gaps <= ("two renames" in request.node.name)
-    if "two renames" in request.node.name:  # the profiler does not always see the second one: its moment, made by hand
-        assert ready is not None
-        ready.rename(ready.parent / "out.partial" / "old")
-        quiet(NEW, ready, overwrite=True)
-        assert files(ready) == whole and not (ready.parent / "out.partial").exists()
+    assert gaps == ("two renames" in request.node.name)
 
 
 def test_killed_again_while_the_next_command_ends_it(
