@@ -1,13 +1,11 @@
 """What results.json says of an experiment besides its classifiers, and how it is written."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fastlt.core.groups import group_sizes
 from fastlt.data.shards.reader import Dataset
-from fastlt.experiment.config import Stage2Config
 from fastlt.experiment.options import Options
 from fastlt.models.backbones import parameters
 from fastlt.training.representation import Representation
@@ -18,7 +16,7 @@ SCHEMA = 1
 def about(dataset: Dataset, options: Options, representation: Representation, choose_on: str) -> dict[str, Any]:
     """Data, representation and options of an experiment."""
     settings, seconds = representation.about, representation.seconds
-    stored, usual = dataset.about["options"], asdict(Stage2Config())
+    stored = dataset.about["options"]
     return {
         "schema": SCHEMA,
         "dataset": dataset.name,
@@ -51,7 +49,6 @@ def about(dataset: Dataset, options: Options, representation: Representation, ch
         "bn": options.bn,
         "views": options.views,
         "feature_dtype": options.feature_dtype,
-        "stage2": {name: value for name, value in options.stage2.items() if value != usual[name]},
     }
 
 
