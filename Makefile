@@ -1,19 +1,23 @@
 # make demo   environment, embedded data set, the demo grid (four samplers, two seeds, six classifiers), report
 # make test   environment, lint, types, all tests; those of the CUDA kernels in a simulator
 # make lint   ruff and pyright
+# make docs   the documentation site, in build/site
 # make bench-peers   other libraries, in an environment of their own, for benchmarks beside them
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+# Tests write and flush thousands of small files: in memory, where there are 8 GB of it to spare.
+IN_MEMORY := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 8000000 2>/dev/null \
+	&& echo TMPDIR=/dev/shm)
 
-.PHONY: demo test lint env bench-peers clean
+.PHONY: demo test lint docs env bench-peers clean
 
 demo: env
 	$(BIN)/python -m fastlt.grid
 
 test: env lint
-	$(BIN)/python -m pytest --durations=15
+	$(IN_MEMORY) $(BIN)/python -m pytest --durations=15 --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest --quiet tests/kernels -k cuda
 
 lint: env
@@ -28,6 +32,15 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
+
+# Strict: a broken link or an undocumented name ends it. It needs no network.
+docs: $(VENV)/.docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+	@echo build/site/index.html
+
+$(VENV)/.docs-installed: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	touch $@
 
 # Other loaders, for side-by-side benchmarks. Debian: libopencv-dev libturbojpeg0-dev pkg-config g++ for FFCV,
 # libavdevice59 libavfilter8 for SPDL

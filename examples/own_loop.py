@@ -1,4 +1,4 @@
-"""A training loop of one's own over fastlt's loader. Stopped at any step, the same command goes on with the next batch.
+"""Your own training loop over fastlt's loader. If it is stopped at any step, the same command resumes it there.
 
 python examples/own_loop.py data/c100 own_loop.pt
 """
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 }
                 new = args.checkpoint.with_suffix(".new")
                 torch.save(states, new)
-                new.replace(args.checkpoint)  # a kill leaves the old one or the new one
+                new.replace(args.checkpoint)  # atomic, so that a kill leaves the old checkpoint or the new one
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Parts of one's own, each a few lines, all in one training.
+"""Your own sampler, loss, backbone, hooks and classifier, each a few lines, all in one training.
 
     cd examples
-    python own_parts.py data/dots       # writes a small data set out of a Python list
+    python own_parts.py data/dots       # writes a small dataset from a Python list
     python -m fastlt.train data=data/dots epochs=2 image_size=16 protocol.batch=16 run=runs/own \
         sampler=own_parts:effective sampler.options.q=-1 backbone=own_parts:network backbone.options.width=16 \
         protocol.loss=own_parts:Poly protocol.loss_options.eps=2 \
@@ -10,7 +10,7 @@
         protocol.image_hook=own_parts:erase protocol.image_hook_options.side=4 \
         'classifiers=[joint,tau_norm,own_parts:centred]' stage2.options.centred.power=0.5
 
-Everything random is made of the key that a part is given, so that a training that is stopped goes on to the same bits.
+A part draws its random numbers from the key that it is given, so that an interrupted training resumes to the same bits.
 The source of this file is part of what determines the representation: after an edit it is trained anew.
 """
 
@@ -26,7 +26,7 @@ from fastlt.stage2.classifiers.base import Fitted, Task
 
 
 def effective(counts: np.ndarray, progress: float, q: float) -> np.ndarray:
-    """A sampler. Each class by the power q of its number of images: at q = -1 the rare classes come most often."""
+    """A sampler: the probability of a class is proportional to n^q. With q = -1 the rare classes come most often."""
     return counts**q
 
 
@@ -48,7 +48,7 @@ def network(width: int) -> nn.Module:
 
 
 def cutmix(images: Tensor, labels: Tensor, key: tuple[int, ...], alpha: float = 1.0):
-    """A batch hook: CutMix (Yun et al. 2019). A box of each image comes from another, the loss from both labels."""
+    """A batch hook: CutMix (Yun et al. 2019) replaces a box of each image by that of another, and mixes the losses."""
     rng = np.random.default_rng(key)
     height, width = images.shape[2:]
     side = np.sqrt(1 - rng.beta(alpha, alpha))
@@ -63,7 +63,7 @@ def cutmix(images: Tensor, labels: Tensor, key: tuple[int, ...], alpha: float = 
 
 
 def erase(image: Tensor, key: tuple[int, ...], side: int = 8) -> Tensor:
-    """An augmentation of every image [3, H, W], normalized: a random square of it becomes the mean colour."""
+    """An image hook for normalized images [3, H, W]: replaces a random square by the mean colour."""
     height, width = image.shape[1:]
     y, x = np.random.default_rng(key).integers((height - side, width - side))
     erased = image.clone()
@@ -72,13 +72,13 @@ def erase(image: Tensor, key: tuple[int, ...], side: int = 8) -> Tensor:
 
 
 def centred(task: Task, power: float = 1.0) -> Fitted:
-    """A classifier: the joint one without what its weights have in common, and shorter by a power of their lengths."""
+    """A classifier: the joint one with the mean weight vector subtracted, and tau-normalized with tau = power."""
     weight = task.weight - task.weight.mean(0)
     return Fitted({"weight": weight / weight.norm(dim=1, keepdim=True) ** power, "bias": task.bias}, {"power": power})
 
 
 def dots(count: int, label: int, seed: int) -> list[tuple[np.ndarray, str]]:
-    """A list of (array, label): noise with a bright column whose place is the class."""
+    """Returns a list of (image, label): noise with a bright column, whose position depends on the class."""
     pixels = np.random.default_rng(seed).integers(0, 160, (count, 24, 24, 3), np.uint8)
     pixels[:, :, 6 * label : 6 * label + 6] += 90
     return [(array, f"column {label}") for array in pixels]

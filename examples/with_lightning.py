@@ -1,12 +1,14 @@
-"""PyTorch Lightning over fastlt's loader. Lightning's own checkpoint holds where the loader stands, so a training that
-was stopped in the middle of an epoch goes on with the next batch.
+"""Trains with PyTorch Lightning on fastlt's loader.
+
+Lightning's own checkpoint holds the position of the loader, so a training that was stopped in the middle of an epoch
+resumes at the next batch.
 
     pip install lightning
     python examples/with_lightning.py data/c100 runs/lightning
 """
 
 # pyright: reportMissingImports=false
-# (Lightning is no dependency of fastlt)
+# (Lightning is not a dependency of fastlt.)
 
 import argparse
 from collections.abc import Sequence
@@ -22,7 +24,7 @@ from fastlt.core.batches import Batch
 
 
 class Classifier(lightning.LightningModule):
-    """A small network; `seen` are the images of every step, for those who want to compare."""
+    """A small network. `seen` holds the image ids of every step, so that two trainings can be compared."""
 
     def __init__(self, classes: int):
         super().__init__()
@@ -31,7 +33,7 @@ class Classifier(lightning.LightningModule):
         self.seen: list[list[int]] = []
 
     def on_train_epoch_start(self) -> None:
-        # A checkpoint of a complete epoch does not give the loader its place back; in mid-epoch this changes nothing.
+        # Lightning restores the loader only within an epoch. This call sets its epoch, and changes nothing within one.
         self.trainer.train_dataloader.set_epoch(self.current_epoch)
 
     def training_step(self, batch: Batch) -> torch.Tensor:

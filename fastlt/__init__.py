@@ -1,7 +1,4 @@
-"""fastlt: training on long-tailed image data, fast and honestly.
-
-The public names below are imported at first use, so that `import fastlt` costs nothing and needs neither torch nor
-DALI. The commands are modules of their own (`python -m fastlt.train`) and never hidden by these names.
+"""fastlt trains, compares and applies classifiers on long-tailed image data.
 
 Example:
 
@@ -9,7 +6,20 @@ Example:
 
     dataset = fastlt.write_dataset("photos/", "data/photos")
     run = fastlt.run_experiment(data="data/photos", epochs=90)
-    print(run)
+    print(run)  # a table of classifiers with their accuracies on many, medium and few-shot classes
+
+The public names:
+
+- `write_dataset` converts labelled images; `Dataset` opens what it wrote.
+- `Loader`, `Sampler` and `Augment` give batches of a dataset to a training loop of your own.
+- `TorchSampler` gives the same sampling to a torch.utils.data.DataLoader.
+- `run_experiment` trains, classifies and evaluates; `open_run` opens the result, a `Run`.
+- `Predictor` predicts new images with a finished run.
+- `classifiers` holds the classifiers of stage 2 for features of any network, in the style of scikit-learn.
+- `class_groups` and `evaluate` compute the groups many, medium and few, and the accuracies on them.
+
+Each name is imported when it is first used, so that `import fastlt` is fast and imports neither torch nor DALI. The
+commands are modules (`fastlt.train` is run by `python -m fastlt.train`); no public name has the name of one of them.
 """
 
 from importlib import import_module
@@ -18,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fastlt import classifiers
     from fastlt.api import Run, open_run, run_experiment, write_dataset
     from fastlt.core.groups import class_groups
     from fastlt.data.pipeline.loader import Loader
@@ -26,7 +37,6 @@ if TYPE_CHECKING:
     from fastlt.longtail.sampler import Sampler
     from fastlt.longtail.torch_sampler import TorchSampler
     from fastlt.predict.predictor import Predictor
-    from fastlt.stage2 import classifiers
     from fastlt.stage2.evaluate import evaluate
 
 __all__ = [
@@ -54,7 +64,7 @@ _MODULES = {
     "Sampler": "fastlt.longtail.sampler",
     "TorchSampler": "fastlt.longtail.torch_sampler",
     "class_groups": "fastlt.core.groups",
-    "classifiers": "fastlt.stage2",
+    "classifiers": "fastlt.classifiers",
     "evaluate": "fastlt.stage2.evaluate",
     "open_run": "fastlt.api",
     "run_experiment": "fastlt.api",
@@ -66,8 +76,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'fastlt' has no attribute {name!r}: public names are {', '.join(__all__)}")
     module = import_module(_MODULES[name])
-    # A submodule is no attribute of its package before it is imported.
-    found = import_module("fastlt.stage2.classifiers") if name == "classifiers" else getattr(module, name)
+    found = module if name == "classifiers" else getattr(module, name)
     globals()[name] = found
     return found
 

@@ -1,4 +1,4 @@
-"""`fastlt COMMAND ...`, also `python -m fastlt COMMAND ...`: the commands of fastlt under one name."""
+"""The console script `fastlt COMMAND ...`, which `python -m fastlt COMMAND ...` runs as well."""
 
 import runpy
 import sys
@@ -14,11 +14,12 @@ COMMANDS = {
     "shards": "verify or describe a converted data set",
     "checkpoint": "import, export and describe weights",
     "bench": "measure this machine, beside other libraries",
+    "doctor": "tell what this machine has, whether fastlt works on it, and what would be slow",
 }
 
 
 def usage() -> str:
-    """What `fastlt --help` shows."""
+    """Returns the text that `fastlt --help` prints."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {does}" for name, does in COMMANDS.items()]
     return "\n".join(
@@ -27,7 +28,7 @@ def usage() -> str:
 
 
 def main() -> None:
-    """Runs a command in this process, as `python -m fastlt.COMMAND` does; exit code 2 if there is no such command."""
+    """Runs a command in this process, as `python -m fastlt.COMMAND` does; exits with code 2 for an unknown command."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help", "help"):
         sys.stdout.write(usage())

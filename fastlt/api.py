@@ -1,9 +1,13 @@
-"""fastlt from Python: data sets, experiments and finished runs, with the keys of the commands."""
+"""The Python interface to the commands: `write_dataset`, `run_experiment`, `open_run` and `Run`.
+
+Its keyword arguments are the keys that the commands take as key=value.
+"""
 
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,75 +16,130 @@ import numpy as np
 import torch
 from hydra.errors import HydraException
 
+from fastlt.convert import configuration
 from fastlt.core.cli import one_line, own_parts
 from fastlt.core.errors import UserError
-from fastlt.data.convert.build import convert_configured, convert_source
+from fastlt.core.log import printed, regrets, say
+from fastlt.core.overrides import quoted
+from fastlt.core.structured import register
+from fastlt.data.convert.build import arranged, convert_configured, convert_source
+from fastlt.data.convert.config import ConvertConfig
+from fastlt.data.convert.keys import check_keys
 from fastlt.data.shards.reader import Dataset
+from fastlt.data.sources.classes import read_class_names
 from fastlt.data.sources.examples import Examples
-from fastlt.experiment.config import ConvertConfig, TrainConfig
-from fastlt.predict.predictor import Predictor
-from fastlt.report import read_results, write_report
+from fastlt.data.sources.guess import SPLIT, guessed
+from fastlt.experiment.config import TrainConfig
+from fastlt.experiment.results import Results, read_results
+from fastlt.predict.predictor import Predictor, read_classifier
+from fastlt.report import write_report
 from fastlt.report.table import results_table
 from fastlt.stage2.classifiers import find_classifier
 from fastlt.stage2.features.store import FeatureStore
 from fastlt.train import run_configured
 
 TOP = 5
+ROWS = 8192  # features that are scored at once, which bounds the memory of scores
 
 
 def write_dataset(
-    source: str | Path | Mapping[str, Iterable[tuple[Any, Any]]], out: str | Path, **keys: Any
+    source: str | Path | Mapping[str, Iterable[tuple[Any, Any]]] | Iterable[tuple[Any, Any]],
+    out: str | Path,
+    **keys: Any,
 ) -> Dataset:
-    """Converts labelled images into a data set that training reads; returns it opened.
+    """Converts labelled images into a dataset that training reads, and returns it opened.
 
-    source: the name of a kind of source (`"cifar100_lt"`, `"image_list"`, ...: the command's `dataset=`); or a folder
-    with train/CLASS/... and test/CLASS/...; or the images themselves, {"train": pairs, "test": pairs} of (image,
-    label), where an image is a path, a file's bytes, a uint8 array [H, W, 3] or a PIL image.
-    out: the data set's folder. keys: those of `python tools/convert.py`, such as root=, encode= or workers=.
+    source: one of three things.
+        - A path: a folder with one folder of images per class, such a folder for each split, a CSV table, a list of
+          image files, ... The kind of source is guessed from the path, as `python tools/convert.py PATH` does.
+        - The name of a kind of source, such as `"cifar100_lt"` or `"image_list"`: the command's key `dataset=`.
+        - The images themselves: an iterable of (image, label) pairs, or a dict {"train": pairs, "test": pairs}. An
+          image is a path, the bytes of an image file, a uint8 array [H, W, 3] or a PIL image.
+    out: the folder of the dataset.
+    keys: keys of `python tools/convert.py`, such as split=(0.7, 0.1, 0.2), seed=, root=, encode= or workers=.
+        class_names may be a list of names, or the path of a file of names (see `read_class_names`).
 
-    Raises UserError where the command would end with its message.
+    A source without splits is divided into train, val and test by the shares 0.7, 0.1 and 0.2, unless the keys say
+    otherwise.
 
-    Example: fastlt.write_dataset({"train": [(array, "cat"), ...], "test": [...]}, "data/pets", encode="png")
+    Raises UserError, with the message of the command, where the command would end with an error.
+
+    Examples:
+
+        fastlt.write_dataset("photos", "data/photos", test=0.25)
+        fastlt.write_dataset({"train": [(array, "cat"), ...], "test": [...]}, "data/pets", encode="png")
     """
-    if isinstance(source, Mapping):
-        name = keys.pop("name", None) or Path(out).name
-        class_names = keys.pop("class_names", None) or []
-        with _composed("convert", {"dataset": "image_folder", "out": out, **keys}, ConvertConfig) as (cfg, _):
-            return Dataset(convert_source(Examples(source, name, list(class_names)), cfg))
-    given = {"dataset": "image_folder", "root": source} if Path(source).is_dir() else {"dataset": source}
-    with _composed("convert", {**given, "out": out, **keys}, ConvertConfig) as (cfg, _):
-        return Dataset(convert_configured(cfg))
+    keys = {"out": out, **keys}
+    if isinstance(keys.get("split"), Iterable) and not isinstance(keys["split"], str):
+        keys["split"] = ",".join(map(str, keys["split"]))
+    if isinstance(source, str | Path):
+        path = isinstance(source, Path) or "/" in source or Path(source).exists()
+        given = guessed(Path(source), keys) if path and "dataset" not in keys else {"dataset": source}
+        with _composed("convert", {**given, **keys}, ConvertConfig) as (node, _):
+            return Dataset(convert_configured(configuration(node)))
+    splits: Any = source if isinstance(source, Mapping) else {"train": source}
+    if splits is not source and not {"split", "val", "test"} & set(keys):
+        keys["split"] = SPLIT
+    names = keys.pop("class_names", None) or []
+    names = read_class_names(Path(names)) if isinstance(names, str | Path) else list(names)
+    kind = {"dataset": "image_folder", "dataset.name": "examples", "dataset.kind": "examples"}
+    with _composed("convert", {**kind, **keys}, ConvertConfig) as (node, _):
+        config = configuration(node)
+        check_keys(config, "examples")
+        return Dataset(convert_source(arranged(Examples(splits, Path(out).name, names), config), config))
 
 
 def run_experiment(**keys: Any) -> "Run":
-    """Trains, classifies, evaluates and reports, as `python -m fastlt.train` with these keys does; the finished run.
+    """Trains a representation, fits classifiers on it, evaluates them, writes a report, and returns the finished run.
 
-    keys: those of the command: data="data/c100", backbone="resnet32", classifiers=["crt"], epochs=10; a key with a dot
-    as part of a dictionary: run_experiment(**{"protocol.lr": 0.05}). What is finished already is used again.
+    It does what `python -m fastlt.train` does with the same keys. Whatever the run folder already holds is reused: the
+    representation, its features, every classifier.
 
-    Raises UserError where the command would end with its message.
+    keys: the keys of the command, such as data="data/c100", backbone="resnet32", classifiers=["crt"] or epochs=10. A
+        key with a dot is given in a dict: run_experiment(**{"protocol.lr": 0.05}). With run= the folder of a finished
+        run, keys that are not given are taken from that run's config.yaml.
+
+    Raises UserError, with the message of the command, where the command would end with an error.
+
+    Example:
+
+        run = fastlt.run_experiment(data="data/c100", backbone="resnet32", sampler="class", seed=1)
+        print(run.results.classifiers["crt"].few)
     """
-    with _composed("train", keys, TrainConfig) as (cfg, overrides):
-        folder = run_configured(cfg, overrides)
+    with _composed("train", keys, TrainConfig) as (config, overrides):
+        folder = run_configured(config, overrides)
+    for line in regrets():
+        say(f"failed: {line}")
     assert folder is not None, "one process trains here"
     return open_run(folder)
 
 
 def open_run(folder: str | Path) -> "Run":
-    """A finished run. Raises UserError if `folder` holds no results.json, or one that is damaged."""
-    return Run(Path(folder), read_results(Path(folder) / "results.json"))
+    """Opens the folder of a finished run.
+
+    Raises UserError if the folder holds no results.json, or a damaged one.
+
+    Example: fastlt.open_run("runs/mine").classifiers
+    """
+    return Run(Path(folder), read_results(Path(folder)))
 
 
 class Features(NamedTuple):
-    """x: float32 or float16 [N, D]; y: int64 [N], class numbers; in class order."""
+    """Features of a split and their classes, sorted by class.
+
+    x: the features, float32 or float16 [N, D]. y: class indices, int64 [N].
+    """
 
     x: np.ndarray
     y: np.ndarray
 
 
 class Predictions(NamedTuple):
-    """Of every image of a split, in the order of `Run.features`: y int64 [N]; the classes with the highest scores, best
-    first, int64 [N, k], and these scores, float32 [N, k]; k is 5, or the number of classes if that is less."""
+    """The highest scores of every image of a split, in the order of `Run.features`.
+
+    y: true class indices, int64 [N]. classes: indices of the k classes with the highest scores, the highest first,
+    int64 [N, k]. scores: the scores of these classes, float32 [N, k]. k is 5, or the number of classes if that is less.
+    """
 
     y: np.ndarray
     classes: np.ndarray
@@ -89,61 +148,83 @@ class Predictions(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run.
+    """A finished run: its results, its features, its classifiers' predictions.
 
-    folder: where it lies. results: what results.json holds.
+    folder: the folder of the run. results: the contents of its results.json, as dataclasses.
 
-    Example: run = fastlt.open_run("runs/mine"); run.results["classifiers"]["crt"]["few"]
+    Example:
+
+        run = fastlt.open_run("runs/mine")
+        print(run.results.classifiers["crt"].few)  # accuracy on the few-shot classes, in percent
+        y, classes, scores = run.predictions("test", "crt")
+        x, y = run.features("train")
     """
 
     folder: Path
-    results: dict[str, Any]
+    results: Results
 
     def __repr__(self) -> str:
-        about = ", ".join(f"{self.results[key]}" for key in ("dataset", "backbone", "sampler", "protocol"))
-        return f"Run {self.folder}: {about}, seed {self.results['seed']}\n{results_table(self.results)}"
+        about = ", ".join(getattr(self.results, key) for key in ("dataset", "backbone", "sampler", "protocol"))
+        head = f"Run {self.folder}: {about}, seed {self.results.seed}"
+        return f"{printed(head)}\n{results_table(self.results)}"
 
     @property
     def classifiers(self) -> list[str]:
-        """Names of the classifiers that were fitted."""
-        return list(self.results["classifiers"])
+        """Returns the names of the classifiers that were fitted."""
+        return list(self.results.classifiers)
 
     def features(self, split: str = "test") -> Features:
-        """The features of a split as evaluation saw its images. Raises UserError if there is no such split."""
+        """Returns the features of a split, computed from images with the evaluation transform (no augmentation).
+
+        Raises UserError if the run has no such split.
+        """
         store = FeatureStore(
             self.folder / "features.h5",
-            self.results["key"],
-            self.results["feature_dtype"],
-            self.results["views"],
+            self.results.features_key or self.results.key,
+            self.results.feature_dtype,
+            self.results.augmented_passes,
         )
         return Features(*store.read(split))
 
     def predictor(self, classifier: str | None = None, device: str = "cpu") -> Predictor:
-        """Predicts new images with a classifier; None for the one that `python -m fastlt.predict` would take."""
+        """Returns a Predictor for new images.
+
+        classifier: the name of a fitted classifier; None takes the one that `python -m fastlt.predict` would take.
+        device: such as "cpu" or "cuda:0".
+        """
         return Predictor(self.folder, classifier, torch.device(device))
 
     @torch.inference_mode()
     def predictions(self, split: str = "test", classifier: str | None = None) -> Predictions:
-        """What a classifier (as in `predictor`) says of every image of a split, from its features.
+        """Returns the highest scores of every image of a split, computed from the stored features.
 
-        Raises UserError for a classifier that does not go with the features of the run, as its backbone was retrained.
+        classifier: as in `predictor`.
+
+        Raises UserError for a classifier whose backbone was retrained: the features of the run are not its own.
         """
-        predictor = self.predictor(classifier)
-        if (self.folder / predictor.name / "features.h5").exists():
-            raise UserError(f"classifier {predictor.name} has a backbone of its own: its features are not the run's")
+        _, name, kept = read_classifier(self.folder, classifier)
+        if (self.folder / name / "features.h5").exists():
+            raise UserError(f"classifier {name} has a backbone of its own: its features are not the run's")
         x, y = self.features(split)
-        scores = find_classifier(predictor.name).scores(predictor.tensors, torch.from_numpy(x).float())
-        best = scores.float().topk(min(TOP, scores.shape[1]), dim=1)
-        return Predictions(y, best.indices.numpy(), best.values.numpy())
+        scores = partial(find_classifier(name).scores, kept["tensors"])
+        best = [
+            part.topk(min(TOP, part.shape[1]), dim=1)
+            for part in (scores(rows.float()).float() for rows in torch.from_numpy(x).split(ROWS))
+        ]
+        return Predictions(y, *(torch.cat([one[place] for one in best]).numpy() for place in (1, 0)))
 
     def report(self) -> Path:
-        """Writes report.md and its figures anew; the path of report.md."""
+        """Writes report.md and its figures again and returns the path of report.md."""
         return write_report(self.results, self.folder)
 
 
 @contextlib.contextmanager
 def _composed(name: str, keys: Mapping[str, Any], schema: type) -> Iterator[tuple[Any, list[str]]]:
-    """(the configuration that a command's keys make, the keys as overrides); errors as the command has them."""
+    """Yields the configuration that Hydra composes from a command's keys, and these keys as a list of overrides.
+
+    Turns errors of Hydra, and of the code inside, into the UserError that the command would print.
+    """
+    register(name, schema)
     overrides = own_parts([f"{key}={_written(value)}" for key, value in keys.items()])
     try:
         with hydra.initialize_config_module("fastlt.conf", version_base="1.3"):
@@ -155,9 +236,8 @@ def _composed(name: str, keys: Mapping[str, Any], schema: type) -> Iterator[tupl
 
 
 def _written(value: Any) -> str:
-    """A value as Hydra reads it: strings quoted, so that any path is taken as it is."""
+    """Returns a value as text for a Hydra override; strings are quoted so that any path is read unchanged."""
     if isinstance(value, str | Path):
         text = str(value)
-        plain = text.replace("\\", "\\\\").replace("'", "\\'")
-        return text if text.isidentifier() else f"'{plain}'"
+        return text if text.isidentifier() else quoted(text)
     return json.dumps(value)

@@ -1,4 +1,7 @@
-"""`python -m fastlt.checkpoint import|export|describe`: others' weights for fastlt, and fastlt's for others."""
+"""The command `python -m fastlt.checkpoint import|export|describe`.
+
+It imports weights of other projects as fastlt checkpoints, exports fastlt's weights, and describes files of weights.
+"""
 
 import argparse
 import os
@@ -9,11 +12,15 @@ from typing import NoReturn
 
 from fastlt.core.cli import DEBUG, Parser, guard
 from fastlt.core.errors import UserError
+from fastlt.core.log import printed
+from fastlt.core.words import counted
+from fastlt.experiment.results import NAME as RESULTS
 from fastlt.models.backbones import BACKBONES, IMAGE_SIZE, JOINT
 from fastlt.models.checkpoint.networks import seems
 from fastlt.models.checkpoint.pretrained import identify
 from fastlt.models.checkpoint.read import checkpoint_path, classifier_kind, is_ours, load_state, read_weights
 from fastlt.models.checkpoint.store import check_place, count_parameters, export, import_weights, save_imported
+from fastlt.predict.export.formats import FORMATS, INPUTS, export_run
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,10 +60,27 @@ def _parser() -> argparse.ArgumentParser:
         "export",
         _export,
         "RUN_OR_CHECKPOINT",
-        "write a model as .safetensors",
-        "Writes the model of a checkpoint of fastlt under torchvision's names: the backbone's, fc.weight and fc.bias.",
+        "write a network with one of a run's classifiers",
+        "Writes the backbone of a run with one of its classifiers, folded into a single linear layer with its "
+        "temperature: the softmax of its logits is the confidence of fastlt.predict. Of a checkpoint alone it is stage "
+        "1's own classifier, as .safetensors. A backbone or classifier of one's own, package.module:NAME, is imported.",
     )
-    writing.add_argument("--out", metavar="FILE.safetensors", type=Path, required=True, help="the file")
+    writing.add_argument(
+        "--out", metavar="OUT", type=Path, required=True, help="the file, or the folder of timm's format"
+    )
+    writing.add_argument(
+        "--classifier",
+        metavar="NAME",
+        help="one of the run's (default: crt, else tau_norm, else the first but joint, as in fastlt.predict)",
+    )
+    writing.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="safetensors",
+        help="timm: a folder for timm.create_model; safetensors: torchvision's names, the classifier is fc; onnx, "
+        "torch: the whole way from pixels to logits (safetensors)",
+    )
+    writing.add_argument("--input", choices=INPUTS, default="uint8", help="images that onnx and torch take (uint8)")
     for one in (reading, writing):
         one.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     command(
@@ -77,12 +101,27 @@ def _import(options: argparse.Namespace) -> str:
     save_imported(state, options.out)
     about = state["settings"]
     size = count_parameters(state["model"])
-    return f"{options.out}: {kind}, {_model(about['backbone'], size, about['classes'], classifier_kind(state))}\n"
+    model = _model(about["backbone"], size, about["classes"], classifier_kind(state))
+    return f"{printed(f'{options.out}: {kind}, {model}')}\n"
 
 
 def _export(options: argparse.Namespace) -> str:
+    if (options.file / RESULTS).exists():
+        if options.format == "safetensors" and options.out.suffix != ".safetensors":
+            raise UserError(f"--out={options.out}: the name must end in .safetensors")
+        if options.format != "timm":
+            check_place(options.out, options.file, options.overwrite)
+        named = options.file, options.classifier, options.format, options.out, options.input, options.overwrite
+        return f"{printed(export_run(*named))}\n"
+    if options.classifier not in (None, "joint") or options.format != "safetensors":
+        asked = "classifier" if options.classifier not in (None, "joint") else "format"
+        raise UserError(
+            f"--{asked}={getattr(options, asked)}: {options.file} has no {RESULTS}, as the folder of a finished run "
+            "has: its own classifier alone can be exported, as .safetensors"
+        )
     about = export(options.file, options.out, options.overwrite)
-    return f"{options.out}: {about['backbone']}, {about['classes']} classes, key {about['key']}\n"
+    told = f"{options.out}: {about['backbone']}, {counted(int(about['classes']), 'class')}, key {about['key']}"
+    return f"{printed(told)}\n"
 
 
 def _describe(options: argparse.Namespace) -> str:
@@ -95,7 +134,7 @@ def _describe(options: argparse.Namespace) -> str:
     chosen = "the best on val" if state.get("chosen_on_val") else "the last one"
     if not state.get("finished"):
         chosen = "training goes on"
-    seen = f"{state.get('images', 0):,} images seen in {state.get('seconds', 0.0):.0f} s of training"
+    seen = f"{counted(state.get('images', 0), 'image')} seen in {state.get('seconds', 0.0):.0f} s of training"
     history = ["imported, not trained here"] if "imported" in about else [f"epoch {state['epoch']}, {chosen}", seen]
     lines = [
         f"{path}: checkpoint of fastlt, {'finished' if state.get('finished') else 'not finished'}",
@@ -104,7 +143,7 @@ def _describe(options: argparse.Namespace) -> str:
         f"key {state['key']}",
         *(f"  {name}: {value}" for name, value in about.items()),
     ]
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{printed(line)}\n" for line in lines)
 
 
 def _describe_foreign(path: Path) -> str:
@@ -116,17 +155,20 @@ def _describe_foreign(path: Path) -> str:
     count = count_parameters({**weights.backbone, **dict(zip(("fc.weight", "fc.bias"), head, strict=False))})
     kind = "cosine" if len(head) == 1 else "linear"
     lines = [f"{path}: {weights.kind}", _model(name, count, len(head[0]) if head else 0, kind), *weights.notes]
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{printed(line)}\n" for line in lines)
 
 
 def _model(backbone: str | None, parameters: int, classes: int, classifier: str) -> str:
-    head = f"{classes} classes" if classes else "no classifier"
+    head = counted(classes, "class") if classes else "no classifier"
     head += ", compared by cosine" if classifier == "cosine" else ""
     return f"{backbone}, {parameters:,} parameters, {head}"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command and exits: 0, or 2 after one line about wrong input."""
+    """Runs the command and exits with code 0, or with 2 after a line on stderr about wrong input.
+
+    arguments: command-line arguments; None takes those of the process.
+    """
 
     def command() -> NoReturn:
         options = _parser().parse_args(arguments)

@@ -1,4 +1,8 @@
-"""One rule for every part that has a name: NAME of a table, or package.module:NAME of the user's own."""
+"""Finds the parts that a key names: samplers, losses, optimizers, hooks, backbones, classifiers, ...
+
+Every such key follows one rule. Its value is the NAME of an entry in the table of built-in parts, or
+`package.module:NAME`, where the user's own module is imported and its attribute NAME is the part.
+"""
 
 import contextlib
 import hashlib
@@ -14,22 +18,47 @@ from weakref import WeakKeyDictionary
 
 from fastlt.core.errors import UserError
 
+LIBRARIES = ("timm", "torchvision")  # whose networks are backbones, as LIBRARY:NAME: no module of the user's
 _OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _digests: WeakKeyDictionary[ModuleType, bytes] = WeakKeyDictionary()
 
 
 def is_own(name: str) -> bool:
-    """Whether a part is named as the user's own, `package.module:NAME`."""
-    return _OWN.fullmatch(name) is not None
+    """Returns whether `name` has the form `package.module:NAME` of a user's own part.
+
+    >>> is_own("mymodule:Poly"), is_own("focal")
+    (True, False)
+    """
+    return _OWN.fullmatch(name) is not None and not library_of(name)
+
+
+def library_of(name: str) -> str:
+    """Returns the library of a name LIBRARY:NAME, or "" if it is none of LIBRARIES.
+
+    >>> library_of("timm:resnet18"), library_of("mymodule:network")
+    ('timm', '')
+    """
+    library, colon, _ = name.partition(":")
+    return library if colon and library in LIBRARIES else ""
 
 
 def find_part(key: str, name: str, table: Mapping[str, Any], more: str = "") -> Any:
-    """The part that `key=name` asks for: an entry of `table`, or what the user's own module has under this name.
+    """Returns the part that `key=name` asks for.
 
-    key: what the user sets, for messages, such as `protocol.loss`. more: further names that are allowed, in words. The
-    module is imported, so a name that comes out of somebody's file must never reach this function unasked.
+    key: the key that the user sets, such as `protocol.loss`; it appears in error messages.
+    name: a key of `table`, or `package.module:NAME` of the user's own.
+    table: the built-in parts by name.
+    more: further allowed values, in words, for the error message.
 
-    Raises UserError, in one line, where there is no such part or its module cannot be imported.
+    An own part's module is imported, which runs its code. So a name that was read from a file of unknown origin must
+    not be passed on without the user's consent.
+
+    Raises UserError, in one line, if there is no such part or its module cannot be imported.
+
+    >>> find_part("number", "one", {"one": 1, "two": 2})
+    1
+    >>> find_part("number", "math:pi", {"one": 1, "two": 2})
+    3.141592653589793
     """
     if name in table:
         return table[name]
@@ -40,10 +69,10 @@ def find_part(key: str, name: str, table: Mapping[str, Any], more: str = "") -> 
         )
     source, _, attribute = name.partition(":")
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
-        sys.path.append(str(Path.cwd()))  # a console script does not look into the folder it is called in
+        sys.path.append(str(Path.cwd()))  # a console script does not have the working directory in sys.path
     try:
         module = importlib.import_module(source)
-    except Exception as error:  # a module of the user's: whatever it raises, the line must say whose it is
+    except Exception as error:  # the user's module may raise anything, and the message must name the module
         raise UserError(
             f"{key}={name}: importing {source} fails ({reason(error)}): it must be installed, or lie in this folder or "
             "one of PYTHONPATH"
@@ -52,14 +81,17 @@ def find_part(key: str, name: str, table: Mapping[str, Any], more: str = "") -> 
         raise UserError(f"{key}={name}: {source} has no {attribute}")
     part = getattr(module, attribute)
     for used in _modules(module, part):
-        _digest(used)  # while the file is the one that was imported: a run may go on for hours
+        _digest(used)  # now, as the file may be edited while the run goes on with what was imported
     return part
 
 
 def call_part(key: str, name: str, part: Callable[..., Any], options: Mapping[str, Any], *given: Any) -> Any:
-    """part(*given, **options), where `options` are what the user sets as `key_options` or `key.options`.
+    """Returns part(*given, **options).
 
-    Raises UserError, in one line, where the part does not take the options, or fails.
+    key, name: as in `find_part`, for error messages.
+    options: keyword arguments that the user sets as `KEY_options` or `KEY.options`.
+
+    Raises UserError, in one line, if the part does not take these options, or raises an exception itself.
     """
     check_options(key, name, part, options, len(given))
     try:
@@ -73,8 +105,12 @@ def call_part(key: str, name: str, part: Callable[..., Any], options: Mapping[st
 
 
 def check_options(key: str, name: str, part: Callable[..., Any], options: Mapping[str, Any], given: int) -> None:
-    """Raises UserError, in one line, where a part that is called with so many arguments takes no such option, or needs
-    one that is missing."""
+    """Checks the names of a part's options against its signature.
+
+    given: the number of positional arguments that the part is called with; the parameters after these are its options.
+
+    Raises UserError, in one line, for an option that the part does not have, or one that it requires and is missing.
+    """
     parameters = list(inspect.signature(part).parameters.values())[given:]
     named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
     allowed = [one.name for one in named]
@@ -90,27 +126,36 @@ def check_options(key: str, name: str, part: Callable[..., Any], options: Mappin
 
 
 def _options_key(key: str, name: str) -> str:
-    """Where the user sets the options of a part."""
+    """Returns the key by which the user sets the options of a part."""
     if key == "classifier":
         return f"stage2.options.{name.rpartition(':')[2]}"
+    if key == "logger":
+        return f"logger_options.{name.rpartition(':')[2]}"
     return f"{key}.options" if key in ("sampler", "backbone") else f"{key}_options"
 
 
 def part_digest(key: str, name: str) -> str:
-    """SHA-256 of the source that an own part comes from: of the module that is named, and of the one that defines the
-    part where that is another. Modules that these import are not in it."""
+    """Returns the SHA-256 of the source of an own part, as hexadecimal digits.
+
+    It covers the module that `name` names and, if another module defines the part, that module as well, but not the
+    modules that these import.
+    """
     part = find_part(key, name, {})
     modules = _modules(sys.modules[name.partition(":")[0]], part)
     return hashlib.sha256(b"".join(_digest(module) for module in modules)).hexdigest()
 
 
 def own_sources(**parts: str) -> dict[str, str]:
-    """{"KEY.source": digest} for those of these parts that are the user's own, for the key of what is made of them."""
+    """Returns {"KEY.source": digest of its source} for the user's own parts among `parts`, leaving out built-in ones.
+
+    parts: names of parts by key. The digests become part of the identity of what is computed with the parts, so that
+    an edited part is computed anew.
+    """
     return {f"{key}.source": part_digest(key, name) for key, name in parts.items() if is_own(name)}
 
 
 def reason(error: BaseException) -> str:
-    """An error of the user's code in few words."""
+    """Returns the type of an exception and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
@@ -123,7 +168,7 @@ def _modules(module: ModuleType, part: Any) -> list[ModuleType]:
 def _digest(module: ModuleType) -> bytes:
     if module not in _digests:
         source = module.__name__.encode()
-        with contextlib.suppress(OSError):  # built in, or within an archive
+        with contextlib.suppress(OSError):  # the module is built in, or within an archive, and has no file of its own
             source = Path(getattr(module, "__file__", None) or "").read_bytes()
         _digests[module] = hashlib.sha256(source).digest()
     return _digests[module]

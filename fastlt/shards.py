@@ -1,4 +1,4 @@
-"""`python -m fastlt.shards verify|describe DIR`: is a converted dataset whole, and what does it hold?"""
+"""The command `python -m fastlt.shards verify|describe DIR`: checks a converted dataset, or prints what it holds."""
 
 import argparse
 import json
@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from fastlt.core.cli import DEBUG, Parser, guard
+from fastlt.core.cli import DEBUG, Parser, guard, tell_regrets
 from fastlt.core.errors import UserError
+from fastlt.core.log import printed, regretted
+from fastlt.core.own_backend import own_backend
 from fastlt.data.shards.verify import LINES, verify
 
-DAMAGED = 1  # exit code of verify when it found something
+DAMAGED = 1  # exit code of verify if it found damage
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Tells what a dataset holds: classes, groups, sizes, encodings; and draws its class counts and "
         "some of its images.",
     )
-    tell.add_argument("--picture", metavar="FILE", type=Path, help="the PNG (default: the name of DIR, in this folder)")
+    tell.add_argument("--picture", metavar="FILE", type=Path, help="the PNG (default: DIR.png, beside DIR)")
     tell.add_argument("--no-picture", action="store_true", help="draw nothing")
     tell.add_argument("--json", action="store_true", help="the same facts as one JSON object")
     tell.set_defaults(command=_describe)
@@ -48,35 +50,42 @@ def _verify(options: argparse.Namespace) -> int:
     if options.lines < 0:
         raise UserError(f"--lines={options.lines}: it must be 0 or more")
     verdict = verify(options.dir, options.lines)
-    sys.stdout.write("".join(f"{line}\n" for line in (*verdict.lines, f"{options.dir}: {verdict.summary}")))
+    sys.stdout.write("".join(f"{printed(line)}\n" for line in (*verdict.lines, f"{options.dir}: {verdict.summary}")))
     return DAMAGED if verdict.findings else 0
 
 
 def _describe(options: argparse.Namespace) -> int:
-    # Here and not above: verify needs neither.
+    # Imported only here because verify needs neither of them.
     from fastlt.data.shards.describe import describe, page
     from fastlt.data.shards.reader import Dataset
 
     dataset = Dataset(options.dir)
     facts = describe(dataset)
     if not options.no_picture:
-        from fastlt.data.shards.picture import picture_path, save_picture
+        with own_backend():
+            from fastlt.data.shards.picture import picture_path, save_picture
 
         path = picture_path(dataset.root, options.picture)
-        save_picture(dataset, path)
-        facts["picture"] = str(path)
-    sys.stdout.write(json.dumps(facts, indent=1, ensure_ascii=False) + "\n" if options.json else page(facts))
+        with regretted("picture"):  # the facts are printed even if the picture cannot be drawn
+            save_picture(dataset, path)
+            facts["picture"] = str(path)
+    sys.stdout.write(json.dumps(facts, indent=1) + "\n" if options.json else page(facts))
     return 0
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command and exits: 0, 1 if verify found damage, 2 after one line about wrong input."""
+    """Runs the command and exits with code 0, with 1 if verify found damage, or with 2 after a line about wrong input.
+
+    arguments: command-line arguments; None takes those of the process.
+    """
 
     def command() -> NoReturn:
         options = _parser().parse_args(arguments)
         if options.debug:
             os.environ[DEBUG] = "1"
-        sys.exit(options.command(options))
+        code = options.command(options)
+        tell_regrets()
+        sys.exit(code)
 
     guard(command)
 

@@ -1,7 +1,12 @@
-"""python -m fastlt.train: one experiment, from a converted dataset to a table of classifiers and a report."""
+"""The command `python -m fastlt.train`: one experiment, from a converted dataset to a report.
+
+It trains a representation (stage 1), extracts its features, fits classifiers on them (stage 2), evaluates them on the
+test split, and writes results.json and the report into the run folder.
+"""
 
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,146 +18,190 @@ from omegaconf import OmegaConf
 from fastlt.core.cli import hydra_command
 from fastlt.core.device import pick_device, set_threads, work_on
 from fastlt.core.errors import UserError
+from fastlt.core.help import Help
 from fastlt.core.lock import locked
-from fastlt.core.log import say
+from fastlt.core.log import regretted, say
+from fastlt.core.overrides import quoted
 from fastlt.core.ranks import ALONE, Ranks, join, ranks_here
+from fastlt.core.structured import from_node
+from fastlt.core.yaml_file import read_yaml, write_yaml
 from fastlt.data.shards.reader import Dataset
+from fastlt.experiment.choosing import choose_split
 from fastlt.experiment.config import TrainConfig
 from fastlt.experiment.departures import find_departures
 from fastlt.experiment.embedded import EMBEDDED, draw_embedded
-from fastlt.experiment.options import Options
+from fastlt.experiment.given import GivenDataset, open_dataset, usual_trainings
+from fastlt.experiment.identity import run_folder
+from fastlt.experiment.kept import CONFIG_FILE, keep_rows, take_from_run
+from fastlt.experiment.memory import memory_told
 from fastlt.experiment.precision import take_precision
 from fastlt.experiment.results import write_results
+from fastlt.experiment.retrain import retrainings
 from fastlt.experiment.run import run_experiment
+from fastlt.models.libraries import inputs_of
 from fastlt.report import write_report
 from fastlt.report.table import results_table
 
-LOCK = "run.lock"  # in a run folder, held while it is written
+FROZEN = "frozen"  # default protocol for epochs=0
+SEEN_BY = ("backbone.name", "protocol.name", "protocol.pretrained")  # keys that determine how images are preprocessed
+LOCK = "run.lock"  # lock file in the run folder, held while a process writes into the folder
 
 
-@hydra_command("train", TrainConfig)
-def main(cfg: Any) -> None:
-    """Trains, classifies, evaluates, reports. The last line of stdout is the report's path."""
-    run_configured(cfg, list(HydraConfig.get().overrides.task))
+HELP = Help(
+    "python -m fastlt.train [KEY=VALUE ...]",
+    "Trains a representation on a converted dataset (stage 1), fits classifiers on its features (stage 2), evaluates "
+    "them on the test split, and writes results.json and a report into the run folder. Without arguments it does so on "
+    "the embedded dataset. The same command goes on where it was stopped, and computes nothing twice.",
+    [
+        "python -m fastlt.train data=data/c100",
+        "python -m fastlt.train data=data/photos backbone=resnet50 sampler=class epochs=30 run=runs/photos",
+        "python -m fastlt.train run=runs/photos 'classifiers=[crt,lws,cosine]'    # further classifiers on that run",
+        "python -m fastlt.train features=features.npz                             # stage 2 on features of your own",
+    ],
+    ["protocol", "backbone", "sampler"],
+)
 
 
-def run_configured(cfg: Any, overrides: list[str]) -> Path | None:
-    """Runs the experiment of a configuration composed of `overrides`; its folder, on the first rank. Needs Hydra to be
-    initialized, as a command and `fastlt.run_experiment` have it."""
+@hydra_command("train", TrainConfig, HELP)
+def main(config: Any) -> None:
+    """Runs the command. The last line of stdout is the path of the report."""
+    run_configured(config, list(HydraConfig.get().overrides.task))
+
+
+def run_configured(composed: Any, overrides: list[str]) -> Path | None:
+    """Runs the experiment that a configuration describes and returns its folder; returns None on ranks other than 0.
+
+    composed: the configuration (a DictConfig) that Hydra composed from `overrides`.
+    overrides: the key=value arguments of the user. They are composed again if they leave the protocol to the dataset,
+        so Hydra must be initialized.
+    """
+    composed = take_from_run(composed, overrides)
     ranks = ranks_here()
-    device = pick_device(cfg.device, ranks.local)
-    if ranks.world > 1 and cfg.data in EMBEDDED and not Path(cfg.data).exists():
-        raise UserError(f"{cfg.data} is not there yet: let one process draw it with python -m fastlt.train")
-    draw_embedded(cfg.data)
-    dataset = Dataset(cfg.data)
-    cfg = resolve(cfg, overrides, dataset)
-    departures = find_departures(cfg, overrides, dataset.about["protocol"])
-    line = settle_precision(cfg, dataset, device.type, lambda options: _folder(cfg, options, dataset), ranks.world == 1)
-    options = options_of(cfg)
-    options.choose_split(dataset)  # said before anything else is
-    folder = _folder(cfg, options, dataset)
-    threads = set_threads(cfg.threads, ranks.neighbours)
+    device = pick_device(composed.device, ranks.local)
+    if not composed.features:
+        if ranks.world > 1 and composed.data in EMBEDDED and not Path(composed.data).exists():
+            raise UserError(f"{composed.data} is not there yet: let one process draw it with python -m fastlt.train")
+        draw_embedded(composed.data)
+    elif ranks.world > 1:
+        raise UserError(f"features={composed.features}: one process trains on features, start it without torchrun")
+    dataset = open_dataset(composed)
+    config = resolve(composed, overrides, dataset)
+    departures = find_departures(config)
+    alone = ranks.world == 1
+    config, line = settle_precision(config, dataset, device.type, lambda config: run_folder(config, dataset), alone)
+    choose_split(config, dataset)  # raises an error, if any, before anything is written
+    folder = run_folder(config, dataset)
+    threads = set_threads(config.threads, ranks.neighbours)
     work_on(device)
     join(ranks, device)
     if line:
         say(line)
     if not ranks.main:
-        train(cfg, dataset, folder, device, threads, departures, ranks)
+        train(config, dataset, folder, device, threads, departures, ranks)
         return None
     with locked(folder / LOCK, f"run={folder}"):
-        train(cfg, dataset, folder, device, threads, departures, ranks)
+        train(config, dataset, folder, device, threads, departures, ranks)
     return folder
 
 
-def resolve(cfg: Any, overrides: list[str], dataset: Dataset) -> Any:
-    """The configuration with protocol and backbone named: the dataset's and the protocol's where none was asked for.
+def resolve(composed: Any, overrides: list[str], dataset: Dataset) -> TrainConfig:
+    """Returns the checked configuration; with protocol=auto, the dataset's own protocol is taken.
 
-    cfg: as composed of the overrides.
+    Raises UserError for a value that is not allowed.
     """
-    if cfg.protocol.name == "auto":
-        cfg = hydra.compose("train", [*overrides, f"protocol={dataset.about['protocol']}"])
-    if cfg.backbone.name == "auto":
-        cfg.backbone.name = cfg.protocol.backbone
-    cfg.epochs = cfg.protocol.epochs if cfg.epochs is None else cfg.epochs
-    cfg.image_size = cfg.protocol.image_size if cfg.image_size is None else cfg.image_size
-    return cfg
+    if isinstance(dataset, GivenDataset):
+        overrides = [*dataset.overrides(overrides), *overrides]
+    if composed.protocol.name == "auto":
+        frozen = any(one.replace(" ", "") in ("epochs=0", "protocol.epochs=0") for one in overrides)
+        protocol = FROZEN if frozen else dataset.about["protocol"]
+        if frozen:
+            overrides = [*usual_trainings(len(dataset.split("train")), _keys(overrides)), *overrides]
+        composed = hydra.compose("train", [*overrides, f"protocol={quoted(protocol)}"])  # quoted: no null, no true
+    if not isinstance(dataset, GivenDataset):
+        see_as_backbone(composed, overrides)
+    config = from_node(composed, TrainConfig)
+    retrainings(config)  # raises an error, if any, before anything is written
+    return config
 
 
-def settle_precision(cfg: Any, dataset: Dataset, device: str, folder: Callable[[Options], Path], alone: bool) -> str:
-    """Puts fp32 or bf16 in the place of precision=auto of a resolved configuration; why, as a line for the log.
+def see_as_backbone(composed: Any, overrides: list[str]) -> None:
+    """Sets, in place, the preprocessing of images that the backbone asks for, except for keys that the user gave.
 
-    device, folder, alone: as in `take_precision`.
+    Nothing is changed for an existing run folder with the same backbone, protocol and weights, whose config.yaml has
+    these settings already.
+
+    composed: the configuration. overrides: the user's key=value arguments.
     """
-    asked = cfg.precision
-    if asked == "auto":
-        cfg.precision = "fp32"  # so that all else is checked before anything is measured
-    taken = take_precision(asked, options_of(cfg), dataset, device, folder, alone)
-    cfg.precision = taken.precision
-    return taken.line
+    given, path = _keys(overrides), Path(composed.run or "", CONFIG_FILE)
+    if composed.run and path.exists():
+        before = read_yaml(path, "choose another run=DIR, or delete it to give all keys")
+        if all(OmegaConf.select(before, key) == OmegaConf.select(composed, key) for key in SEEN_BY):
+            return
+    wanted = inputs_of(composed.backbone.name, composed.protocol.pretrained)
+    for name, value in asdict(wanted).items() if wanted else ():
+        key = name if name == "image_size" else f"protocol.{name}"
+        if key not in given and f"protocol.{name}" not in given:
+            OmegaConf.update(composed, key, list(value) if isinstance(value, tuple) else value, merge=False)
 
 
-def _folder(cfg: Any, options: Options, dataset: Dataset) -> Path:
-    """Where a run with these options lies."""
-    return Path(cfg.run or f"runs/{options.run_name(dataset)}")
+def _keys(overrides: list[str]) -> list[str]:
+    return [one.partition("=")[0].lstrip("+") for one in overrides]
 
 
-def options_of(cfg: Any) -> Options:
-    """The options that a resolved configuration, precision settled, stands for."""
-    protocol: Any = OmegaConf.to_container(cfg.protocol, resolve=True, throw_on_missing=True)
-    stage2: Any = OmegaConf.to_container(cfg.stage2, resolve=True)
-    return Options(
-        backbone=cfg.backbone.name,
-        sampler=cfg.sampler.name,
-        drawing=cfg.sampler.drawing,
-        sampler_options=OmegaConf.to_container(cfg.sampler.options, resolve=True),  # type: ignore[arg-type]
-        backbone_options=OmegaConf.to_container(cfg.backbone.options, resolve=True),  # type: ignore[arg-type]
-        protocol=protocol,
-        seed=cfg.seed,
-        epochs=cfg.epochs,
-        image_size=cfg.image_size,
-        representation=cfg.representation,
-        classifiers=list(cfg.classifiers),
-        stage2=stage2,
-        mode=cfg.mode,
-        bn=cfg.bn,
-        views=cfg.views,
-        feature_dtype=cfg.feature_dtype,
-        hold_out=cfg.hold_out,
-        choose_on=cfg.choose_on,
-        precision=cfg.precision,
-        accumulate=cfg.accumulate,
-        compile=cfg.compile,
-        save_epochs=cfg.save_epochs,
-        save_minutes=cfg.save_minutes,
-        tensorboard=cfg.tensorboard,
-        overwrite=cfg.overwrite,
-        max_damaged=cfg.max_damaged,
-    )
+def settle_precision(
+    config: TrainConfig, dataset: Dataset, device: str, folder: Callable[[TrainConfig], Path], alone: bool
+) -> tuple[TrainConfig, str]:
+    """Returns the configuration with precision=auto replaced by fp32 or bf16, and the reason as a line for the log.
+
+    The line is empty if the user chose the precision. device, folder, alone: as in `take_precision`.
+    """
+    if isinstance(dataset, GivenDataset):
+        return replace(config, precision="fp32"), ""
+    taken = take_precision(config, dataset, device, folder, alone)
+    return replace(config, precision=taken.precision), taken.line
 
 
+@memory_told
 def train(
-    cfg: Any,
+    config: TrainConfig,
     dataset: Dataset,
     folder: Path,
     device: torch.device,
     threads: int,
     departures: dict[str, list[Any]],
     ranks: Ranks = ALONE,
-    further: dict[str, Any] | None = None,
+    cell: str | None = None,
 ) -> None:
-    """Runs the experiment of a resolved configuration in `folder`, whose lock the caller holds, and writes results and
-    report; the first rank prints the table and the report's path.
+    """Runs an experiment in `folder` and writes its results and report.
 
-    departures: as in `find_departures`. further: entries added to results.json.
+    The caller holds the lock of the folder. Rank 0 prints the table of results and the path of the report. Classifiers
+    that an earlier run in this folder has fitted stay in the results.
+
+    threads: CPU threads, for the loaders and for the description of the device in results.json.
+    departures: settings that differ from the protocol's, as `find_departures` returns them.
+    cell: the key of the grid cell that the experiment belongs to, if any. It is written to results.json only if all
+        classifiers could be fitted, so that an incomplete cell is computed again.
+
+    Raises UserError at the end, when everything is written, if a classifier of a grid cell could not be fitted.
     """
-    results = run_experiment(dataset, options_of(cfg), folder, device, threads, ranks)
+
+    def keep(config: TrainConfig) -> None:
+        """Writes the configuration into the folder. A later command that takes it from there must not overwrite it."""
+        if ranks.main:
+            write_yaml(folder / CONFIG_FILE, asdict(replace(config, overwrite=False)))
+
+    results = run_experiment(dataset, config, folder, device, threads, ranks, lambda: keep(config))
     if results is None:
         return
-    results |= {"departures": departures, **(further or {})}
+    results = replace(results, departures=departures, cell=None if results.failed else cell)
+    results = keep_rows(results, folder)
     write_results(results, folder)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    keep(replace(config, classifiers=(*results.classifiers, *results.failed)))
     sys.stdout.write(results_table(results) + "\n")
-    sys.stdout.write(f"{write_report(results, folder)}\n")
+    with regretted("report"):  # a failing report must not turn a finished experiment into a failed one
+        sys.stdout.write(f"{write_report(results, folder)}\n")
+    if cell and results.failed:
+        raise UserError("; ".join(f"{name}: {error}" for name, error in results.failed.items()))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Accuracy as an exact step function of tau, from the interval of tau in which each sample is classified right.
+"""Computes accuracy as an exact step function of tau.
 
-Every accuracy of Kang et al. 2020 (all, many, medium, few) changes only at the ends of the intervals of
-`winning_interval`, so sorting the ends gives it on the whole real line: no grid of tau is needed to choose the best.
+The input is, for every sample, the interval of tau in which it is classified correctly (see `winning_interval`). The
+accuracies of Kang et al. 2020 (all, many, medium, few) change only at the ends of these intervals. Sorting the ends
+therefore gives each accuracy on the whole real line, and the best tau is found without a grid.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from fastlt.kernels.arrays import Array, check_labels, dtype_name, host, take, t
 Floats = NDArray[np.float64]
 CRITERIA = ("all", "mean_class", "many", "medium", "few")
 EQUAL = 1e-9
-"""Accuracies, in percent, that differ by less are the same: different sums of the same fractions."""
+"""Accuracies, in percent, that differ by less than this count as equal: they are sums of the same fractions in
+different orders."""
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """For many short operations: PyTorch's threads would wait for one another longer than they work."""
+    """Runs PyTorch on one thread: in many short operations, threads would wait for each other longer than they work."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -38,13 +40,17 @@ def _one_thread() -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class AccuracyCurve:
-    """Step functions of tau, in percent. Piece k is the open interval from breakpoint k - 1 to breakpoint k.
+    """The accuracies of a classifier as step functions of tau, in percent.
 
-    Tensors on the device of the intervals. breakpoints: float64 [K], rising, without repeats. all (over samples),
-    mean_class (over classes that have samples), many, medium, few (over the classes of a group that have samples, NaN
-    if there are none): float64 [K + 1], one value per piece; the first piece begins at -inf, the last ends at inf.
-    at_breakpoints: float64 [5, K], rows in the order of `CRITERIA`; there the intervals that end at a breakpoint and
-    those that begin at it both count.
+    Piece k is the open interval of tau from breakpoint k - 1 to breakpoint k; the first piece begins at -inf, the last
+    one ends at inf. All fields are tensors on the device of the intervals:
+
+    breakpoints: float64 [K], strictly increasing.
+    all: float64 [K + 1], the share of correct samples, one value per piece.
+    mean_class: float64 [K + 1], the mean of the class accuracies over all classes that have samples.
+    many, medium, few: float64 [K + 1], the same mean over the classes of one group; NaN if none has samples.
+    at_breakpoints: float64 [5, K], the values exactly at the breakpoints, rows in the order of `CRITERIA`. At a
+    breakpoint the intervals that end there and those that begin there both count.
     """
 
     breakpoints: torch.Tensor
@@ -56,10 +62,10 @@ class AccuracyCurve:
     at_breakpoints: torch.Tensor
 
     def at(self, taus: Any) -> dict[str, Floats]:
-        """Accuracies at any tau, one NumPy array per criterion in the shape of taus; inf and -inf mean the limits.
+        """Returns the accuracies at the given taus: {criterion: float64 array in the shape of `taus`}.
 
-        Exactly at a breakpoint the closed intervals count, that is a tie is a win: the value there is never below
-        those of the two pieces beside it. Raises ValueError for NaN.
+        taus: a number or an array; inf and -inf give the limits. Exactly at a breakpoint a tie counts as correct, so
+        the value there is never below the values of the two pieces beside it. Raises ValueError for NaN.
         """
         wanted = tensor(host(take(taus), np.float64).reshape(np.shape(taus)), self.breakpoints.device)
         if wanted.isnan().any():
@@ -72,39 +78,45 @@ class AccuracyCurve:
 
     @_one_thread()
     def best(self, criterion: str = "mean_class") -> tuple[float, tuple[float, float], float]:
-        """The tau with the highest accuracy: (tau, (lo, hi), accuracy in percent).
+        """Finds the tau with the highest accuracy and returns (tau, (lo, hi), accuracy in percent).
 
-        (lo, hi) is the widest open interval on which the criterion stays at its maximum over all pieces, the one
-        nearest to 0 if several are as wide, and the left one of those. Single points where ties count are no pieces.
-        tau is the midpoint, with as few decimals as leave it in the middle half of the interval. If one end is infinite
-        tau is 0 where that lies at least 1 inside the finite end, else the number about 1 inside it; 0 if both are.
-        Raises ValueError for an unknown criterion or a group without samples.
+        criterion: one of `CRITERIA`.
+
+        (lo, hi) is the widest open interval on which the criterion stays at its maximum over all pieces. Among equally
+        wide intervals the one nearest to 0 is taken, and of two equally near ones the left. Breakpoints themselves,
+        where ties count as correct, are not considered.
+
+        tau is the midpoint of the interval, rounded to as few decimals as keep it in the middle half. If one end is
+        infinite, tau is 0 where 0 lies at least 1 inside the finite end, else the number about 1 inside that end. If
+        both ends are infinite, tau is 0.
+
+        Raises ValueError for an unknown criterion or for a group without samples.
         """
         values = getattr(self, CRITERIA[criterion_index(criterion)])
         if values.isnan().any():
             raise ValueError(f"criterion {criterion!r} is undefined: no sample belongs to this group")
         ends = _between(-math.inf, self.breakpoints, math.inf)
-        reachable = ends[:-1].nextafter(ends[-1]) < ends[1:]  # between two neighbouring numbers there is no tau
+        reachable = ends[:-1].nextafter(ends[-1]) < ends[1:]  # two adjacent float64 numbers have no tau between them
         top = reachable & (values >= values.where(reachable, -math.inf).max() - EQUAL)
-        edges = pad(top.byte(), (1, 1)).diff().nonzero().ravel()  # where top begins and ends, by turns
+        edges = pad(top.byte(), (1, 1)).diff().nonzero().ravel()  # alternately where a run of `top` begins and ends
         lo, hi = ends[edges[::2]], ends[edges[1::2]]
         width, from_zero = hi - lo, torch.maximum(lo, -hi).clamp_min(0)
         widest = width == width.max()
-        chosen = from_zero.where(widest, math.inf).argmin()[None]  # the first of equal ones
+        chosen = from_zero.where(widest, math.inf).argmin()[None]  # argmin returns the first of equal values
         low, high = torch.cat([lo[chosen], hi[chosen]]).tolist()
         interval = low, high
         tau = self._inside(*interval)
         return tau, interval, float(self.at(tau)[criterion])
 
     def _inside(self, lo: float, hi: float) -> float:
-        """A tau well inside an interval, short to write, and on no breakpoint."""
+        """Returns a tau well inside the interval that has few decimals and is no breakpoint."""
         wanted, reach = middle(lo, hi)
         for decimals in range(17):
             tau = round(wanted, decimals) + 0.0
             if abs(tau - wanted) <= reach and lo < tau < hi and not (self.breakpoints == tau).any():
                 return tau
         inner = self.breakpoints[(self.breakpoints > lo) & (self.breakpoints < hi)]
-        if len(inner):  # in the way of every short number: take the widest piece of the interval
+        if len(inner):  # every short number is a breakpoint: take the widest piece of the interval
             ends = _between(lo, inner, hi)
             widest = int(ends.diff().argmax())
             return self._inside(float(ends[widest]), float(ends[widest + 1]))
@@ -112,7 +124,7 @@ class AccuracyCurve:
 
 
 def middle(lo: float, hi: float) -> tuple[float, float]:
-    """The tau that stands for an interval, before it is shortened, and how far a shorter one may lie from it."""
+    """Returns (tau that represents an interval before rounding, how far the rounded tau may lie from it)."""
     if math.isinf(lo) or math.isinf(hi):
         end = next((end for end in (lo, hi) if not math.isinf(end)), 0.0)
         step = max(1.0, 1e-6 * abs(end))  # far from 0 a step of 1 would be lost in rounding
@@ -121,7 +133,7 @@ def middle(lo: float, hi: float) -> tuple[float, float]:
 
 
 def criterion_index(criterion: str) -> int:
-    """Its place in CRITERIA. Raises ValueError if it is none of them."""
+    """Returns the position of a criterion in `CRITERIA`. Raises ValueError for an unknown one."""
     if criterion not in CRITERIA:
         raise ValueError(f"criterion is {criterion!r}; allowed are {', '.join(CRITERIA)}")
     return CRITERIA.index(criterion)
@@ -132,7 +144,7 @@ def _between(first: float, values: torch.Tensor, last: float) -> torch.Tensor:
 
 
 def reference(lo: Floats, hi: Floats, labels: NDArray[np.int64], groups: NDArray[np.int8]) -> AccuracyCurve:
-    """The definition: count the right samples anew for every piece and every breakpoint."""
+    """The definition of `accuracy_curve`: counts the correct samples anew for every piece and every breakpoint."""
     wins = (lo <= hi) & (lo < np.inf) & (hi > -np.inf)
     ends = np.concatenate([lo[wins], hi[wins]])
     points = np.unique(ends[np.isfinite(ends)]) + 0.0
@@ -151,18 +163,21 @@ def reference(lo: Floats, hi: Floats, labels: NDArray[np.int64], groups: NDArray
 
 @_one_thread()
 def cpu(lo: torch.Tensor, hi: torch.Tensor, labels: torch.Tensor, groups: Array) -> AccuracyCurve:
-    """Sorts the ends and takes running sums of integers, so that equal sets of right samples give equal values.
+    """Computes the curve by sorting the interval ends and taking running sums.
 
-    It is all sorting and adding up, which PyTorch does on every device, on a GPU in the same order each time, too.
+    The sums are integers, so that equal sets of correct samples give exactly equal accuracies. PyTorch does the sorting
+    and summing on every device, deterministically on a GPU as well.
+
     lo, hi: float64 [N]. labels: int64 [N].
     """
     wins = ((lo <= hi) & (lo < math.inf) & (hi > -math.inf)).nonzero().ravel()
     ends, order = _sorted(torch.cat([lo.index_select(0, wins), hi.index_select(0, wins)]) + 0.0)
     first, stop = int((ends == -math.inf).sum()), int((ends < math.inf).sum())
     finite = ends[first:stop]
-    last = pad(finite[1:] != finite[:-1], (0, 1), value=True)[: len(finite)].nonzero().ravel()  # end at each breakpoint
+    # Positions of the last end at each breakpoint: equal ends follow each other.
+    last = pad(finite[1:] != finite[:-1], (0, 1), value=True)[: len(finite)].nonzero().ravel()
     below = pad(last + 1, (1, 0)) + first  # how many ends lie below each piece
-    # Sums start with 0: a class of no weight stands before the sorted ends.
+    # The running sums must start with 0, so a class of weight 0 is put before the sorted ends.
     classes = pad(labels.index_select(0, wins).repeat(2).index_select(0, order), (1, 0), value=len(groups))
     begun = pad((order < len(wins)).long(), (1, 0))
     ended = 1 - begun
@@ -172,7 +187,8 @@ def cpu(lo: torch.Tensor, hi: torch.Tensor, labels: torch.Tensor, groups: Array)
     totals, percents = torch.tensor(scales, dtype=torch.float64).to(lo.device).T[:, :, None]
     weights = pad(tensor(weights, lo.device), (0, 1))
     pieces, ties = [], []
-    together = len(CRITERIA) if lo.is_cuda else 1  # each call costs a GPU the most, a CPU the memory between them
+    # A GPU spends its time on the number of calls, so it takes all criteria at once; a CPU spends it on memory traffic.
+    together = len(CRITERIA) if lo.is_cuda else 1
     for some, total, percent in zip(*(one.split(together) for one in (weights, totals, percents)), strict=True):
         weight = some.index_select(1, classes)
         gained = _running_sums(weight * begun).index_select(1, below)
@@ -183,7 +199,10 @@ def cpu(lo: torch.Tensor, hi: torch.Tensor, labels: torch.Tensor, groups: Array)
 
 
 def _running_sums(rows: torch.Tensor) -> torch.Tensor:
-    """Of each row, which begins with 0; as one long row, for which a GPU is much quicker. Integers may run over."""
+    """Returns the running sums of each row. Rows must begin with 0.
+
+    All rows are summed as one long row, which is much faster on a GPU; integer overflow cancels in the difference.
+    """
     sums = rows.ravel().cumsum(0).view(rows.shape)
     return sums - sums[:, :1]
 
@@ -194,15 +213,15 @@ cuda = cpu
 def _sorted(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if values.is_cuda:
         return values.sort()
-    order = torch.from_numpy(np.argsort(values.numpy()))  # on a CPU NumPy sorts many times faster than PyTorch
+    order = torch.from_numpy(np.argsort(values.numpy()))  # NumPy sorts many times faster than PyTorch on a CPU
     return values.index_select(0, order), order
 
 
 def criterion_weights(sizes: NDArray[np.int64], groups: NDArray[np.int8]) -> tuple[NDArray[np.int64], list[int]]:
-    """By criterion: the integer weight of one sample of each class [5, C], and the sum over all samples [5].
+    """Returns, per criterion, the integer weight of a sample of each class [5, C] and the sum over all samples [5].
 
-    sizes: samples of each class [C]. A criterion is the weight of the samples that are right over this sum, 0 if it is
-    undefined.
+    sizes: int64 [C], the number of samples of each class. groups: int8 [C]. The value of a criterion is the weight of
+    the correct samples divided by that sum; the sum is 0 where the criterion is undefined.
     """
     every = np.ones(len(groups), bool)
     members = [every, *(groups == group for group in range(3))]
@@ -211,10 +230,10 @@ def criterion_weights(sizes: NDArray[np.int64], groups: NDArray[np.int8]) -> tup
 
 
 def _class_weights(sizes: NDArray[np.int64], members: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
-    """Integer weight of one sample of each class so that every class weighs the same, and the sum of all weights.
+    """Returns (integer weights [C] of one sample of each class, chosen so that all classes weigh the same; their sum).
 
-    Exact where a common multiple of the sizes is small, as on balanced splits; else rounded to 2^-62 of the sum, which
-    is below 1e-9 percent up to 10^8 samples.
+    The weights are exact if the class sizes have a small common multiple, as on balanced splits. Otherwise they are
+    rounded to 2^-62 of the sum, an error below 1e-9 percent for up to 10^8 samples.
     """
     members = members & (sizes > 0)
     classes = int(members.sum())
@@ -229,13 +248,21 @@ def _class_weights(sizes: NDArray[np.int64], members: NDArray[np.bool_]) -> tupl
 
 
 def accuracy_curve(lo: Any, hi: Any, labels: Any, groups: Any) -> AccuracyCurve:
-    """Accuracy in percent as a step function of tau on the whole real line, in O(N log N).
+    """Computes accuracy, in percent, as a step function of tau on the whole real line, in O(N log N).
 
-    lo, hi: floats [N], the closed interval of tau where each sample is right; lo > hi means at no tau. labels:
-    integers [N] in 0..C-1. groups: integers [C], 0 many, 1 medium, 2 few. Sample i counts as right at tau if
-    lo_i <= tau <= hi_i; the accuracy of a group is the mean over its classes with samples of the share that is right.
-    All is worked out where lo lies.
-    Raises ValueError for wrong shapes, no samples, NaN, labels or groups out of range.
+    lo, hi: floats [N], the closed interval of tau in which each sample is correct; lo > hi means that it never is.
+    labels: integers [N] in 0..C-1.
+    groups: integers [C], the group of each class: 0 many, 1 medium, 2 few (see `fastlt.class_groups`).
+
+    Sample i is correct at tau if lo_i <= tau <= hi_i. The accuracy of a group is the mean of its class accuracies, over
+    the classes that have samples. The computation runs on the device of `lo`.
+
+    Returns an `AccuracyCurve`. Raises ValueError for wrong shapes, no samples, NaN, labels or groups out of range.
+
+    Example:
+
+        lo, hi = winning_interval(features, weight, labels)
+        tau, interval, accuracy = accuracy_curve(lo, hi, labels, groups).best("mean_class")
     """
     return cpu(*checked(lo, hi, labels, groups))
 
@@ -243,7 +270,7 @@ def accuracy_curve(lo: Any, hi: Any, labels: Any, groups: Any) -> AccuracyCurve:
 def checked(
     lo: Any, hi: Any, labels: Any, groups: Any
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, NDArray[np.int8]]:
-    """The arguments of `accuracy_curve` as `cpu` takes them. Raises ValueError as said there."""
+    """Converts the arguments of `accuracy_curve` to what `cpu` takes. Raises the ValueErrors named there."""
     lo, hi, labels, groups = (take(one) for one in (lo, hi, labels, groups))
     shapes = [tuple(one.shape) for one in (lo, hi, labels)]
     if len(shapes[0]) != 1 or shapes[0] == (0,) or len(set(shapes)) > 1:

@@ -1,8 +1,8 @@
-"""What kernels are given: NumPy arrays or PyTorch tensors, where they lie, and what is wrong with them.
+"""Conversion and validation of kernel arguments, which may be NumPy arrays or PyTorch tensors.
 
-A public function takes either kind and answers in the kind of its first argument, on the same device. Compiled CPU code
-sees NumPy arrays; it knows neither of the 16-bit floats, so they come as their bits: float16 as uint16, bfloat16 (which
-NumPy has not at all) as int16. Nothing is copied on the way, unless its layout asks for it.
+The public functions of kernels take either type and return the type of their first argument, on the same device.
+Compiled CPU code works on NumPy arrays. Numba supports neither 16-bit float there, so they are passed as their bits:
+float16 as uint16, bfloat16 as int16. Arrays are copied only if they are not C-contiguous.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 Array = Any
-"""np.ndarray or torch.Tensor; the two have no common type."""
+"""np.ndarray or torch.Tensor, which have no common base type."""
 
 FLOATS = ("float32", "float16", "bfloat16")
 _BITS = {"float16": np.uint16, "bfloat16": np.int16}
 
 
 def take(array: Any) -> Array:
-    """An array as it will be worked on: tensors and NumPy arrays as they are, other arrays on a GPU as tensors."""
+    """Returns a tensor or NumPy array unchanged, any other GPU array as a tensor, anything else as a NumPy array."""
     if isinstance(array, torch.Tensor):
         return array.detach()
     if hasattr(array, "__cuda_array_interface__"):
@@ -29,17 +29,17 @@ def take(array: Any) -> Array:
 
 
 def on_gpu(array: Array) -> bool:
-    """Whether an array lies on a CUDA device."""
+    """Returns whether an array is a tensor on a CUDA device."""
     return isinstance(array, torch.Tensor) and array.is_cuda
 
 
 def dtype_name(array: Array) -> str:
-    """`float32`, `bfloat16`, `int64`, ... for either kind."""
+    """Returns the name of an array's dtype, such as `float32`, for NumPy arrays and tensors alike."""
     return str(array.dtype).removeprefix("torch.")
 
 
 def host_bits(array: Array) -> np.ndarray:
-    """C-contiguous NumPy array of an array on the CPU; 16-bit floats as their bits (see above)."""
+    """Returns an array as a C-contiguous NumPy array on the CPU; 16-bit floats as their bits (see the module)."""
     name = dtype_name(array)
     if isinstance(array, torch.Tensor):
         if name == "bfloat16":
@@ -50,28 +50,28 @@ def host_bits(array: Array) -> np.ndarray:
 
 
 def host(array: Array, dtype: Any) -> np.ndarray:
-    """C-contiguous NumPy array of this dtype, wherever the array lies."""
+    """Returns an array from any device as a C-contiguous NumPy array of this dtype."""
     if isinstance(array, torch.Tensor):
         array = array.numpy(force=True)
     return np.ascontiguousarray(array, dtype=dtype)
 
 
 def tensor(array: Array, device: torch.device | None = None, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """Contiguous tensor of an array, sharing its memory where it can."""
+    """Returns an array as a contiguous tensor that shares its memory where possible."""
     if isinstance(array, np.ndarray) and not array.flags.writeable:
-        array = array.copy()  # a tensor could be written to
+        array = array.copy()  # PyTorch has no read-only tensors
     return torch.as_tensor(array, device=device, dtype=dtype).contiguous()
 
 
 def like(result: np.ndarray, model: Array) -> Array:
-    """A result of CPU code in the kind of the array it was computed from."""
+    """Returns a result of CPU code as the type (tensor or NumPy array) of `model`, its input."""
     return torch.from_numpy(result) if isinstance(model, torch.Tensor) else result
 
 
 def check_rows(array: Array, name: str, shape: str, dtypes: tuple[str, ...] = FLOATS) -> None:
     """Raises ValueError unless `array` is a matrix of one of these dtypes with at least one row and one column.
 
-    shape: how the message names the shape, such as `[N, D]`.
+    name, shape: what the error message calls the array and its shape, such as `features` and `[N, D]`.
     """
     if dtype_name(array) not in dtypes:
         raise ValueError(f"{name} have dtype {dtype_name(array)}; allowed are {' and '.join(dtypes)}")
@@ -89,6 +89,7 @@ def check_labels(labels: Array, rows: int, num_classes: int) -> None:
         )
     if rows:
         ends = labels.aminmax() if isinstance(labels, torch.Tensor) else (labels.min(), labels.max())
-        low, high = torch.stack(ends).tolist() if isinstance(labels, torch.Tensor) else ends  # a GPU is waited for once
+        # One transfer for both ends, so that the host waits for the GPU only once.
+        low, high = torch.stack(ends).tolist() if isinstance(labels, torch.Tensor) else ends
         if low < 0 or high >= num_classes:
             raise ValueError(f"label {low if low < 0 else high} is out of range; allowed is 0 to {num_classes - 1}")

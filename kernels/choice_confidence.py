@@ -1,8 +1,8 @@
-"""How sure is the choice of tau? The bootstrap of Efron (1979) over the samples that it was chosen on.
+"""Estimates how certain a choice of tau is, by the bootstrap of Efron (1979) over the samples it was chosen on.
 
-Samples are drawn with replacement within each class, so that class sizes stay, and with them the meaning of every
-criterion of `accuracy_curve`. A drawn set is the old one with a multiplicity for each sample: the sorted ends of the
-intervals serve every draw, and its whole curve is one walk over them with sums of integers.
+Samples are drawn with replacement within each class, which keeps the class sizes and with them the meaning of every
+criterion of `accuracy_curve`. A bootstrap sample is the original set with a multiplicity for each sample. The interval
+ends are therefore sorted only once, and the curve of each bootstrap sample is one pass over them with integer sums.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from fastlt.kernels.philox import philox
 
 Floats = NDArray[np.float64]
 QUANTILES = (0.05, 0.5, 0.95)
-_PURPOSE = 0xB007  # in the counters: the numbers of no other user of the same seed
+_PURPOSE = 0xB007  # part of the Philox counter, so that no other use of the same seed shares random numbers
 
 
 @dataclass(frozen=True, eq=False)
 class ChoiceConfidence:
-    """What `draws` drawn sets say of a tau that was chosen on the samples.
+    """How much a chosen tau and its accuracy vary over bootstrap samples.
 
-    tau: the choice. taus: float64 [draws], the middle of each drawn set's own widest best interval. quantiles: those of
-    taus at 5, 50 and 95 %. accuracies: float64 [draws], in percent, of the choice on each drawn set. gap: mean of these
-    less the best accuracy of the drawn set, never above 0. accuracy_se: standard error of the choice's accuracy.
+    tau: the tau chosen on the original samples.
+    taus: float64 [draws], the tau that each bootstrap sample would choose (the middle of its widest best interval).
+    quantiles: float64 [3], the 5, 50 and 95 % quantiles of `taus`.
+    accuracies: float64 [draws], in percent, the accuracy of `tau` on each bootstrap sample.
+    gap: the mean of `accuracies` minus the best accuracy of the same bootstrap sample; never above 0.
+    accuracy_se: the standard error of the accuracy of `tau`.
     """
 
     tau: float
@@ -50,7 +53,10 @@ def reference(
     draws: int,
     seed: int,
 ) -> tuple[Floats, Floats, Floats]:
-    """The definition: a curve of its own for every drawn set. Returns its taus, accuracies at tau, best accuracies."""
+    """The definition: computes a curve for every bootstrap sample.
+
+    Returns (taus, accuracies at `tau`, best accuracies), each float64 [draws].
+    """
     members, starts = _by_class(labels, len(groups))
     taus, accuracies, best = np.empty(draws), np.empty(draws), np.empty(draws)
     for draw in range(draws):
@@ -74,7 +80,7 @@ def cpu(
     draws: int,
     seed: int,
 ) -> tuple[Floats, Floats, Floats]:
-    """One sort for all, then one walk over the ends for each drawn set."""
+    """Sorts the interval ends once, then passes over them once for each bootstrap sample. Returns as `reference`."""
     members, starts = _by_class(labels, len(groups))
     weights, totals = criterion_weights(np.diff(starts), groups)
     which = criterion_index(criterion)
@@ -82,7 +88,7 @@ def cpu(
     wins = np.flatnonzero((lo <= hi) & (lo < np.inf) & (hi > -np.inf))
     ends = np.concatenate([lo[wins], hi[wins]])
     order = np.argsort(ends)
-    order = order[: np.searchsorted(ends[order], np.inf)]  # what ends at infinity never ends
+    order = order[: np.searchsorted(ends[order], np.inf)]  # an interval up to infinity changes nothing at its end
     change = np.concatenate([weight[wins], -weight[wins]])[order]
     right = np.where((lo <= tau) & (tau <= hi), weight, 0)
     sample = np.concatenate([wins, wins])[order]
@@ -97,11 +103,15 @@ def cpu(
 def choice_confidence(
     lo: Any, hi: Any, labels: Any, groups: Any, criterion: str = "mean_class", draws: int = 200, seed: int = 0
 ) -> ChoiceConfidence:
-    """How far the best tau, and the accuracy there, would vary over other samples of the same classes.
+    """Estimates how much the best tau and its accuracy would vary over other samples of the same classes.
 
-    lo, hi, labels, groups: as `accuracy_curve` takes them; what lies on a GPU is copied from it. criterion: one of
-    CRITERIA. draws: at least 2. seed: 0 to 2^64 - 1; the result is a function of it, whatever the number of threads.
-    Raises ValueError as `accuracy_curve` and `AccuracyCurve.best` do, and for draws or a seed out of range.
+    lo, hi, labels, groups: as `accuracy_curve` takes them; GPU tensors are copied to the host.
+    criterion: one of `CRITERIA`.
+    draws: the number of bootstrap samples, at least 2.
+    seed: 0 to 2^64 - 1; the result depends on it alone, not on the number of threads.
+
+    Returns a `ChoiceConfidence`. Raises ValueError as `accuracy_curve` and `AccuracyCurve.best` do, and for draws or a
+    seed out of range.
     """
     if draws < 2:
         raise ValueError(f"draws is {draws}; it must be at least 2")
@@ -116,16 +126,17 @@ def choice_confidence(
 
 
 def _by_class(labels: NDArray[np.int64], classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Samples sorted by class [N], and where each class starts [C + 1]."""
+    """Returns (sample numbers sorted by class [N], position at which each class starts [C + 1])."""
     sizes = np.bincount(labels, minlength=classes)
     return np.argsort(labels, kind="stable"), np.concatenate([[0], np.cumsum(sizes)])
 
 
 @njit(cache=True)
 def _resample(members, starts, seed, draw, times):
-    """Draws as many samples of every class as it has: times[i] is how often sample i came.
+    """Draws as many samples of each class as it has, with replacement, and adds to times[i] how often sample i came.
 
-    Position p of the sorted samples takes word p % 4 of the counter (p // 4, draw). The bias is below n / 2^32.
+    Position p of the sorted samples uses word p % 4 of the random number with the counter (p // 4, draw). The bias for
+    a class of n samples is below n / 2^32.
     """
     label, words = 0, philox(seed, 0, draw, 0, _PURPOSE)
     for p in range(members.size):
@@ -139,7 +150,10 @@ def _resample(members, starts, seed, draw, times):
 
 @njit(cache=True)
 def _curve(ends, sample, change, times, scale, edges, values):
-    """Pieces of a drawn set: number of them, edges [pieces + 1] from -inf to inf, percent values [pieces]."""
+    """Computes the curve of one bootstrap sample and returns its number of pieces.
+
+    Fills edges [pieces + 1], from -inf to inf, and values [pieces], in percent.
+    """
     pieces, total = 0, 0
     edges[0] = -np.inf
     for e in range(ends.size):
@@ -156,12 +170,12 @@ def _curve(ends, sample, change, times, scale, edges, values):
 
 @njit(cache=True)
 def _reachable(edges, piece):
-    return np.nextafter(edges[piece], np.inf) < edges[piece + 1]  # else no tau lies in it
+    return np.nextafter(edges[piece], np.inf) < edges[piece + 1]  # else no float64 lies inside the piece
 
 
 @njit(cache=True)
 def _best(edges, values, pieces):
-    """(lo, hi, highest value) as `AccuracyCurve.best` chooses them."""
+    """Returns (lo, hi, highest value), the interval being chosen as `AccuracyCurve.best` does."""
     highest = -np.inf
     for k in range(pieces):
         if values[k] > highest and _reachable(edges, k):

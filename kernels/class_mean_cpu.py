@@ -1,10 +1,10 @@
 """Class means on the CPU: the compiled loops of `class_mean`.
 
-Rows come as float32, or as the bits of a 16-bit float: uint16 is float16, int16 is bfloat16 (see arrays.py).
+Rows are float32 or the bits of a 16-bit float: uint16 stands for float16, int16 for bfloat16 (see arrays.py).
 
-The mean of all rows is one read of them, front to back. The second read, in the order of the classes, does the rest:
-eight rows at a time, which stay in the cache between their norms and the sums. Where nothing is lost by it, the
-products of eight rows are added in float32 before they go into the float64 sums; else all of it is float64.
+The first read, front to back, gives the mean of all rows. The second read, in class order, gives norms and class sums
+together: it takes eight rows at a time, which stay in the cache between their norms and the sums. Where no accuracy is
+lost, the products of eight rows are added in float32 before they go into the float64 sums; otherwise all is float64.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ from numba import njit, prange, types
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from fastlt.kernels import class_mean_lanes as lanes
+from fastlt.kernels import class_mean_simd as simd
 from fastlt.kernels.class_pieces import Pieces, cut
 
-# Sums in another order than written: the order is fixed by the compiled code, so the bits do not depend on threads.
+# LLVM may reorder these sums. The order is fixed once compiled, so the bits still do not depend on threads.
 _REORDER = {"reassoc", "contract", "nsz"}
 _TASKS = 64
-_MIN_PIECE = 256
-# float32 serves rows of many columns, each a small part of the norm, with squares of norms within these bounds.
+_MIN_PIECE = 256  # rows
+# float32 sums are accurate enough for rows of many columns, where each column is a small part of the norm, and for
+# squared norms within these bounds.
 _MIN_COLUMNS = 128
 _LEAST, _MOST = 1e-20, 1e30
-_GROUP = 8
-_AHEAD = 2  # rows
+_GROUP = 8  # rows that are added together
+_AHEAD = 2  # rows to prefetch
 
 
 def _tasks(pieces: Pieces, count: int) -> NDArray[np.int64]:
-    """Bounds of runs of pieces with about as many rows each, one run a task."""
+    """Returns the bounds that divide the pieces into tasks with about equally many rows."""
     tasks = min(_TASKS, pieces.labels.size)
     return np.searchsorted(pieces.begins, np.arange(tasks + 1) * count // tasks)
 
 
 def mean_of_rows(rows: NDArray[Any]) -> NDArray[np.float64]:
-    """Mean of all rows, [D]; not finite if one of them is not."""
+    """Returns the mean of all rows, float64 [D]. It is not finite if a row is not."""
     totals = np.empty((min(_TASKS, len(rows)), rows.shape[1]))
     _sum_rows(rows, totals)
     with np.errstate(invalid="ignore"):
@@ -47,10 +48,10 @@ def mean_of_rows(rows: NDArray[Any]) -> NDArray[np.float64]:
 def class_means(
     rows: NDArray[Any], labels: NDArray[np.int64], num_classes: int, mean: NDArray[np.float64]
 ) -> tuple[NDArray[Any], ...]:
-    """counts [C], un, l2n, cl2n [C, D] of rows whose mean is `mean`.
+    """Returns (counts int64 [C], un, l2n, cl2n float32 [C, D]) of rows [N, D] whose mean is `mean` [D].
 
-    The rows are cut into pieces by their number and the counts alone, and parts are added in order: the bits are the
-    same for any number of threads.
+    How the rows are cut into pieces depends only on the class counts, and the partial sums of the pieces are added in
+    order. The bits are therefore the same for any number of threads.
     """
     count, dim = rows.shape
     starts, order = _sort_by_class(labels, num_classes)
@@ -65,21 +66,8 @@ def class_means(
     return counts, means[0], means[1], means[2]
 
 
-def add(
-    rows: NDArray[Any], labels: NDArray[np.int64], sums: NDArray[np.float64], mean: NDArray[np.float64] | None
-) -> None:
-    """Adds a batch to sums: of x and x / ||x|| [2, C, D]; or, with the mean, of (x - m) / ||x - m|| [1, C, D]."""
-    starts, order = _sort_by_class(labels, sums.shape[1])
-    pieces = cut(np.diff(starts), len(rows))  # a class is one piece, so no two threads add to one sum
-    where = pieces.labels, pieces.begins, pieces.stops, _tasks(pieces, len(rows))
-    if mean is None:
-        _add_plain(rows, order, *where, sums[0], sums[1])
-    else:
-        _add_centred(rows, order, *where, mean, sums[0])
-
-
 def first_not_finite(rows: NDArray[Any]) -> int:
-    """The first row with a NaN or infinite value, or -1."""
+    """Returns the number of the first row with a NaN or infinite value, or -1."""
     finite = np.empty(len(rows), np.bool_)
     _are_finite(rows, finite)
     return -1 if finite.all() else int(finite.argmin())
@@ -87,7 +75,7 @@ def first_not_finite(rows: NDArray[Any]) -> int:
 
 @njit(cache=True)
 def _sort_by_class(labels, num_classes):
-    """Stable counting sort: starts [C + 1] and the row numbers in class order [N]."""
+    """Sorts rows by class with a stable counting sort; returns (class starts [C + 1], row numbers in order [N])."""
     starts = np.zeros(num_classes + 1, np.int64)
     for label in labels:
         starts[label + 1] += 1
@@ -103,7 +91,7 @@ def _sort_by_class(labels, num_classes):
 
 @njit(parallel=True, cache=True)
 def _sum_rows(rows, totals):
-    """totals[task] = sum of the task's share of the rows."""
+    """Sets totals[task] to the sum of the task's share of the rows."""
     tasks = len(totals)
     for task in prange(tasks):
         sums = totals[task]
@@ -139,7 +127,7 @@ def _sum_pieces(rows, order, labels, begins, stops, part, tasks, mean, parts, me
 
 @njit(parallel=True, cache=True)
 def _join(multiple, slots, counts, parts, means):
-    """Means of the classes that lie in several pieces, their parts added in order."""
+    """Computes the means of classes that were cut into several pieces, adding their partial sums in order."""
     for k in prange(multiple.size):
         sums = parts[slots[k]]
         for slot in range(slots[k] + 1, slots[k + 1]):
@@ -152,7 +140,11 @@ def _join(multiple, slots, counts, parts, means):
 
 @njit(cache=True)
 def _split(mean):
-    """The mean as float32, the rest of it, and the least ||x - m||^2 that the rest changes by less than 1e-7."""
+    """Splits the float64 mean m into float32 `centre` and remainder `rest` = m - centre.
+
+    Returns (centre, rest, least), where `least` is the smallest ||x - m||^2 that leaving out the remainder changes by
+    less than 1e-7 of itself.
+    """
     centre = np.empty(mean.size, np.float32)
     rest = np.empty(mean.size)
     square = 0.0
@@ -165,10 +157,13 @@ def _split(mean):
 
 @njit(cache=True)
 def _add_group(rows, order, begin, stop, first, mean, centre, least, sums):
-    """Adds x, x / ||x|| and (x - m) / ||x - m|| over the sorted rows begin..stop, at most _GROUP.
+    """Adds x, x / ||x|| and (x - m) / ||x - m|| of the sorted rows begin..stop, at most _GROUP, to `sums` [3, D].
 
-    In float64; or, if the rows are wide and no norm is out of bounds, in float32 with `centre` for m. Then the sum of
-    1 / ||x - m|| is returned, so many times the rest of m is still to be subtracted; else 0.
+    `first` says that these are the first rows of a piece: `sums` is then overwritten.
+
+    Wide rows whose norms are all within bounds are added in float32, with `centre` in place of m. The function then
+    returns the sum of 1 / ||x - m||: the caller still has to subtract this many times the remainder of m (see
+    `_split`). Otherwise all is added in float64, and the function returns 0.
     """
     dim, number = mean.size, stop - begin
     un, l2n, cl2n = sums[0], sums[1], sums[2]
@@ -187,31 +182,31 @@ def _add_group(rows, order, begin, stop, first, mean, centre, least, sums):
     here = np.empty(_GROUP, np.int64)
     for i in range(number):
         here[i] = order[begin + i] * dim
-    pair = dim - dim % (2 * lanes.LANES)
-    for j in range(0, pair, 2 * lanes.LANES):  # two vectors, to find the rows less often
-        a0 = b0 = c0 = a1 = b1 = c1 = lanes.zeros()
-        m0, m1 = lanes.load(centre, j), lanes.load(centre, j + lanes.LANES)
-        for i in range(np.uint64(number)):  # unsigned: an index is not asked for its sign
-            x0, x1 = lanes.load(rows, here[i] + j), lanes.load(rows, here[i] + j + lanes.LANES)
-            p, q = lanes.fill(plain, i), lanes.fill(centred, i)
-            a0, a1 = lanes.add(a0, x0), lanes.add(a1, x1)
-            b0, b1 = lanes.multiply_add(b0, x0, p), lanes.multiply_add(b1, x1, p)
-            c0 = lanes.multiply_add(c0, lanes.subtract(x0, m0), q)
-            c1 = lanes.multiply_add(c1, lanes.subtract(x1, m1), q)
+    pair = dim - dim % (2 * simd.LANES)
+    for j in range(0, pair, 2 * simd.LANES):  # two vectors per row, so that row addresses are computed half as often
+        a0 = b0 = c0 = a1 = b1 = c1 = simd.zeros()
+        m0, m1 = simd.load(centre, j), simd.load(centre, j + simd.LANES)
+        for i in range(np.uint64(number)):  # with an unsigned index Numba omits the test for negative indices
+            x0, x1 = simd.load(rows, here[i] + j), simd.load(rows, here[i] + j + simd.LANES)
+            p, q = simd.fill(plain, i), simd.fill(centred, i)
+            a0, a1 = simd.add(a0, x0), simd.add(a1, x1)
+            b0, b1 = simd.multiply_add(b0, x0, p), simd.multiply_add(b1, x1, p)
+            c0 = simd.multiply_add(c0, simd.subtract(x0, m0), q)
+            c1 = simd.multiply_add(c1, simd.subtract(x1, m1), q)
         if first:
-            lanes.put(un, j, a0)
-            lanes.put(l2n, j, b0)
-            lanes.put(cl2n, j, c0)
-            lanes.put(un, j + lanes.LANES, a1)
-            lanes.put(l2n, j + lanes.LANES, b1)
-            lanes.put(cl2n, j + lanes.LANES, c1)
+            simd.put(un, j, a0)
+            simd.put(l2n, j, b0)
+            simd.put(cl2n, j, c0)
+            simd.put(un, j + simd.LANES, a1)
+            simd.put(l2n, j + simd.LANES, b1)
+            simd.put(cl2n, j + simd.LANES, c1)
         else:
-            lanes.add_to(un, j, a0)
-            lanes.add_to(l2n, j, b0)
-            lanes.add_to(cl2n, j, c0)
-            lanes.add_to(un, j + lanes.LANES, a1)
-            lanes.add_to(l2n, j + lanes.LANES, b1)
-            lanes.add_to(cl2n, j + lanes.LANES, c1)
+            simd.add_to(un, j, a0)
+            simd.add_to(l2n, j, b0)
+            simd.add_to(cl2n, j, c0)
+            simd.add_to(un, j + simd.LANES, a1)
+            simd.add_to(l2n, j + simd.LANES, b1)
+            simd.add_to(cl2n, j + simd.LANES, c1)
     for j in range(pair, dim):
         if first:
             un[j] = l2n[j] = cl2n[j] = 0.0
@@ -225,24 +220,26 @@ def _add_group(rows, order, begin, stop, first, mean, centre, least, sums):
 
 @njit(cache=True)
 def _squares(rows, row, ahead, centre):
-    """||x||^2 and ||x - centre||^2, in float32 over 512 columns at most, so that nothing drifts.
+    """Returns (||x||^2, ||x - centre||^2) of a row x.
 
-    Asks the memory for the row `ahead` meanwhile, whose place it cannot guess.
+    Partial sums are float32 over at most 512 columns each, so that rounding errors do not build up, and are added in
+    float64. Meanwhile the row `ahead` is prefetched: rows in class order are scattered, so the hardware cannot guess
+    which one comes next.
     """
     dim = centre.size
-    whole = dim - dim % lanes.LANES
+    whole = dim - dim % simd.LANES
     plain = centred = 0.0
     for start in range(0, whole, 512):
-        p = c = lanes.zeros()
-        q = d = lanes.zeros()
-        for j in range(start, min(start + 512, whole), lanes.LANES):
-            lanes.prefetch(rows, ahead * dim + j)
-            x = lanes.load(rows, row * dim + j)
-            y = lanes.subtract(x, lanes.load(centre, j))
-            p, q = q, lanes.multiply_add(p, x, x)  # two sums in turn, for neither has to wait for itself
-            c, d = d, lanes.multiply_add(c, y, y)
-        plain += lanes.total(lanes.add(p, q))
-        centred += lanes.total(lanes.add(c, d))
+        p = c = simd.zeros()
+        q = d = simd.zeros()
+        for j in range(start, min(start + 512, whole), simd.LANES):
+            simd.prefetch(rows, ahead * dim + j)
+            x = simd.load(rows, row * dim + j)
+            y = simd.subtract(x, simd.load(centre, j))
+            p, q = q, simd.multiply_add(p, x, x)  # two alternating sums: an addition need not wait for the last one
+            c, d = d, simd.multiply_add(c, y, y)
+        plain += simd.total(simd.add(p, q))
+        centred += simd.total(simd.add(c, d))
     for j in range(whole, dim):
         x = np.float64(_value(rows, row, j))
         plain += x * x
@@ -252,29 +249,10 @@ def _squares(rows, row, ahead, centre):
 
 @njit(cache=True)
 def _add_exactly(rows, row, mean, un, l2n, cl2n):
-    """One row, all in float64."""
+    """Adds one row to the three sums, all in float64."""
     _add(rows, row, un)
     _add_scaled(rows, row, _inverse_root(_exact_square(rows, row)), l2n)
     _add_centred_scaled(rows, row, mean, _inverse_root(_exact_centred_square(rows, row, mean)), cl2n)
-
-
-@njit(parallel=True, cache=True)
-def _add_plain(rows, order, labels, begins, stops, tasks, un, l2n):
-    for task in prange(tasks.size - 1):
-        for piece in range(tasks[task], tasks[task + 1]):
-            for i in range(begins[piece], stops[piece]):
-                factor = _inverse_root(_exact_square(rows, order[i]))
-                _add(rows, order[i], un[labels[piece]])
-                _add_scaled(rows, order[i], factor, l2n[labels[piece]])
-
-
-@njit(parallel=True, cache=True)
-def _add_centred(rows, order, labels, begins, stops, tasks, mean, cl2n):
-    for task in prange(tasks.size - 1):
-        for piece in range(tasks[task], tasks[task + 1]):
-            for i in range(begins[piece], stops[piece]):
-                factor = _inverse_root(_exact_centred_square(rows, order[i], mean))
-                _add_centred_scaled(rows, order[i], mean, factor, cl2n[labels[piece]])
 
 
 @njit(parallel=True, cache=True)
@@ -328,23 +306,23 @@ def _inverse_root(square):
 
 @njit(cache=True)
 def _add(rows, row, sums):
-    whole = sums.size - sums.size % lanes.LANES
-    for j in range(0, whole, lanes.LANES):
-        lanes.add_to(sums, j, lanes.load(rows, row * sums.size + j))
+    whole = sums.size - sums.size % simd.LANES
+    for j in range(0, whole, simd.LANES):
+        simd.add_to(sums, j, simd.load(rows, row * sums.size + j))
     for j in range(whole, sums.size):
         sums[j] += _value(rows, row, j)
 
 
 @njit(cache=True)
 def _add_four(rows, row, sums):
-    """Adds four rows, to load and store the sums less often."""
+    """Adds four rows at once, so that the sums are loaded and stored less often."""
     dim = sums.size
-    whole = dim - dim % lanes.LANES
-    for j in range(0, whole, lanes.LANES):
+    whole = dim - dim % simd.LANES
+    for j in range(0, whole, simd.LANES):
         at = row * dim + j
-        a, b = lanes.load(rows, at), lanes.load(rows, at + dim)
-        c, d = lanes.load(rows, at + 2 * dim), lanes.load(rows, at + 3 * dim)
-        lanes.add_four_to(sums, j, a, b, c, d)
+        a, b = simd.load(rows, at), simd.load(rows, at + dim)
+        c, d = simd.load(rows, at + 2 * dim), simd.load(rows, at + 3 * dim)
+        simd.add_four_to(sums, j, a, b, c, d)
     for i in range(4):
         for j in range(whole, dim):
             sums[j] += _value(rows, row + i, j)
@@ -357,7 +335,7 @@ def _scale(sums, factor, mean):
 
 
 def _value(rows, row, column):
-    """An element as float32."""
+    """Returns rows[row, column] as float32, from whichever float type the rows have."""
     raise NotImplementedError
 
 
@@ -368,7 +346,7 @@ def _value_overload(rows, row, column):
 
     def from_half(rows, row, column):
         bits = np.uint32(rows[row, column])
-        wide = np.uint32((bits & np.uint32(0x7FFF)) << np.uint32(13))  # exponent and fraction in float32's places
+        wide = np.uint32((bits & np.uint32(0x7FFF)) << np.uint32(13))  # exponent and fraction moved to float32's bits
         if bits & np.uint32(0x7C00) == np.uint32(0x7C00):  # infinite or NaN
             wide |= np.uint32(0x7F800000)
         value = np.uint32(wide).view(np.float32) * np.float32(2.0**112)  # from the exponent bias 15 to 127

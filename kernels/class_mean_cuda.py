@@ -1,8 +1,8 @@
 """Class means on a GPU: the kernels of `class_mean`.
 
-A thread has a column and adds its rows in the order of the classes, in float64 and without atomics, so the bits do not
-depend on who comes first. The norms have a kernel of their own: blocks that hold rows between norm and sums would need
-more cache than there is for as many blocks as the memory wants.
+Each thread owns a column and adds its rows in class order, in float64 and without atomics, so the bits do not depend on
+the order in which blocks run. Norms are computed by a separate kernel: keeping rows in the cache between their norms
+and the sums would allow too few blocks per multiprocessor to use the full memory bandwidth.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ from fastlt.kernels.class_pieces import cut
 from fastlt.kernels.gpu import SIMULATED, THREADS, cu
 
 _MIN_PIECE = 4 if SIMULATED else 64
-_MAX_PIECES = 4096  # of classes with several; each costs 3 D float64
-_SLABS = 4 if SIMULATED else 1024  # of rows whose columns are summed side by side
+_MAX_PIECES = 4096  # of classes that are cut into several pieces; each piece takes 3 D float64
+_SLABS = 4 if SIMULATED else 1024  # groups of rows whose columns are summed in parallel
 
-# Four loads are under way in each thread, else it waits for the memory each time. The indices are unsigned, for Numba
-# tests signed ones for being negative, and that takes longer than all the rest.
+# Each thread keeps four loads in flight, so that it does not wait for memory after each one. The indices are unsigned:
+# Numba tests signed ones for being negative, which takes longer than all the rest.
 _ONE, _TWO, _THREE, _FOUR = (np.uint64(rows) for rows in range(1, 5))
 _LAST = np.uint64(THREADS - 1)
 _COLUMNS = tuple(np.uint64(k * THREADS) for k in range(5))
 
 
 def mean_of_rows(features: torch.Tensor) -> torch.Tensor:
-    """float64 [D]; NaN or infinite where features are. PyTorch's sum would first make float64 of them all."""
+    """Returns the mean of all rows, float64 [D]; NaN or infinite in columns where features are.
+
+    PyTorch's sum is not used because it would first convert all features to float64.
+    """
     (count, dim), device = features.shape, features.device
     parts = torch.empty((min(count, _SLABS), dim), dtype=torch.float64, device=device)
     blocks = gpu.blocks_for(len(parts) * -(-dim // THREADS), device)
@@ -43,9 +46,9 @@ def mean_of_rows(features: torch.Tensor) -> torch.Tensor:
 def class_means(
     features: torch.Tensor, labels: torch.Tensor, num_classes: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """counts [C], un, l2n, cl2n [C, D], and the mean of all rows, float64 [D], of contiguous rows.
+    """Returns (counts int64 [C], un, l2n, cl2n float32 [C, D], mean of all rows float64 [D]) of contiguous rows.
 
-    What the host must know comes first, so that nothing makes the device wait from then on.
+    The counts are copied to the host at the beginning; after that the host never waits for the device.
     """
     (count, dim), device = features.shape, features.device
     order, starts = _by_class(labels, num_classes)
@@ -65,52 +68,40 @@ def class_means(
     return counts, means[0], means[1], means[2], mean
 
 
-def add(features: torch.Tensor, labels: torch.Tensor, sums: torch.Tensor, mean: torch.Tensor | None) -> int:
-    """Adds a batch to sums, float64: of x, x / ||x|| [2, C, D]; or, with the mean, of (x - m) / ||x - m|| [1, C, D].
-
-    Returns -1, or the first row with a NaN or infinite value, and then adds nothing.
-    """
-    _, classes, dim = sums.shape
-    order, starts = _by_class(labels, classes)
-    centre = torch.zeros(dim, dtype=torch.float64, device=features.device) if mean is None else mean
-    scales = _scales(features, centre)
-    if scales[0].isnan().any():
-        return first_not_finite(features)
-    blocks = gpu.blocks_for(classes * -(-dim // THREADS), features.device)
-    _kernels(features).add_rows.launch(blocks, features, order, starts, centre, scales, sums)
-    return -1
-
-
 def first_not_finite(features: torch.Tensor) -> int:
-    """The first row with a NaN or infinite value; there must be one."""
+    """Returns the number of the first row with a NaN or infinite value; there must be one."""
     return int((~features.isfinite()).any(dim=1).nonzero()[0])
 
 
 def _by_class(labels: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows in the order of the classes [N], and where each class starts [C + 1]; torch.bincount would wait twice."""
+    """Returns (row numbers in class order [N], position at which each class starts [C + 1]).
+
+    torch.bincount is not used because it makes the host wait for the device twice.
+    """
     in_order, order = labels.sort(stable=True)
     return order, torch.searchsorted(in_order, torch.arange(num_classes + 1, device=labels.device))
 
 
 def _upload(arrays: list[NDArray[np.int64]], device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Arrays on a device, in one copy."""
+    """Copies several arrays to a device in one transfer."""
     together = torch.from_numpy(np.concatenate(arrays)).to(device, non_blocking=True)
     return together.split([array.size for array in arrays])
 
 
 def _scales(features: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    """1 / ||x|| and 1 / ||x - m|| of every row, float64 [2, N]; 0 where the norm is, NaN where x is not finite."""
+    """Returns 1 / ||x|| and 1 / ||x - m|| of every row, float64 [2, N]; 0 for a norm of 0, NaN if x is not finite."""
     scales = torch.empty((2, len(features)), dtype=torch.float64, device=features.device)
     _kernels(features).norms.launch(gpu.blocks_for(len(features), features.device), features, mean, scales)
     return scales
 
 
 class _Kernels:
-    """The kernels that read features, whose elements become numbers by `number`."""
+    """The kernels that read features of the given dtypes; `number` converts an element to float64."""
 
     def __init__(self, number: Callable[[Any], Any], *dtypes: str):
         @gpu.kernel(*(f"{dtype}[:, ::1], float64[:, ::1]" for dtype in dtypes))
         def column_sums(features, parts):
+            """Sums groups of rows: parts[slab] is the sum of the rows of a slab, in float64."""
             strips = (parts.shape[1] + THREADS - 1) // THREADS
             rows = (features.shape[0] + parts.shape[0] - 1) // parts.shape[0]
             for work in range(cu.blockIdx.x, parts.shape[0] * strips, cu.gridDim.x):
@@ -136,6 +127,7 @@ class _Kernels:
 
         @gpu.kernel(*(f"{dtype}[:, ::1], float64[::1], float64[:, ::1]" for dtype in dtypes))
         def norms(features, mean, scales):
+            """Computes 1 / ||x|| (scales[0]) and 1 / ||x - mean|| (scales[1]) of every row x, with a block per row."""
             scratch = cu.shared.array(THREADS, float64)
             dim = np.uint64(mean.size)
             for row in range(cu.blockIdx.x, features.shape[0], cu.gridDim.x):
@@ -153,7 +145,7 @@ class _Kernels:
                     j += _COLUMNS[1]
                 plain, centred = gpu.block_sum(plain, scratch), gpu.block_sum(centred, scratch)
                 if cu.threadIdx.x == 0:
-                    nothing = plain - plain  # 0, or NaN where the row is not finite
+                    nothing = plain - plain  # 0, or NaN if the row is not finite
                     scales[0, row] = (1 / math.sqrt(plain) if plain > 0 else 0.0) + nothing
                     scales[1, row] = (1 / math.sqrt(centred) if centred > 0 else 0.0) + nothing
 
@@ -167,16 +159,18 @@ class _Kernels:
             x = number(x)
             return un + x * there, l2n + x * plain, cl2n + (x - mean) * centred
 
-        rows = "{}[:, ::1], int64[::1], int64[::1], "
-
         @gpu.kernel(
             *(
-                rows.format(dtype) + "int64[::1], int64[::1], int64[::1], float64[::1], float64[:, ::1], "
-                "float64[:, :, ::1], float32[:, :, ::1]"
+                f"{dtype}[:, ::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], "
+                "float64[:, ::1], float64[:, :, ::1], float32[:, :, ::1]"
                 for dtype in dtypes
             )
         )
         def sum_pieces(features, order, labels, begins, stops, part, mean, scales, parts, means):
+            """Sums the rows of each piece (see class_pieces.py), unscaled and scaled by both norms.
+
+            The sums go to `parts` if the class has several pieces; otherwise their means go to `means`.
+            """
             numbers = cu.shared.array(THREADS, uint64)
             there = cu.shared.array(THREADS, float64)
             plain = cu.shared.array(THREADS, float64)
@@ -188,8 +182,8 @@ class _Kernels:
                 column, m = np.uint64(j), mean[min(j, mean.size - 1)]
                 for begin in range(begins[piece], stops[piece], THREADS):
                     here = min(THREADS, stops[piece] - begin)
-                    cu.syncthreads()  # before the rows of the last round are written over
-                    # Beyond the rows that are here the last one is read again, and counts for nothing.
+                    cu.syncthreads()  # all threads must be done with the last round before its rows are overwritten
+                    # Threads beyond the last row read that row again, with weight 0.
                     row = order[begin + min(cu.threadIdx.x, here - 1)]
                     there[cu.threadIdx.x] = 1.0 if cu.threadIdx.x < here else 0.0
                     numbers[cu.threadIdx.x] = row
@@ -202,7 +196,7 @@ class _Kernels:
                     while k < stop:
                         a, b, c, d = k, k + _ONE, k + _TWO, k + _THREE
                         k += _FOUR
-                        # The next four are on their way while these are added.
+                        # The next four values are loaded while these are added.
                         y0, y1, y2, y3 = four(features, numbers, k & _LAST, column)
                         un, l2n, cl2n = add_row(un, l2n, cl2n, x0, m, there[a], plain[a], centred[a])
                         un, l2n, cl2n = add_row(un, l2n, cl2n, x1, m, there[b], plain[b], centred[b])
@@ -220,26 +214,8 @@ class _Kernels:
                         means[1, labels[piece], j] = l2n / rows
                         means[2, labels[piece], j] = cl2n / rows
 
-        @gpu.kernel(*(rows.format(dtype) + "float64[::1], float64[:, ::1], float64[:, :, ::1]" for dtype in dtypes))
-        def add_rows(features, order, starts, mean, scales, sums):
-            strips = (mean.size + THREADS - 1) // THREADS
-            for work in range(cu.blockIdx.x, (starts.size - 1) * strips, cu.gridDim.x):
-                label, j = work // strips, work % strips * THREADS + cu.threadIdx.x
-                if j < mean.size and starts[label] < starts[label + 1]:
-                    for kind in range(sums.shape[0]):
-                        total = sums[kind, label, j]
-                        for i in range(starts[label], starts[label + 1]):
-                            row = order[i]
-                            x = number(features[row, j])
-                            if sums.shape[0] == 1:
-                                x = (x - mean[j]) * scales[1, row]
-                            elif kind == 1:
-                                x *= scales[0, row]
-                            total += x
-                        sums[kind, label, j] = total
-
         self.column_sums = column_sums
-        self.norms, self.sum_pieces, self.add_rows = norms, sum_pieces, add_rows
+        self.norms, self.sum_pieces = norms, sum_pieces
 
 
 @gpu.device_function
@@ -262,7 +238,7 @@ def _kernels(features: torch.Tensor) -> _Kernels:
 
 @gpu.kernel("int64[::1], int64[::1], int64[::1], float64[:, :, ::1], float32[:, :, ::1]")
 def _join(multiple, slots, counts, parts, means):
-    """Means of the classes that lie in several pieces, their parts added in order."""
+    """Computes the means of classes that were cut into several pieces, adding their partial sums in order."""
     dim = parts.shape[2]
     strips = (dim + THREADS - 1) // THREADS
     for work in range(cu.blockIdx.x, multiple.size * strips, cu.gridDim.x):

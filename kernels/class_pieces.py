@@ -1,4 +1,4 @@
-"""Rows in class order, cut into pieces that threads or blocks take: where, depends on the counts alone."""
+"""Cuts rows in class order into pieces of work for threads or GPU blocks. The cuts depend on the class counts only."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Pieces:
-    """The rows in class order, cut at the ends of classes and into at most `size` rows. Depends on the counts only.
+    """The rows in class order, cut where a class ends and after at most `size` rows.
 
-    Of piece i: labels[i], its rows begins[i]..stops[i]. multiple: the classes of several pieces, whose partial sums are
-    to be joined: class multiple[k] has the parts slots[k]..slots[k + 1], and part[i] is that of piece i, else -1.
+    labels: the class of each piece.
+    begins, stops: piece i consists of the rows begins[i] to stops[i] - 1.
+    multiple: the classes that were cut into several pieces, whose partial sums must be joined.
+    slots: class multiple[k] has the partial sums numbered slots[k] to slots[k + 1] - 1.
+    part: the number of each piece's partial sum, or -1 if the piece is a whole class.
     """
 
     labels: NDArray[np.int64]
@@ -25,7 +28,7 @@ class Pieces:
 
 
 def cut(counts: NDArray[np.int64], size: int) -> Pieces:
-    """Pieces of at most `size` rows of classes with so many rows, int64 [C]."""
+    """Cuts classes with `counts` rows, int64 [C], into pieces of at most `size` rows."""
     ends = np.cumsum(counts)
     number = -(-counts // size)
     labels = np.repeat(np.arange(counts.size), number)

@@ -1,22 +1,22 @@
-"""Crop, resize, flip, colour jitter and normalization of one image in one pass: the CPU data path.
+"""Crops, resizes, flips, jitters the colours of, and normalizes one image in a single pass: the CPU data path.
 
-The pixels are those of torchvision on a PIL image: `F.resized_crop(..., antialias=True)` with bilinear interpolation,
-`F.hflip`, `F.adjust_brightness/contrast/saturation`, uint8 between the steps, then normalization. Rows are resampled
-first, then columns, with Pillow's 22-bit integer weights and a rounding to uint8 after each pass, so each pass is
-Pillow's bit for bit. Pillow 13 does columns first where it reckons that cheaper: there a fifth of the pixels differ by
-one level, and the result here does not depend on the installed Pillow.
+The results are those of torchvision on a PIL image: `F.resized_crop(..., antialias=True)` with bilinear or bicubic
+interpolation, `F.hflip`, `F.adjust_brightness/contrast/saturation` with uint8 between the steps, then normalization.
+Rows are resized first, then columns, with Pillow's 22-bit integer weights and rounding to uint8 after each pass, so
+that each pass equals Pillow's bit for bit. Pillow 13 resizes columns first where it estimates that to be faster; there
+a fifth of the pixels differ by one level. The result here does not depend on the installed Pillow.
 
-Two laws meet here. A crop that is resized sees nothing but itself: the filter ends at its edges (RandomResizedCrop). A
-resized image that is cropped has a crop of fractional edges in the source, and its filter reads beyond them
-(Resize + CenterCrop). So there are two rectangles: the window of whole pixels that are read, and in it the box that the
-output shows; in the first case they are the same.
+Two cases must be distinguished. If an image is cropped, then resized (RandomResizedCrop), the resize filter ends at the
+edges of the crop. If it is resized, then cropped (Resize + CenterCrop), the crop has fractional edges in the source,
+and the filter reads pixels beyond them. Two rectangles describe both cases: the window of whole pixels that are read,
+and inside it the box that the output shows. In the first case they are equal.
 
-How the time is saved. Four source rows are interleaved byte by byte, [x][colour][row], so that one vector of 16 lanes
-holds one pixel of four rows (and four lanes nobody reads): the horizontal pass needs one multiply-add per tap and no
-gather. Its result is one 32-bit word per pixel and colour, the four rows in the four bytes, in planes, so that the
-vertical pass and the normalization run over contiguous x. The horizontally resized rows live in a ring just long enough
-for one output row. Flipping costs nothing: the horizontal pass stores from the other end. LLVM does not vectorize such
-loops by itself, hence the vector operations of lanes.py.
+How it is fast. Four source rows are interleaved byte by byte, as [x][colour][row], so that a vector of 16 lanes has one
+pixel of four rows (and four unused lanes). The horizontal pass then needs one multiply-add per filter tap and no
+gather. Its result is one 32-bit word per pixel and colour with the four rows in its four bytes, stored by colour, so
+that the vertical pass and the normalization run over contiguous x. The horizontally resized rows are kept in a ring
+buffer that is just long enough for one output row. Flipping is free: the horizontal pass stores from the other end.
+LLVM does not vectorize such loops by itself, so the vector operations of simd.py are used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from collections.abc import Sequence
 import numpy as np
 from numba import carray, njit
 
-from fastlt.kernels.lanes import (
+from fastlt.kernels.simd import (
     BITS,
     LANES,
     as_pointer,
@@ -43,7 +43,12 @@ from fastlt.kernels.store_row import store_row
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
-"""The six orders of brightness (0), contrast (1) and saturation (2); jitter[3] is an index into this table."""
+"""The six orders in which brightness (0), contrast (1) and saturation (2) are applied; jitter[3] is an index of it."""
+
+INTERPOLATIONS = ("bilinear", "bicubic")
+"""The filters of the resize. Compiled code takes the index of a filter in this table."""
+
+REACH = (1, 2)  # half width of each filter, in pixels of the input or the output, whichever are larger
 
 _ORDERS = np.array(ORDERS, dtype=np.int64)
 _HALF = 1 << (BITS - 1)
@@ -58,17 +63,18 @@ def reference(
     mean: Sequence[float] | np.ndarray = IMAGENET_MEAN,
     std: Sequence[float] | np.ndarray = IMAGENET_STD,
     window: Sequence[int] | np.ndarray | None = None,
+    interpolation: str = "bilinear",
 ) -> np.ndarray:
-    """What `crop_resize` computes, spelled out in NumPy; arguments as there, float64 [3, T_h, T_w]."""
+    """The definition of `crop_resize` in NumPy, with the same arguments; returns float64 [3, T_h, T_w]."""
     y, x, crop_h, crop_w = (int(v) for v in (box if window is None else window))
     crop = np.zeros((crop_h, crop_w, 3), dtype=np.uint8)
     top, bottom = (min(max(v, 0), image.shape[0]) for v in (y, y + crop_h))
     left, right = (min(max(v, 0), image.shape[1]) for v in (x, x + crop_w))
     crop[top - y : bottom - y, left - x : right - x] = image[top:bottom, left:right]
-    weights_y = _reference_weights(crop_h, size[0], box[0] - y, box[2])
-    weights_x = _reference_weights(crop_w, size[1], box[1] - x, box[3])
-    rows = np.floor(np.einsum("ok,ykc->yoc", weights_x, crop) + 0.5)
-    pixels = np.floor(np.einsum("ok,kxc->oxc", weights_y, rows) + 0.5)
+    weights_y = _reference_weights(crop_h, size[0], box[0] - y, box[2], interpolation)
+    weights_x = _reference_weights(crop_w, size[1], box[1] - x, box[3], interpolation)
+    rows = np.floor(np.einsum("ok,ykc->yoc", weights_x, crop) + 0.5).clip(0, 255)
+    pixels = np.floor(np.einsum("ok,kxc->oxc", weights_y, rows) + 0.5).clip(0, 255)
     if flip:
         pixels = pixels[:, ::-1]
     if jitter is not None:
@@ -80,23 +86,43 @@ def reference(
     return ((pixels - np.asarray(mean)) / np.asarray(std)).transpose(2, 0, 1)
 
 
-def _reference_weights(n: int, size: int, first: float, extent: float) -> np.ndarray:
-    """Triangle filter of half width max(1, extent / size) around each output pixel's centre: float64 [size, n]."""
+def _reference_weights(n: int, size: int, first: float, extent: float, interpolation: str) -> np.ndarray:
+    """Returns the filter's weights, float64 [size, n], around the centre of each output pixel.
+
+    bilinear is a triangle, bicubic that of Keys 1981 with a = -1/2; both are stretched by max(1, extent / size).
+    """
     scale = extent / size
     centre = first + (np.arange(size) + 0.5) * scale
-    weights = np.maximum(0.0, 1.0 - np.abs(np.arange(n) + 0.5 - centre[:, None]) / max(1.0, scale))
+    x = np.abs(np.arange(n) + 0.5 - centre[:, None]) / max(1.0, scale)
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    weights = (
+        np.maximum(0.0, 1.0 - x) if interpolation == "bilinear" else np.where(x < 1, near, np.where(x < 2, far, 0))
+    )
     return weights / weights.sum(axis=1, keepdims=True)
 
 
 @njit(cache=True, nogil=True)
-def _weights(n, size, begin, extent):
-    """Pillow's table for resizing `extent` of n pixels, those from `begin` on, to `size`.
+def _filter(x, bicubic):
+    """Returns the filter's weight at distance x, computed in Pillow's order, on which the last bit depends."""
+    x = abs(x)
+    if not bicubic:
+        return max(0.0, 1.0 - x)
+    if x < 1.0:
+        return (1.5 * x - 2.5) * x * x + 1.0
+    return (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5 if x < 2.0 else 0.0
 
-    int32 weights [size, K] in units of 2**-22, first tap, taps. Weights beyond a pixel's own taps are 0.
+
+@njit(cache=True, nogil=True)
+def _weights(n, size, begin, extent, bicubic):
+    """Computes Pillow's filter weights for resizing `extent` of n pixels, beginning at `begin`, to `size` pixels.
+
+    Returns int32 weights [size, K] in units of 2**-22 (0 beyond an output pixel's taps), first tap and taps int64
+    [size].
     """
     scale = extent / size
-    support = max(1.0, scale)
-    inverse = 1.0 / support
+    stretch = max(1.0, scale)
+    support = (2.0 if bicubic else 1.0) * stretch
+    inverse = 1.0 / stretch
     taps = min(n, int(2 * support) + 2)
     weights = np.zeros((size, taps), np.int32)
     first, count = np.zeros(size, np.int64), np.ones(size, np.int64)
@@ -107,11 +133,12 @@ def _weights(n, size, begin, extent):
         stop = min(n, int(centre + support + 0.5))
         total = 0.0
         for k in range(start, stop):
-            exact[k - start] = max(0.0, 1.0 - abs((k - centre + 0.5) * inverse))
+            exact[k - start] = _filter((k - centre + 0.5) * inverse, bicubic)
             total += exact[k - start]
         for k in range(stop - start):
-            weights[i, k] = np.int32(0.5 + exact[k] / total * (1 << BITS))
-            if weights[i, k] > 0:
+            share = exact[k] / total * (1 << BITS)
+            weights[i, k] = np.int32(share + 0.5 if share >= 0 else share - 0.5)
+            if weights[i, k] != 0:
                 count[i] = k + 1
         first[i] = start
     return weights, first, count
@@ -119,7 +146,7 @@ def _weights(n, size, begin, extent):
 
 @njit(cache=True, nogil=True)
 def _row(image, zeros, y, x, n):
-    """n bytes of row y from column x, as a flat array; a black row where y lies outside of the image."""
+    """Returns n bytes of row y, beginning at column x, as a flat array; zeros if y is outside the image."""
     if y < 0 or y >= image.shape[0]:
         return carray(as_pointer(zeros.ctypes.data), (n,))
     return carray(as_pointer(image.ctypes.data + y * image.strides[0] + x * image.strides[1]), (n,))
@@ -127,7 +154,7 @@ def _row(image, zeros, y, x, n):
 
 @njit(cache=True, nogil=True)
 def _interleave(quad, a, b, c, d):
-    """quad[4 t + r] = byte t of row r."""
+    """Interleaves four rows: quad[4 t + r] = byte t of row r."""
     for t in range(len(a)):
         quad[4 * t] = a[t]
         quad[4 * t + 1] = b[t]
@@ -137,6 +164,7 @@ def _interleave(quad, a, b, c, d):
 
 @njit(cache=True, nogil=True)
 def _split(red, green, blue, source):
+    """Separates interleaved RGB bytes into three arrays."""
     for t in range(len(source) // 3):
         red[t] = source[3 * t]
         green[t] = source[3 * t + 1]
@@ -145,6 +173,7 @@ def _split(red, green, blue, source):
 
 @njit(cache=True, nogil=True)
 def _resize_four_rows(ring, slot, plane, quad, weights, first, taps, flip):
+    """Resizes four interleaved rows horizontally and stores them in the ring buffer, mirrored if `flip`."""
     size = len(first)
     for i in range(size):
         total = fill(_HALF)
@@ -156,6 +185,7 @@ def _resize_four_rows(ring, slot, plane, quad, weights, first, taps, flip):
 
 @njit(cache=True, nogil=True)
 def _resize_column(row, ring, mask, plane, weights, start, taps):
+    """Computes one output row vertically from the rows `start` to `start + taps - 1` in the ring buffer."""
     for x in range(0, plane, LANES):
         red, green, blue = fill(_HALF), fill(_HALF), fill(_HALF)
         for k in range(taps):
@@ -171,8 +201,8 @@ def _resize_column(row, ring, mask, plane, weights, start, taps):
 
 @njit(cache=True, nogil=True)
 def _jitter(rows, plane, width, jitter):
-    """Brightness, contrast and saturation in place; rows uint8 [T_h, 3 * plane], float32 arithmetic as Pillow's."""
-    red, green, blue = np.float32(19595), np.float32(38470), np.float32(7471)  # exact: all sums stay below 2**24
+    """Applies brightness, contrast and saturation in place, in float32 as Pillow does. rows: uint8 [T_h, 3 * plane]."""
+    red, green, blue = np.float32(19595), np.float32(38470), np.float32(7471)  # sums are exact, as they are below 2**24
     half, unit = np.float32(32768), np.float32(1 / 65536)
     zero, top = np.float32(0), np.float32(255)
     for step in range(3):
@@ -205,17 +235,17 @@ def _jitter(rows, plane, width, jitter):
 
 
 @njit(cache=True, nogil=True)
-def crop_resize_into(out, image, window, box, flip, jitter, mean, inv_std):
-    """The njit core: one image, the calling thread, nothing checked. For use inside other compiled functions and DALI.
+def crop_resize_into(out, image, window, box, flip, jitter, mean, inv_std, bicubic):
+    """Processes one image in the calling thread, without checks. Compiled, for other compiled functions and for DALI.
 
-    out: [3, T_h, T_w], overwritten, strides free: float32, uint16 (the bits of float16) or uint8 (not normalized).
-    image: uint8 [h, w, 3] whose last two axes are contiguous (stride 3 and 1; rows may be any distance apart); only
-    bytes inside of the window are read. window: int32 or float64 [4], whole numbers y, x, crop_h, crop_w in pixels of
-    `image`, crop_h and crop_w >= 1; (0, 0, h, w) if `image` is the window already. It may stick out on any side:
-    outside is black. box: float64 [4] = y, x, height, width of what the output shows, counted from the window's first
-    pixel; it lies in the window, which it fills if (0, 0, crop_h, crop_w). flip: mirrored left to right if not 0.
-    jitter: float32 [4] = factors of brightness, contrast, saturation (>= 0; 1 is off) and the order, 0..5, an index
-    into ORDERS. mean, inv_std: float32 [3] in pixel values 0..255.
+    out: [3, T_h, T_w] of any strides, overwritten: float32, uint16 (the bits of float16) or uint8 (not normalized).
+    image: uint8 [h, w, 3] with strides 3 and 1 in its last two axes. Only pixels inside the window are read.
+    window: int32 or float64 [4], whole numbers: y, x, crop_h, crop_w in pixels of `image`, with crop_h, crop_w >= 1. It
+    may extend beyond the image, where pixels are black.
+    box: float64 [4]: y, x, height, width of what the output shows, relative to the window and inside it.
+    flip: mirrors horizontally if not 0. bicubic: the index of the filter in INTERPOLATIONS.
+    jitter: float32 [4]: factors of brightness, contrast, saturation (>= 0; 1 is off), and their order, see ORDERS.
+    mean, inv_std: float32 [3], in units of pixel values 0..255.
     """
     y, x, crop_h, crop_w = int(window[0]), int(window[1]), int(window[2]), int(window[3])
     height, width = out.shape[1], out.shape[2]
@@ -242,14 +272,14 @@ def crop_resize_into(out, image, window, box, flip, jitter, mean, inv_std):
             if not jitters:
                 store_row(out, i, row, plane, mean, inv_std)
     else:
-        weights_x, first_x, count_x = _weights(crop_w, width, box[1], box[3])
-        weights_y, first_y, count_y = _weights(crop_h, height, box[0], box[2])
+        weights_x, first_x, count_x = _weights(crop_w, width, box[1], box[3], bicubic != 0)
+        weights_y, first_y, count_y = _weights(crop_h, height, box[0], box[2], bicubic != 0)
         taps_x, taps_y = count_x.max(), count_y.max()
         slots = 2
         while slots < taps_y // 4 + 2:
-            slots *= 2  # a power of two: the place in the ring is a mask, not a division
+            slots *= 2  # a power of two, so that positions in the ring need a mask instead of a division
         ring = np.empty(slots * 3 * plane, np.uint32)
-        quad = np.zeros(12 * (crop_w + taps_x + 2), np.uint8)  # outside of the image: black; after the end: weighs 0
+        quad = np.zeros(12 * (crop_w + taps_x + 2), np.uint8)  # black outside the image; bytes after the end weigh 0
         ready = first_y[0] >> 2 << 2
         for i in range(height):
             last = first_y[i] + count_y[i]
@@ -272,16 +302,13 @@ def crop_resize_into(out, image, window, box, flip, jitter, mean, inv_std):
             store_row(out, i, rows[i], plane, mean, inv_std)
 
 
-def cpu(images, windows, boxes, size, flips, jitters, mean, inv_std) -> np.ndarray:
-    """One image or a list of N of them through `crop_resize_into`; windows, boxes, flips, jitters likewise one or N.
-
-    Types as there. Returns float32 [3, T_h, T_w] for one image, [N, 3, T_h, T_w] for a list.
-    """
+def cpu(images, windows, boxes, size, flips, jitters, mean, inv_std, bicubic=0) -> np.ndarray:
+    """Applies `crop_resize_into` to one image or to lists of N; returns float32 [3, T_h, T_w] or [N, 3, T_h, T_w]."""
     if isinstance(images, np.ndarray):
-        return cpu([images], [windows], [boxes], size, [flips], [jitters], mean, inv_std)[0]
+        return cpu([images], [windows], [boxes], size, [flips], [jitters], mean, inv_std, bicubic)[0]
     out = np.empty((len(images), 3, *size), dtype=np.float32)
     for i, image in enumerate(images):
-        crop_resize_into(out[i], image, windows[i], boxes[i], flips[i], jitters[i], mean, inv_std)
+        crop_resize_into(out[i], image, windows[i], boxes[i], flips[i], jitters[i], mean, inv_std, bicubic)
     return out
 
 
@@ -294,23 +321,26 @@ def crop_resize(
     mean: Sequence[float] | np.ndarray = IMAGENET_MEAN,
     std: Sequence[float] | np.ndarray = IMAGENET_STD,
     window: Sequence[int] | np.ndarray | None = None,
+    interpolation: str = "bilinear",
 ) -> np.ndarray:
-    """Crop `image`, resize to `size` with antialiasing, mirror, jitter colours, subtract the mean, divide by std.
+    """Crops `image`, resizes it to `size` with antialiasing, flips it, jitters its colours, and normalizes it.
 
-    image: uint8 [h, w, 3], the last two axes contiguous; a band of rows or of columns of a larger array is fine.
-    box: (y, x, height, width) in pixels of `image`, what the output shows. window: (y, x, height, width), whole pixels
-    that the resize may read around the box; the whole image to resize, then crop. Default: the box, to crop, then
-    resize; its numbers are whole then. A window may stick out of the image on any side; outside is black, before
-    normalization. A box of whole pixels as large as `size` is copied, not resampled.
-    size: T or (T_h, T_w), pixels. flip: mirror left to right.
-    jitter: None, or factors of brightness, contrast and saturation (1 is off) and an order 0..5, the place in ORDERS:
-    0 bcs, 1 bsc, 2 cbs, 3 csb, 4 sbc, 5 scb. Semantics of torchvision on uint8: brightness scales, contrast blends with
-    the rounded mean of the grey image as it is at that point, saturation blends with the grey image
-    (L = 0.299 R + 0.587 G + 0.114 B, rounded); each clamps to 0..255 and drops the fraction.
-    mean, std: three numbers each, in pixel values 0..255.
+    image: uint8 [h, w, 3] whose last two axes are contiguous; it may be a band of rows or columns of a larger array.
+    box: (y, x, height, width) in pixels of `image`: the part that the output shows. A box of whole pixels that is as
+    large as `size` is copied without resampling.
+    size: T or (T_h, T_w), in pixels. flip: whether to mirror horizontally.
+    jitter: None, or factors of brightness (b), contrast (c) and saturation (s), where 1 is off, and their order: 0 bcs,
+    1 bsc, 2 cbs, 3 csb, 4 sbc, 5 scb. As in torchvision on uint8, brightness scales; contrast blends with the rounded
+    mean of the current grey image; saturation blends with the grey image (L = 0.299 R + 0.587 G + 0.114 B, rounded).
+    Each step clamps to 0..255 and drops the fraction.
+    mean, std: three numbers each, in units of pixel values 0..255. interpolation: Pillow's `bilinear` or `bicubic`.
+    window: (y, x, height, width) in whole pixels: the part that the filter may read, black beyond the image. By default
+    it is the box, which then must be whole numbers (crop, then resize); the whole image means resize, then crop.
 
-    Returns float32 [3, T_h, T_w] = (pixel - mean) * (1 / std). Raises ValueError for a wrong dtype, shape, layout, an
-    empty crop or size, a box that sticks out of its window, or factors, order or std out of range.
+    Returns float32 [3, T_h, T_w] = (pixel - mean) * (1 / std). Raises ValueError for a wrong dtype, shape or layout, an
+    empty crop or size, a box that extends beyond its window, and factors, order or std out of range.
+
+    Example: crop_resize(image, box=(10, 20, 100, 150), size=224, flip=True)
     """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
@@ -331,7 +361,7 @@ def crop_resize(
     if max(abs(int(v)) for v in windows) >= 1 << 30:
         raise ValueError(f"box {boxes.tolist()} is too large; allowed: numbers below 2**30")
     boxes[:2] -= windows[:2]
-    if min(boxes[:2]) < 0 or max(boxes[:2] + boxes[2:] - windows[2:]) > 1e-6:  # a sum may be rounded up
+    if min(boxes[:2]) < 0 or max(boxes[:2] + boxes[2:] - windows[2:]) > 1e-6:  # tolerates rounding of the sum
         raise ValueError(f"box {list(box)} sticks out of its window {windows.tolist()}; allowed: inside of it")
     sizes = np.asarray((size, size) if np.ndim(size) == 0 else size)
     if sizes.shape != (2,) or sizes.dtype.kind not in "iu" or min(sizes) < 1:
@@ -344,10 +374,13 @@ def crop_resize(
         raise ValueError(f"mean is {mean}; allowed: three finite numbers in pixel values 0..255")
     if stds.shape != (3,) or not all(math.isfinite(v) and v > 0 for v in stds):
         raise ValueError(f"std is {std}; allowed: three numbers > 0 in pixel values 0..255")
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation is {interpolation}; allowed: {', '.join(INTERPOLATIONS)}")
     inv_std = (1 / stds).astype(np.float32)
     target = (int(sizes[0]), int(sizes[1]))
     windows = windows.astype(np.int32)
-    return cpu(image, windows, boxes, target, int(flip), factors, means.astype(np.float32), inv_std)
+    bicubic = INTERPOLATIONS.index(interpolation)
+    return cpu(image, windows, boxes, target, int(flip), factors, means.astype(np.float32), inv_std, bicubic)
 
 
 _NO_JITTER = np.array([1, 1, 1, 0], np.float32)
@@ -355,12 +388,12 @@ _NO_MEAN, _NO_STD = np.zeros(3, np.float32), np.ones(3, np.float32)
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The pixels of `crop_resize` of the whole image, not normalized: uint8 [T_h, T_w, 3].
+    """Resizes a whole image as `crop_resize` does, without normalization; returns uint8 [T_h, T_w, 3].
 
-    image: uint8 [h, w, 3], contiguous. size: (T_h, T_w), pixels >= 1.
+    image: uint8 [h, w, 3], contiguous. size: (T_h, T_w) in pixels, at least 1.
     """
     pixels = np.empty((*size, 3), np.uint8)
     box = np.array([0, 0, *image.shape[:2]])
     out = pixels.transpose(2, 0, 1)
-    crop_resize_into(out, image, box.astype(np.int32), box.astype(np.float64), 0, _NO_JITTER, _NO_MEAN, _NO_STD)
+    crop_resize_into(out, image, box.astype(np.int32), box.astype(np.float64), 0, _NO_JITTER, _NO_MEAN, _NO_STD, 0)
     return pixels

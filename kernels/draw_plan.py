@@ -1,10 +1,12 @@
-"""Crop boxes, flips and colour factors, drawn by counter: a pure function of (seed, epoch, position).
+"""Draws crop boxes, flips and colour factors for the positions of an epoch.
 
-Crop law of `resized_crop`: torchvision's RandomResizedCrop. Area uniform in `scale` of the image's, aspect ratio
-log-uniform in `ratio`, ten tries, else the largest centred box whose ratio is allowed. `pad_crop`: a window of the
-output's size, anywhere in the image padded by `pad` pixels on every side.
+Random numbers are counter-based (see philox.py): every draw is a pure function of (seed, epoch, position).
 
-There is no CUDA form: the files are fed and cropped by the decoder, and both want the plan in the host's memory.
+`resized_crop` is torchvision's RandomResizedCrop: the area is uniform in `scale` (a share of the image's area), the
+aspect ratio log-uniform in `ratio`. After ten boxes that do not fit, the largest centred box with an allowed ratio is
+taken. `pad_crop` is a window of the output's size anywhere in the image padded by `pad` pixels on every side.
+
+There is no CUDA version: the host reads the files and passes crop boxes to the decoder, so it needs the plan itself.
 """
 
 import math
@@ -16,12 +18,12 @@ from fastlt.kernels import philox as generator
 from fastlt.kernels.philox import philox, unit
 
 TRIES = 10
-# Purposes of the random numbers of one position; 0..9 are the tries of the crop.
+# What a random number of a position is used for; 0..9 are the tries of the crop.
 _FLIP, _COLOUR = 10, 11
 
 
 def reference_resized_crop(height, width, positions, scale, ratio, seed, epoch):
-    """`draw_resized_crops` spelled out, a position at a time."""
+    """The definition of `draw_resized_crops` in Python, one position at a time."""
     box = [_reference_crop(*one, scale, ratio, seed, epoch) for one in zip(height, width, positions, strict=True)]
     return np.array(box, np.int32).reshape(-1, 4)
 
@@ -41,7 +43,7 @@ def _reference_crop(height, width, position, scale, ratio, seed, epoch):
 
 
 def reference_pad_crop(height, width, positions, size, pad, seed, epoch):
-    """`draw_pad_crops` spelled out."""
+    """The definition of `draw_pad_crops` in Python."""
     box = []
     for h, w, position in zip(height, width, positions, strict=True):
         u = [_reference_unit(word) for word in _reference_words(seed, epoch, position, 0)]
@@ -51,12 +53,12 @@ def reference_pad_crop(height, width, positions, size, pad, seed, epoch):
 
 
 def reference_flip(positions, seed, epoch):
-    """`draw_flips` spelled out."""
+    """The definition of `draw_flips` in Python."""
     return np.array([_reference_words(seed, epoch, one, _FLIP)[0] >> 31 for one in positions], np.uint8)
 
 
 def reference_jitter(positions, strength, seed, epoch):
-    """`draw_jitter` spelled out."""
+    """The definition of `draw_jitter` in Python."""
     words = [_reference_words(seed, epoch, one, _COLOUR) for one in positions]
     u = np.array([[_reference_unit(word) for word in four] for four in words]).reshape(-1, 4)
     return np.column_stack([1 + strength * (2 * u[:, :3] - 1), np.floor(6 * u[:, 3])]).astype(np.float32)
@@ -78,7 +80,7 @@ def _words(seed, epoch, position, purpose):
 
 @njit(cache=True)
 def _resized_crop(height, width, scale, ratio, seed, epoch, position):
-    """(y, x, height, width) of the crop of one position."""
+    """Returns (y, x, height, width) of the crop of one position."""
     area = np.float64(height) * np.float64(width)
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for attempt in range(TRIES):
@@ -99,7 +101,7 @@ def _resized_crop(height, width, scale, ratio, seed, epoch, position):
 
 @njit(cache=True, parallel=True)
 def cpu_resized_crop(height, width, positions, scale, ratio, seed, epoch):
-    """Boxes int32 [n, 4] of `resized_crop`. See draw_boxes."""
+    """Compiled loop of `draw_resized_crops`; returns boxes int32 [n, 4]."""
     box = np.empty((positions.shape[0], 4), np.int32)
     for i in prange(positions.shape[0]):
         y, x, h, w = _resized_crop(height[i], width[i], scale, ratio, seed, epoch, positions[i])
@@ -109,7 +111,7 @@ def cpu_resized_crop(height, width, positions, scale, ratio, seed, epoch):
 
 @njit(cache=True)
 def cpu_pad_crop(height, width, positions, size, pad, seed, epoch):
-    """Boxes int32 [n, 4] of `pad_crop`. See draw_boxes."""
+    """Compiled loop of `draw_pad_crops`; returns boxes int32 [n, 4]."""
     box = np.empty((positions.shape[0], 4), np.int32)
     for i in range(positions.shape[0]):
         w0, w1, _, _ = _words(seed, epoch, positions[i], 0)
@@ -121,7 +123,7 @@ def cpu_pad_crop(height, width, positions, size, pad, seed, epoch):
 
 @njit(cache=True)
 def cpu_flip(positions, seed, epoch):
-    """uint8 [n], 1 with probability one half. See draw_flips."""
+    """Compiled loop of `draw_flips`; returns uint8 [n]."""
     flip = np.empty(positions.shape[0], np.uint8)
     for i in range(positions.shape[0]):
         flip[i] = _words(seed, epoch, positions[i], _FLIP)[0] >> uint64(31)
@@ -130,7 +132,7 @@ def cpu_flip(positions, seed, epoch):
 
 @njit(cache=True)
 def cpu_jitter(positions, strength, seed, epoch):
-    """float32 [n, 4]. See draw_jitter."""
+    """Compiled loop of `draw_jitter`; returns float32 [n, 4]."""
     jitter = np.empty((positions.shape[0], 4), np.float32)
     for i in range(positions.shape[0]):
         w0, w1, w2, w3 = _words(seed, epoch, positions[i], _COLOUR)
@@ -142,10 +144,14 @@ def cpu_jitter(positions, strength, seed, epoch):
 
 
 def draw_resized_crops(height, width, positions, scale, ratio, seed, epoch):
-    """RandomResizedCrop boxes (y, x, height, width) in pixels of the stored image, int32 [n, 4].
+    """Draws the boxes of RandomResizedCrop: (y, x, height, width) in pixels of the stored image, int32 [n, 4].
 
-    height, width: int32 [n], sizes of the images at these positions. positions: int64 [n], places in the epoch. scale:
-    (low, high) share of the area in (0, 1]. ratio: (low, high) width over height. Raises ValueError on empty ranges.
+    height, width: int32 [n], the sizes in pixels of the images at these positions.
+    positions: int64 [n], positions in the epoch.
+    scale: (low, high), the share of the image's area, in (0, 1].
+    ratio: (low, high), width divided by height.
+
+    Raises ValueError for empty ranges.
     """
     if not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
         raise ValueError(f"scale must be 0 < low <= high <= 1 and ratio 0 < low <= high, not {scale} and {ratio}")
@@ -154,9 +160,10 @@ def draw_resized_crops(height, width, positions, scale, ratio, seed, epoch):
 
 
 def draw_pad_crops(height, width, positions, size, pad, seed, epoch):
-    """Windows of `size` x `size` pixels in images padded by `pad`, int32 [n, 4]; they may stick out of the image.
+    """Draws boxes of `size` x `size` pixels in images padded by `pad` pixels on every side, int32 [n, 4].
 
-    Raises ValueError if a padded image is smaller than the window.
+    Boxes are (y, x, height, width) in pixels of the image without its padding, so y and x may be negative and a box may
+    extend beyond the image. Raises ValueError if a padded image is smaller than the box.
     """
     if len(positions) and min(int(height.min()), int(width.min())) + 2 * pad < size:
         raise ValueError(
@@ -166,10 +173,13 @@ def draw_pad_crops(height, width, positions, size, pad, seed, epoch):
 
 
 def draw_flips(positions, seed, epoch):
-    """Horizontal mirror or not, uint8 [n], each with probability one half."""
+    """Draws horizontal flips, uint8 [n]: 1 (flip) or 0, each with probability one half."""
     return cpu_flip(positions, uint64(seed), np.int64(epoch))
 
 
 def draw_jitter(positions, strength, seed, epoch):
-    """(brightness, contrast, saturation, order), float32 [n, 4]: factors uniform in 1 -+ strength, order in 0..5."""
+    """Draws colour jitter, float32 [n, 4]: the factors of brightness, contrast and saturation, and their order.
+
+    Factors are uniform in [1 - strength, 1 + strength]; the order is one of the six permutations, 0 to 5.
+    """
     return cpu_jitter(positions, float(strength), uint64(seed), np.int64(epoch))

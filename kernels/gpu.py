@@ -1,11 +1,12 @@
-"""CUDA kernels: how they are declared, launched, and given sizes that fit the device.
+"""Declares and launches CUDA kernels, and chooses grid sizes that fit the device.
 
-A kernel works on PyTorch tensors where they lie, on PyTorch's current stream; memory comes from PyTorch as well. Under
-Numba's simulator (NUMBA_ENABLE_CUDASIM=1) the same code runs on CPU tensors, every thread a thread of Python, so that
-it is tested without a GPU. Reductions go through shared memory, for the simulator knows no warp.
+A kernel works in place on PyTorch tensors, on PyTorch's current stream; memory is allocated by PyTorch as well. Under
+Numba's simulator (NUMBA_ENABLE_CUDASIM=1) the same code runs on CPU tensors, with a Python thread for every CUDA
+thread, so that it can be tested without a GPU. Reductions use shared memory, because the simulator has no warps.
 
-A kernel is declared with the signatures it is launched with. They decide nothing: Numba compiles for what it is given.
-But the tests compile each of them for several architectures, and the simulator refuses a launch that was not declared.
+A kernel is declared with the signatures it is launched with. Numba ignores them and compiles for the arguments it is
+given, but the tests compile every declared signature for several architectures, and a launch under the simulator with
+types that were not declared fails.
 """
 
 from __future__ import annotations
@@ -22,22 +23,23 @@ from numba import cuda as _numba_cuda
 from numba.core.sigutils import normalize_signature
 
 cu: Any = _numba_cuda
-"""numba.cuda, for kernels; Any because its annotations do not know what a kernel may do with threadIdx.x."""
+"""numba.cuda for use in kernels; typed Any because its annotations do not allow arithmetic with threadIdx.x."""
 
 SIMULATED = bool(config.ENABLE_CUDASIM)  # type: ignore[attr-defined]
 THREADS = 4 if SIMULATED else 128
-"""Threads of every block: few enough that a row of a few hundred numbers keeps them busy. A power of two."""
+"""Threads of every block, a power of two: few enough that a row of a few hundred values keeps all of them busy."""
 
-_FEWEST_BLOCKS = 128  # Numba warns of fewer; kernels stride over the grid, so those in excess end at once
-_WAVES = 1 if SIMULATED else 4  # with one, most of the device would wait for the blocks that end last
-_VIEWS = 1024  # of tensors kept: PyTorch gives out the same addresses again and again
+_FEWEST_BLOCKS = 128  # Numba warns of fewer; kernels use grid-stride loops, so surplus blocks end at once
+_WAVES = 1 if SIMULATED else 4  # with a single wave most of the device would wait for the blocks that end last
+_VIEWS = 1024  # Numba views of tensors that are kept, because PyTorch reuses addresses
 _TYPES = {
     torch.float32: "<f4",
     torch.float16: "<f2",
-    torch.bfloat16: "<i2",  # its bits
+    torch.bfloat16: "<i2",  # passed as its bits
     torch.float64: "<f8",
     torch.int64: "<i8",
     torch.bool: "|b1",
+    torch.uint8: "|u1",
 }
 
 device_function = cu.jit(device=True)
@@ -45,14 +47,14 @@ device_function = cu.jit(device=True)
 
 @dataclass(frozen=True)
 class Limits:
-    """What sizes are taken from: multiprocessors, threads that fit one of them."""
+    """The sizes of a device: its number of multiprocessors, and the threads that fit on each of them."""
 
     multiprocessors: int
     threads: int
 
 
 def limits(device: torch.device) -> Limits:
-    """Those of a device; tiny ones for the simulator, so that small tests have several blocks and tiles."""
+    """Returns the limits of a device; tiny ones for the simulator, so that small tests use several blocks."""
     if SIMULATED:
         return Limits(multiprocessors=1, threads=2 * THREADS)
     about = torch.cuda.get_device_properties(device)
@@ -60,13 +62,13 @@ def limits(device: torch.device) -> Limits:
 
 
 def blocks_for(work: int, device: torch.device) -> int:
-    """Blocks for `work` pieces that blocks take in strides of the grid: a few times what the device holds at once."""
+    """Returns how many blocks to launch for `work` pieces: at most a few times what the device runs at once."""
     found = limits(device)
     return min(work, _WAVES * found.multiprocessors * (found.threads // THREADS))
 
 
 class Kernel:
-    """A CUDA kernel, its signatures, and its launch."""
+    """A CUDA kernel with its declared signatures. Made by the decorator `kernel`."""
 
     def __init__(self, function: Callable[..., None], signatures: tuple[str, ...]):
         self.function, self.signatures = function, signatures
@@ -74,7 +76,10 @@ class Kernel:
         self._compiled = cu.jit(function)
 
     def launch(self, blocks: int, *arguments: Any) -> None:
-        """Starts at least `blocks` blocks of THREADS threads. Arguments: contiguous tensors of one device, scalars."""
+        """Launches the kernel with at least `blocks` blocks of THREADS threads; does nothing if `blocks` is 0.
+
+        arguments: contiguous tensors on one device, and scalars.
+        """
         tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
         assert all(one.is_contiguous() for one in tensors)
         if not blocks:
@@ -84,7 +89,7 @@ class Kernel:
             types = tuple(typeof(one) for one in arrays)
             assert types in self._types, f"{self.function.__name__}: {types} is not declared"
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # of infinite numbers: no GPU warns
+                warnings.simplefilter("ignore", RuntimeWarning)  # NumPy warns of infinite values, a GPU does not
                 self._compiled[blocks, THREADS](*arrays)
             return
         device = tensors[0].device
@@ -99,28 +104,31 @@ class Kernel:
 
 @lru_cache(maxsize=_VIEWS)
 def _view(address: int, shape: tuple[int, ...], typestr: str) -> Any:
-    """Numba's array of a tensor's memory, whose making takes longer than the rest of a launch. It owns nothing."""
+    """Returns a Numba array over a tensor's memory, which it does not own.
+
+    The arrays are cached, because making one takes longer than the rest of a launch.
+    """
     described = {"shape": tuple(shape), "typestr": typestr, "data": (address, False), "strides": None, "version": 2}
     return cu.from_cuda_array_interface(described, sync=False)
 
 
 @lru_cache
 def _stream(device: torch.device, handle: int) -> Any:
-    """Numba's object of a stream, the same one each time: Numba keeps launch configurations by it."""
+    """Returns Numba's object for a stream, always the same one, because Numba caches launch configurations by it."""
     return cu.external_stream(handle)
 
 
 def _bits(values: torch.Tensor) -> torch.Tensor:
-    """bfloat16 as its bits, for neither NumPy nor the array interface has it."""
+    """Returns bfloat16 values as their bits, because NumPy and the array interface lack this dtype."""
     return values.view(torch.int16) if values.dtype == torch.bfloat16 else values
 
 
 KERNELS: list[Kernel] = []
-"""Every kernel of the modules imported so far."""
+"""All kernels of the modules that have been imported."""
 
 
 def kernel(*signatures: str) -> Callable[[Callable[..., None]], Kernel]:
-    """Declares a kernel with the signatures it is launched with, such as `float32[:, ::1], int64[::1], int64`."""
+    """Decorator that declares a kernel with its signatures, such as `float32[:, ::1], int64[::1], int64`."""
 
     def declare(function: Callable[..., None]) -> Kernel:
         KERNELS.append(Kernel(function, tuple(f"void({signature})" for signature in signatures)))
@@ -131,7 +139,10 @@ def kernel(*signatures: str) -> Callable[[Callable[..., None]], Kernel]:
 
 @device_function
 def block_sum(value, scratch):
-    """Sum over the threads of a block, in an order that is always the same. scratch: shared array of THREADS."""
+    """Returns the sum of `value` over the threads of a block, added in a fixed order.
+
+    scratch: a shared array of THREADS elements.
+    """
     thread = cu.threadIdx.x
     scratch[thread] = value
     cu.syncthreads()
@@ -142,13 +153,13 @@ def block_sum(value, scratch):
         cu.syncthreads()
         step //= 2
     total = scratch[0]
-    cu.syncthreads()  # before scratch is written to again
+    cu.syncthreads()  # all threads must have read the result before scratch is reused
     return total
 
 
 @device_function
 def block_max(value, scratch):
-    """Largest value of the threads of a block. scratch: shared array of THREADS."""
+    """Returns the largest `value` over the threads of a block. scratch: a shared array of THREADS elements."""
     thread = cu.threadIdx.x
     scratch[thread] = value
     cu.syncthreads()

@@ -1,7 +1,7 @@
 """Philox4x32-10, the counter-based random generator of Salmon et al. (2011): 128 random bits for any (key, counter).
 
-Nothing is stepped and nothing is stored: the number of a place is a pure function of where the place is. That is what
-makes an order or a crop the same for any batch size, thread count, rank count and point of resumption.
+The generator has no state. The random number for a position is a pure function of the position, so a sample order or a
+crop is the same for any batch size, thread count, rank count and point of resumption.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ ROUNDS = 10
 
 
 def reference(key: int, c0: int, c1: int, c2: int, c3: int) -> tuple[int, int, int, int]:
-    """`philox` in whole numbers of Python."""
+    """The definition of `philox` in Python integers."""
     key = int(key)
     x0, x1, x2, x3 = (int(word) % 2**32 for word in (c0, c1, c2, c3))
     for number in range(ROUNDS):
@@ -30,13 +30,13 @@ def reference(key: int, c0: int, c1: int, c2: int, c3: int) -> tuple[int, int, i
 
 
 def reference_unit53(high: int, low: int) -> float:
-    """`unit53` in whole numbers of Python."""
+    """The definition of `unit53` in Python integers."""
     return (high << 21 | low >> 11) / 2**53
 
 
 @njit(inline="always")
 def philox(key, c0, c1, c2, c3):
-    """Four random words of 32 bits (as uint64) for a key of 64 bits and a counter of four words of 32 bits."""
+    """Returns four random 32-bit words (as uint64) for a 64-bit key and a counter of four 32-bit words."""
     k0 = uint64(key) & _LOW
     k1 = uint64(key) >> _HALF
     x0 = uint64(c0) & _LOW
@@ -59,17 +59,17 @@ def philox(key, c0, c1, c2, c3):
 
 @njit(inline="always")
 def unit(word):
-    """Uniform float64 in (0, 1) from one word of 32 bits."""
+    """Returns a uniform float64 in (0, 1) from one 32-bit word."""
     return (np.float64(word) + 0.5) * (1.0 / 4294967296.0)
 
 
 @njit(inline="always")
 def unit53(high, low):
-    """Uniform float64 in [0, 1) with 53 random bits from two words of 32 bits."""
+    """Returns a uniform float64 in [0, 1) with 53 random bits from two 32-bit words."""
     return np.float64((high << uint64(21)) | (low >> uint64(11))) * (1.0 / 9007199254740992.0)
 
 
 @njit(inline="always")
 def below(high, low, n):
-    """Uniform int64 in [0, n) from two words; the bias is below n / 2**53."""
+    """Returns a uniform int64 in [0, n) from two 32-bit words; the bias is below n / 2**53."""
     return np.int64(unit53(high, low) * n)

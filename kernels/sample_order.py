@@ -1,18 +1,18 @@
-"""The order of sample ids of one epoch (paper section 3), a pure function of (seed, epoch).
+"""Draws the order of sample ids of one epoch (paper section 3), as a pure function of (seed, epoch).
 
-Four ways of drawing, all over the same layout: `members` holds the sample ids grouped by class, class j's between
-class_start[j] and class_start[j + 1].
+There are four ways of drawing. All take the sample ids grouped by class: those of class j are
+members[class_start[j]:class_start[j + 1]]. The walk of a class is the endless sequence of its samples in successive
+random permutations, so that no sample comes twice before all came once. It continues from epoch to epoch.
 
-quota      class j gets quota[j] positions. Its images come in successive random permutations, one per pass through the
-           class (no image twice before all were seen once), starting at place `drawn[j]` of that endless walk. The
-           epoch is shuffled at the end.
-iid        at every position, independently: a class by its probability, then one of its images.
-reference  the authors' class-balanced sampler: classes in successive random permutations, `visit` images of the class
-           at each visit, the images again by walks that never end.
-cycled     the authors' progressive sampler: at every position, independently, a class by its probability, then the next
-           image of that class's walk.
+quota      Class j gets quota[j] positions, which take the next samples of its walk, beginning with sample `drawn[j]` of
+           the walk. At the end the epoch is shuffled.
+iid        Every position independently draws a class by its probability, then a random sample of that class.
+reference  The authors' class-balanced sampler: classes follow each other in successive random permutations, and each
+           visit to a class takes the next `visit` samples of its walk.
+cycled     The authors' progressive sampler: every position independently draws a class by its probability, then takes
+           the next sample of that class's walk.
 
-There is no CUDA form: a permutation by swaps is one chain, and what is fed by its order lies on the host.
+There is no CUDA version: the swaps of a shuffle depend on each other, and the files are read on the host anyway.
 """
 
 from itertools import islice
@@ -23,12 +23,12 @@ from numba import njit, prange, uint64
 from fastlt.kernels import philox as generator
 from fastlt.kernels.philox import below, philox, unit53
 
-# What a random number is for: the second counter word, so that no two uses ever share a number.
+# What a random number is used for. It is part of the second counter word, so that no two uses share a number.
 _WALK, _SHUFFLE, _IID, _CLASSES = 1, 2, 3, 4
 
 
 def reference(members, class_start, quota, drawn, seed, epoch):
-    """`quota` drawing in lists: every class's endless walk, cut out where this epoch has come to; then the shuffle."""
+    """The definition of `quota` drawing in Python: this epoch's part of the walk of each class, then the shuffle."""
     order = []
     for j in range(len(quota)):
         own = members[class_start[j] : class_start[j + 1]].tolist()
@@ -41,7 +41,7 @@ def reference(members, class_start, quota, drawn, seed, epoch):
 
 
 def reference_iid(members, class_start, probabilities, length, seed, epoch):
-    """`iid` drawing, a position at a time."""
+    """The definition of `iid` drawing in Python, one position at a time."""
     cumulative = np.cumsum(probabilities)
     order = []
     for position in range(length):
@@ -53,7 +53,7 @@ def reference_iid(members, class_start, probabilities, length, seed, epoch):
 
 
 def reference_visits(members, class_start, visit, length, seed, epoch):
-    """`reference` drawing as iterators that never end, run from their beginning."""
+    """The definition of `reference` drawing in Python: endless iterators, run from the beginning of training."""
     classes = len(class_start) - 1
 
     def forever(values, purpose, stream):
@@ -69,7 +69,7 @@ def reference_visits(members, class_start, visit, length, seed, epoch):
 
 
 def reference_cycled(members, class_start, probabilities, drawn, length, seed, epoch):
-    """`cycled` drawing: the classes of `iid` drawing, each with the next image of its walk."""
+    """The definition of `cycled` drawing in Python: the classes of `iid` drawing, each with the next of its walk."""
     number_of = np.repeat(np.arange(len(probabilities)), np.diff(class_start))
     classes = reference_iid(number_of, class_start, probabilities, length, seed, epoch)
     place, order = drawn.copy(), []
@@ -82,7 +82,7 @@ def reference_cycled(members, class_start, probabilities, drawn, length, seed, e
 
 
 def _permuted(values, key, purpose, stream, turn):
-    """Fisher-Yates from the end; two swaps share the four words of one counter, that of the first."""
+    """Returns a Fisher-Yates shuffle, from the end; two swaps share the four words of the first one's counter."""
     values = list(values)
     for i in range(len(values) - 1, 0, -1):
         even = (len(values) - 1 - i) % 2 == 0
@@ -95,7 +95,7 @@ def _permuted(values, key, purpose, stream, turn):
 
 @njit(cache=True)
 def _shuffle(values, key, purpose, stream, turn):
-    """Fisher-Yates in place. One Philox call serves two swaps: each needs 53 bits."""
+    """Shuffles in place (Fisher-Yates). One Philox call gives the bits for two swaps, 53 each."""
     i = values.shape[0] - 1
     while i > 0:
         w0, w1, w2, w3 = philox(key, i, (purpose << 28) ^ (i >> 32), stream, turn)
@@ -110,7 +110,7 @@ def _shuffle(values, key, purpose, stream, turn):
 
 @njit(cache=True, parallel=True)
 def cpu(members, class_start, quota, drawn, seed, epoch):
-    """`quota` drawing. See sample_order."""
+    """Compiled `quota` drawing; see `sample_order`."""
     classes = quota.shape[0]
     begin = np.zeros(classes + 1, np.int64)
     for j in range(classes):
@@ -136,7 +136,7 @@ def cpu(members, class_start, quota, drawn, seed, epoch):
 
 @njit(cache=True, parallel=True)
 def cpu_iid(members, class_start, cumulative, length, seed, epoch):
-    """`iid` drawing. See sample_order_iid."""
+    """Compiled `iid` drawing; see `sample_order_iid`."""
     order = np.empty(length, np.int64)
     last = cumulative.shape[0] - 1
     for position in prange(length):
@@ -149,7 +149,7 @@ def cpu_iid(members, class_start, cumulative, length, seed, epoch):
 
 @njit(cache=True, parallel=True)
 def cpu_classes(cumulative, length, seed, epoch):
-    """The class of every position as `cpu_iid` draws it, int64 [length]."""
+    """Returns the class of every position, int64 [length], as `cpu_iid` draws it."""
     classes = np.empty(length, np.int64)
     last = cumulative.shape[0] - 1
     for position in prange(length):
@@ -160,7 +160,7 @@ def cpu_classes(cumulative, length, seed, epoch):
 
 @njit(cache=True)
 def cpu_cycled(members, class_start, classes, drawn, seed):
-    """`cycled` drawing. See sample_order_cycled."""
+    """Compiled `cycled` drawing; see `sample_order_cycled`."""
     order = np.empty(classes.shape[0], np.int64)
     walks = members.copy()
     turns = np.full(class_start.shape[0] - 1, -1, np.int64)
@@ -180,16 +180,16 @@ def cpu_cycled(members, class_start, classes, drawn, seed):
 
 @njit(cache=True)
 def cpu_reference(members, class_start, visit, length, seed, epoch):
-    """`reference` drawing. See sample_order_reference."""
+    """Compiled `reference` drawing; see `sample_order_reference`."""
     classes = class_start.shape[0] - 1
     order = np.empty(length, np.int64)
-    # The walk of a class is kept between visits: it changes only when a pass through the class is complete.
+    # The current permutation of a class is kept between visits and replaced once all its samples were taken.
     walks = members.copy()
     turns = np.full(classes, -1, np.int64)
     sequence = np.arange(classes)
     sequence_turn = np.int64(-1)
     for position in range(length):
-        stream = epoch * length + position  # the authors' iterators go on from epoch to epoch
+        stream = epoch * length + position  # the authors' iterators continue from epoch to epoch
         number = stream // visit
         turn = number // classes
         if turn != sequence_turn:
@@ -209,11 +209,20 @@ def cpu_reference(members, class_start, visit, length, seed, epoch):
 
 
 def sample_order(members, class_start, quota, drawn, seed, epoch):
-    """Sample ids of an epoch by quota.
+    """Returns the sample ids of an epoch in which class j gets exactly quota[j] positions, int64 [sum(quota)].
 
-    members: int64 [N], sample ids grouped by class. class_start: int64 [C + 1]. quota: int64 [C], positions of each
-    class in this epoch. drawn: int64 [C], how many images of each class earlier epochs took. seed, epoch: integers.
-    Returns int64 [sum(quota)]. Raises ValueError if a class without images has a quota.
+    members: int64 [N], the sample ids grouped by class.
+    class_start: int64 [C + 1], where each class begins in `members`; the last entry is N.
+    quota: int64 [C], the number of positions of each class in this epoch.
+    drawn: int64 [C], how many samples of each class earlier epochs took.
+    seed, epoch: integers.
+
+    Raises ValueError if a class without samples has a quota, or for wrong dtypes or class starts.
+
+    Example, an epoch of two classes, with samples 0, 1, 2 and 3, 4:
+
+        members, class_start = np.arange(5), np.array([0, 3, 5])
+        sample_order(members, class_start, quota=np.array([2, 2]), drawn=np.array([0, 0]), seed=0, epoch=0)
     """
     _check(members, class_start)
     empty = np.flatnonzero((np.diff(class_start) == 0) & (np.asarray(quota) > 0))
@@ -223,9 +232,12 @@ def sample_order(members, class_start, quota, drawn, seed, epoch):
 
 
 def sample_order_iid(members, class_start, probabilities, length, seed, epoch):
-    """Sample ids of an epoch, every position drawn on its own: class j with probabilities[j], then one of its images.
+    """Returns the sample ids of an epoch, int64 [length], with every position drawn independently.
 
-    probabilities: float64 [C], sum 1. Returns int64 [length]. Raises ValueError if an empty class can be drawn.
+    A position draws class j with probabilities[j], then one of its samples at random.
+
+    probabilities: float64 [C], sum 1. members, class_start: as in `sample_order`. Raises ValueError if a class without
+    samples has a probability above 0, or for wrong dtypes or class starts.
     """
     _check(members, class_start)
     _check_drawn(class_start, probabilities)
@@ -233,15 +245,16 @@ def sample_order_iid(members, class_start, probabilities, length, seed, epoch):
 
 
 def drawn_classes(probabilities, length, seed, epoch):
-    """The class of every position of an epoch, each drawn on its own with probabilities[j]: int64 [length]."""
+    """Returns the class of every position of an epoch, int64 [length]: independent draws by `probabilities` [C]."""
     return cpu_classes(np.cumsum(probabilities), np.int64(length), uint64(seed), np.int64(epoch))
 
 
 def sample_order_cycled(members, class_start, probabilities, drawn, length, seed, epoch):
-    """Sample ids of an epoch, the class of every position drawn on its own, its images in walks that never end.
+    """Returns the sample ids of an epoch, int64 [length]: independently drawn classes, the next sample of each.
 
-    probabilities: float64 [C], sum 1. drawn: int64 [C], how many images of each class earlier epochs took. Returns
-    int64 [length]. Raises ValueError if an empty class can be drawn.
+    probabilities: float64 [C], sum 1. drawn: int64 [C], how many samples of each class earlier epochs took. members,
+    class_start: as in `sample_order`. Raises ValueError if a class without samples has a probability above 0, or for
+    wrong dtypes or class starts.
     """
     _check(members, class_start)
     _check_drawn(class_start, probabilities)
@@ -250,9 +263,10 @@ def sample_order_cycled(members, class_start, probabilities, drawn, length, seed
 
 
 def sample_order_reference(members, class_start, visit, length, seed, epoch):
-    """Sample ids of an epoch as the authors' class-balanced sampler gives them: `visit` images at each class visit.
+    """Returns the sample ids of an epoch, int64 [length], in the order of the authors' class-balanced sampler.
 
-    Returns int64 [length]. Raises ValueError if a class is empty.
+    visit: how many samples each visit to a class takes (4 in the authors' code). members, class_start: as in
+    `sample_order`. Raises ValueError if a class has no samples, or for wrong dtypes or class starts.
     """
     _check(members, class_start)
     empty = np.flatnonzero(np.diff(class_start) == 0)

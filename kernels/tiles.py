@@ -1,8 +1,9 @@
-"""Scores of a linear classifier in tiles of rows: the whole matrix of scores, N x C, never lies in memory.
+"""Computes the scores of a linear classifier in tiles of rows, so that the N x C matrix is never in memory as a whole.
 
-At iNaturalist's size it would be bigger than the features. A CPU finds the scores of a tile in its cache. A GPU need
-not: to write and read a score takes it a fortieth of the time of its 2048 products (by its figures, not measured), and
-a tile as small as its cache leaves multiprocessors idle at the end of each product.
+At iNaturalist's size that matrix would be larger than the features. On a CPU a tile is small enough to stay in the
+cache until its scores are used. On a GPU this is not needed: writing and reading a score takes about a fortieth of the
+time of its 2048 products (computed from the hardware's specification, not measured), and tiles as small as the cache
+would leave multiprocessors idle at the end of each matrix product.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import torch
 
 from fastlt.kernels import gpu
 
-_CPU_ROWS = 2048  # with fewer the matrix product reads the weights too often, and its threads wait for each other
-_GPU_BYTES = 2**27  # of a tile
+_CPU_ROWS = 2048  # with fewer rows a product reads the weights too often, and its threads wait for each other
+_GPU_BYTES = 2**27  # size of a tile
 
 
 def tile_rows(columns: int, device: torch.device) -> int:
-    """Rows of a float32 tile with so many columns."""
+    """Returns the number of rows of a float32 tile with `columns` columns."""
     if gpu.SIMULATED:
         return 3
     if device.type == "cpu":
@@ -27,9 +28,12 @@ def tile_rows(columns: int, device: torch.device) -> int:
 
 
 def score_tiles(features: torch.Tensor, weight: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """(rows, features[rows] @ weight.T) one tile after the other, float32 [n, C] in one buffer that is used again.
+    """Yields (rows, features[rows] @ weight.T) for one tile of rows after the other.
 
-    features: float32, float16 or bfloat16 [N, D]; 16-bit floats become float32 tile by tile. weight: float32 [C, D].
+    features: float32, float16 or bfloat16 [N, D]; 16-bit floats are converted to float32 tile by tile.
+    weight: float32 [C, D].
+
+    Scores are float32 [n, C]. They are a view of one buffer, which the next tile overwrites.
     """
     classes = len(weight)
     step = min(len(features), tile_rows(max(weight.shape), features.device))

@@ -1,4 +1,7 @@
-"""Winning intervals on the CPU: rows in parallel, float32 logarithms find the few classes that float64 decides on."""
+"""Winning intervals on the CPU: the compiled loops of `winning_interval`, which run over rows in parallel.
+
+For each row, fast float32 logarithms find the few classes that can bound tau. Only those are computed in float64.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,18 @@ from torch import Tensor
 
 _BLOCK_ROWS = 16  # rows that share one set of buffers
 _BLOCK_CLASSES = 64  # classes tested at once for a possible bound
-_MARGIN = np.float32(1e-4)  # above every error of the fast logarithms, see _bounds
+_MARGIN = np.float32(1e-4)  # larger than any error of the fast logarithms, see _bounds
 _HUGE = np.float32(1e30)
 _STEEPEST = np.float32(1e38)
 _NO_RIVAL = np.float32(-1e36)
 
 
 def intervals(scores: Tensor, log_norm: Tensor, labels: Tensor, lo: Tensor, hi: Tensor, finite: Tensor) -> None:
-    """Fills lo, hi (float64 [n]) and finite (bool [n], whether a row is) from scores float32 [n, C] of some rows."""
+    """Fills the winning intervals of a tile of rows.
+
+    scores: float32 [n, C]. log_norm: float64 [C], log ||w||. labels: int64 [n]. lo, hi: float64 [n], written to.
+    finite: bool [n], written to: whether all scores of a row are finite.
+    """
     rows = scores.numpy()
     _intervals(rows, rows.view(np.uint32), *(one.numpy() for one in (log_norm, labels, lo, hi, finite)))
 
@@ -25,7 +32,7 @@ def intervals(scores: Tensor, log_norm: Tensor, labels: Tensor, lo: Tensor, hi: 
 def intervals_additive(
     scores: Tensor, log_prior: Tensor, labels: Tensor, lo: Tensor, hi: Tensor, finite: Tensor
 ) -> None:
-    """The same for z_c - tau log p_c, in float64 throughout."""
+    """The same as `intervals` for z_c - tau log p_c, all in float64."""
     rows = scores.numpy()
     _intervals_additive(rows, rows.view(np.uint32), *(one.numpy() for one in (log_prior, labels, lo, hi, finite)))
 
@@ -46,7 +53,7 @@ def _intervals(scores, bits, log_norm, labels, lo, hi, finite):
                 if not _any_positive(row, log_norm):
                     lo[i], hi[i] = -np.inf, np.inf
             elif row[y] > 0 or not (some_zero_norm or _any_not_negative(row)):
-                if smallest < 0x007FFFFF:  # subnormal numbers: the fast logarithm does not know them
+                if smallest < 0x007FFFFF:  # the fast logarithm is wrong for subnormal numbers
                     lo[i], hi[i] = _every_class(row, log_norm, y)
                 else:
                     lo[i], hi[i] = _few_classes(row, bits[i], log_norm, y, upper)
@@ -54,12 +61,12 @@ def _intervals(scores, bits, log_norm, labels, lo, hi, finite):
 
 @njit(cache=True)
 def _magnitudes(bits):
-    """Largest magnitude of a row and smallest one but 0, less 1, as the bits of float32."""
+    """Returns the largest magnitude of a row, and its smallest nonzero magnitude less 1, both as bits of float32."""
     largest, smallest = np.uint32(0), np.uint32(0xFFFFFFFF)
     for c in range(bits.size):
         magnitude = np.uint32(bits[c] & np.uint32(0x7FFFFFFF))
         largest = max(largest, magnitude)
-        smallest = min(smallest, np.uint32(magnitude - np.uint32(1)))  # 0 turns into the largest number
+        smallest = min(smallest, np.uint32(magnitude - np.uint32(1)))  # 0 wraps round to the largest number
     return largest, smallest
 
 
@@ -89,7 +96,11 @@ def _every_class(row, log_norm, y):
 
 @njit(cache=True, error_model="numpy")
 def _tighten(row, log_norm, y, c, lo, hi):
-    """The interval after class c, in float64. The logarithm of a ratio is exact to the last bits where scores tie."""
+    """Returns the interval after class c has bounded it, in float64.
+
+    It takes the logarithm of a ratio, which is 0 to the last bit where two scores are equal, instead of the difference
+    of two logarithms.
+    """
     if c == y or (row[y] > 0 and not (row[c] > 0 and log_norm[c] > -np.inf)):
         return lo, hi
     gap = math.log(np.float64(row[c]) / np.float64(row[y]))
@@ -107,11 +118,12 @@ def _tighten(row, log_norm, y, c, lo, hi):
 
 @njit(cache=True)
 def _few_classes(row, bits, log_norm, y, upper):
-    """As `_every_class`, but takes the exact logarithm only of classes that can bound tau."""
+    """Returns the same as `_every_class`, but computes the exact logarithm only for classes that can bound tau."""
     from_below, from_above, never = _bounds(row, bits, log_norm, y, upper)
     if never or from_below > -from_above:
         return np.inf, -np.inf
-    # Beyond these limits float32 says nothing: classes above are all looked at, those below are no rivals.
+    # Bounds beyond these limits are not reliable in float32: all classes above are computed exactly, and those below
+    # cannot win against the label.
     from_below = min(max(from_below, -_HUGE), _HUGE)
     from_above = min(max(from_above, -_HUGE), _HUGE)
     lo, hi = -np.inf, np.inf
@@ -126,11 +138,14 @@ def _few_classes(row, bits, log_norm, y, upper):
 
 @njit(cache=True, error_model="numpy")
 def _bounds(row, bits, log_norm, y, upper):
-    """Float32 bounds, made safe by a margin, of the largest lower and (negated) upper bound of tau.
+    """Bounds tau from below and above in float32, less tightly than the exact bounds by a margin.
 
-    The bound that class c sets is gap / |slope| (from below) or its negative (from above). upper[c] is never below
-    it. With r = (m - 1) / (m + 1), log m = 2 (r + r^3 / 3 + r^5 / 5 + ...): for m in sqrt(1/2)..sqrt(2) what is left
-    out is below 2e-6. Roundings add at most 6e-5 for any two float32 scores. The margin is above their sum.
+    Returns (lower bound, negated upper bound, whether the label wins at no tau). Class c bounds tau by gap / |slope|
+    from below, or by its negative from above; upper[c] is set to a value that is never below gap / |slope|.
+
+    The margin covers all errors. With r = (m - 1) / (m + 1), log m = 2 (r + r^3 / 3 + r^5 / 5 + ...); the terms that
+    `_fast_log` leaves out are below 2e-6 for m in sqrt(1/2)..sqrt(2), and rounding adds at most 6e-5 for any two
+    float32 scores.
     """
     negative = row[y] < 0
     sign = np.float32(-1) if negative else np.float32(1)
@@ -155,7 +170,7 @@ def _bounds(row, bits, log_norm, y, upper):
 
 @njit(cache=True)
 def _ordered(value):
-    """The bits of a float32 as an integer that sorts like it: only a maximum of integers is vectorised."""
+    """Converts a float32 to an integer with the same order, because LLVM vectorizes the maximum of integers only."""
     bits = np.float32(value).view(np.int32)
     return np.int32(bits ^ np.int32(np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
 

@@ -1,7 +1,7 @@
-"""Winning intervals on a GPU: one block a row, its threads over the classes.
+"""Winning intervals on a GPU: the kernels of `winning_interval`, with one block per row and threads over the classes.
 
-Float64 logarithms are dear there, so the first sweep bounds tau in float32 and the second asks float64 only about the
-classes that reach this bound.
+Float64 logarithms are slow on a GPU. A first pass over the classes therefore bounds tau in float32, and a second pass
+computes in float64 only the classes that reach this bound.
 """
 
 from __future__ import annotations
@@ -20,21 +20,25 @@ from fastlt.kernels.gpu import SIMULATED, THREADS, cu
 
 _INF = np.inf
 _NONE = np.float32(-np.inf)  # no bound yet
-# Two float32 logarithms of 2^-22 each (relative, to base 2), their difference, its quotient by the slope, and what the
-# second sweep makes of that: all their roundings together are below 1.4e-4.
+# The sum of all errors is below 1.4e-4: two float32 logarithms with errors of 2^-22 each (relative, to base 2), their
+# difference, its quotient by the slope, and the comparison in the second pass.
 _MARGIN = np.float32(2e-4)
 _ROUGH_LOG: Any = math.log if SIMULATED else libdevice.fast_logf
 _ROUGH_QUOTIENT: Any = operator.truediv if SIMULATED else libdevice.fast_fdividef  # slopes are below 2^126
-_FLAT = np.float32(1e-30)  # a slope below it could push a float32 bound to infinity
+_FLAT = np.float32(1e-30)  # a slope below it could make a float32 bound infinite
 _STEP = np.uint64(THREADS)  # unsigned, so that Numba does not test every index for being negative
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
-# What a row holds at most: a class whose score is not positive counts as zero if its norm is zero.
+# The highest level among the scores of a row. A score that is not positive counts as zero if the class has norm zero.
 _NEGATIVE, _NULL, _POSITIVE, _NOT_FINITE = (np.float32(level) for level in range(4))
 
 
 def intervals(scores: Tensor, log_norm: Tensor, labels: Tensor, lo: Tensor, hi: Tensor, finite: Tensor) -> None:
-    """Fills lo, hi (float64 [n]) and finite (bool [n], whether a row is) from scores float32 [n, C] of some rows."""
+    """Fills the winning intervals of a tile of rows.
+
+    scores: float32 [n, C]. log_norm: float64 [C], log ||w||. labels: int64 [n]. lo, hi: float64 [n], written to.
+    finite: bool [n], written to: whether all scores of a row are finite.
+    """
     blocks = gpu.blocks_for(len(scores), scores.device)
     _intervals.launch(blocks, scores, log_norm, labels, lo, hi, finite)
 
@@ -42,14 +46,14 @@ def intervals(scores: Tensor, log_norm: Tensor, labels: Tensor, lo: Tensor, hi: 
 def intervals_additive(
     scores: Tensor, log_prior: Tensor, labels: Tensor, lo: Tensor, hi: Tensor, finite: Tensor
 ) -> None:
-    """The same for z_c - tau log p_c, in float64 throughout."""
+    """The same as `intervals` for z_c - tau log p_c, all in float64."""
     blocks = gpu.blocks_for(len(scores), scores.device)
     _intervals_additive.launch(blocks, scores, log_prior, labels, lo, hi, finite)
 
 
 @gpu.device_function
 def _level(score, norm):
-    """Which of the levels one class puts its row on."""
+    """Returns the level of one class, given its score and the logarithm of its norm."""
     if not abs(score) < np.float32(_INF):
         return _NOT_FINITE
     if score > _ZERO and norm > -_INF:
@@ -59,7 +63,7 @@ def _level(score, norm):
 
 @gpu.device_function
 def _store(i, never, lower, higher, lo, hi):
-    """One thread writes the interval, in the one form that `nowhere` has; 0.0 has no sign."""
+    """Writes the interval of row i, by one thread. An empty one becomes (inf, -inf), and -0.0 becomes 0.0."""
     if cu.threadIdx.x == 0:
         lo[i] = _INF if never or lower > higher else lower + 0.0
         hi[i] = -_INF if never or lower > higher else higher + 0.0
@@ -67,9 +71,9 @@ def _store(i, never, lower, higher, lo, hi):
 
 @gpu.device_function
 def _limits(row, log_norm, y, own, sign, scratch):
-    """(level of the row, bound of tau from below, negated bound from above), by the whole block.
+    """Returns (level of the row, lower bound of tau, negated upper bound of tau) in float32; run by the whole block.
 
-    The bounds never pass those that all classes together set, and lie within the margin of them.
+    The bounds are never tighter than the exact ones, and differ from them by at most the margin.
     """
     level, from_below, from_above = _NEGATIVE, _NONE, _NONE
     log_own = _ROUGH_LOG(abs(own)) if sign != _ZERO else _ZERO
@@ -89,9 +93,10 @@ def _limits(row, log_norm, y, own, sign, scratch):
 
 @gpu.device_function
 def _exact(row, log_norm, y, own, sign, least, most, scratch):
-    """The interval by the whole block, in float64, of the classes that reach the bounds `least` and `most`.
+    """Returns the interval in float64, from the classes that reach the bounds `least` and `most`.
 
-    The logarithm of a ratio is exact to the last bits where scores tie.
+    It is run by the whole block. It takes the logarithm of a ratio, which is 0 to the last bit where two scores are
+    equal, instead of the difference of two logarithms.
     """
     lower, higher = -_INF, _INF
     log_own = _ROUGH_LOG(abs(own))
@@ -117,7 +122,7 @@ def _exact(row, log_norm, y, own, sign, least, most, scratch):
 @gpu.kernel("float32[:, ::1], float64[::1], int64[::1], float64[::1], float64[::1], boolean[::1]")
 def _intervals(scores, log_norm, labels, lo, hi, finite):
     scratch32 = cu.shared.array(THREADS, float32)
-    scratch64 = cu.shared.array(THREADS, float64)  # a line of its own: the simulator tells arrays apart by line
+    scratch64 = cu.shared.array(THREADS, float64)  # on its own line: the simulator identifies shared arrays by line
     for i in range(cu.blockIdx.x, scores.shape[0], cu.gridDim.x):
         row, y = scores[i], labels[i]
         own, sign = row[y], _ZERO
@@ -139,7 +144,7 @@ def _intervals(scores, log_norm, labels, lo, hi, finite):
 @gpu.kernel("float32[:, ::1], float64[::1], int64[::1], float64[::1], float64[::1], boolean[::1]")
 def _intervals_additive(scores, log_prior, labels, lo, hi, finite):
     scratch32 = cu.shared.array(THREADS, float32)
-    scratch64 = cu.shared.array(THREADS, float64)  # a line of its own: the simulator tells arrays apart by line
+    scratch64 = cu.shared.array(THREADS, float64)  # on its own line: the simulator identifies shared arrays by line
     for i in range(cu.blockIdx.x, scores.shape[0], cu.gridDim.x):
         row, y = scores[i], labels[i]
         level, lower, higher = _NEGATIVE, -_INF, _INF

@@ -1,13 +1,15 @@
 """Fixtures that several tests use: datasets made once, one thread."""
 
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from pictures import Pictures, conversion
 
+from fastlt.core.log import regrets
 from fastlt.data.convert import convert
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.precision import VARIABLE
@@ -41,6 +43,30 @@ def mixed_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Pictures as JPEG, but a third of the training images, those of the rarest classes, raw."""
     options = conversion(raw_fraction=0.33)
     return Dataset(convert(Pictures(), options, tmp_path_factory.mktemp("mixed") / "data", workers=1))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """A file system of so many bytes; asked again, the same one with more or fewer, or one that is read only."""
+    place, mount = tmp_path / "disk", ("mount", "-t", "tmpfs", "-o")
+    place.mkdir()
+    mounted = subprocess.run([*mount, "size=4k", "tmpfs", str(place)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"this user may not mount a tmpfs: {mounted.stderr.decode().strip()}")
+
+    def resized(size: int, read_only: bool = False) -> Path:
+        options = f"remount,size={size},{'ro' if read_only else 'rw'}"
+        subprocess.run([*mount, options, "tmpfs", str(place)], check=True)
+        return place
+
+    yield resized
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.fixture(autouse=True)
+def no_failures_of_earlier_tests() -> None:
+    """Forgets failures that were noted but that no command reported; the next command in this process would."""
+    regrets()
 
 
 @pytest.fixture(scope="module")

@@ -86,12 +86,22 @@ def srun(*arguments: str) -> None:
 
 
 def scontrol(action: str, job: str) -> None:
+    _busy("scontrol")
     assert action == "requeue"
     (PLACE / f"{job}.state").write_text("PENDING")
     os.kill(int((PLACE / f"{job}.step").read_text()), signal.SIGTERM)
 
 
+def _busy(program: str) -> None:
+    """Fails as a controller that does not answer, as often as a file says."""
+    path = PLACE / f"{program}.busy"
+    if path.exists() and (left := int(path.read_text())):
+        path.write_text(str(left - 1))
+        sys.exit(f"{program}: error: Socket timed out on send/recv operation")
+
+
 def squeue(*arguments: str) -> None:
+    _busy("squeue")
     assert "--format=%T" in arguments
     (job,) = (word.removeprefix("--jobs=") for word in arguments if word.startswith("--jobs="))
     sys.stdout.write((PLACE / f"{job}.state").read_text() + "\n")

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,11 +15,12 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from made_results import made
 from pictures import picture
 from PIL import Image
 
-from fastlt.core.checkpoint import SCHEMA, write_checkpoint
-from fastlt.core.settings import Settings
+from fastlt.core.checkpoint import SCHEMA, save_checkpoint
+from fastlt.core.identity import Identity
 from fastlt.data.convert import Conversion
 from fastlt.data.shards.encode import Encoding
 from fastlt.models.backbones import build_model
@@ -92,7 +94,7 @@ def seen(encoding: Encoding) -> Evaluation:
 
 
 def model_state(seed: int, classes: int = len(CLASSES)) -> dict[str, Any]:
-    settings = Settings({"backbone": "resnet32", "classes": classes, "seed": seed})
+    settings = Identity({"backbone": "resnet32", "classes": classes, "seed": seed})
     return {
         "schema": SCHEMA,
         "key": settings.key,
@@ -107,27 +109,17 @@ def make_run(folder: Path, tensors: dict[str, dict[str, torch.Tensor]], encoding
     """A finished run with these classifiers; test accuracy speaks for the worst of them."""
     folder.mkdir()
     state = model_state(0)
-    write_checkpoint(state, folder / "checkpoint.pt")
+    save_checkpoint(state, folder / "checkpoint.pt")
     (folder / "classifiers").mkdir()
-    known = {}
+    results = made(train=[300, 50, 5], names=tuple(tensors))
     for place, (name, held) in enumerate(tensors.items()):
-        known[name] = {"key": f"key of {name}", "mean_class": 10.0 + place}
+        results["classifiers"][name] |= {"key": f"key of {name}", "mean_class": 10.0 + place}
         kept = {"schema": 1, "key": f"key of {name}", "checkpoint": "checkpoint.pt", "tensors": held}
         kept["temperature"] = 0.5 + place
         torch.save(kept, folder / "classifiers" / f"{name.replace(':', '.')}.pt")
     options = options_of(encoding or Encoding())
-    evaluation = {"mean": options.mean, "std": options.std, "keep": KEEP}
-    if encoding is not None:
-        about = ("kind", "quality", "max_short_side", "orientation")
-        evaluation |= {name: getattr(encoding, name) for name in about}
-    results = {
-        "class_names": CLASSES,
-        "image_size": SIZE,
-        "evaluation": evaluation,
-        "backbone": "resnet32",
-        "key": state["key"],
-        "classifiers": known,
-    }
+    results["evaluation"] |= {"mean": options.mean, "std": options.std, "crop_pct": KEEP, **asdict(options.encoding)}
+    results |= {"class_names": CLASSES, "image_size": SIZE, "key": state["key"]}
     (folder / "results.json").write_text(json.dumps(results))
     return folder
 
@@ -147,6 +139,13 @@ def linear(seed: int) -> dict[str, torch.Tensor]:
     mean, std = _usual()
     weight = 0.3 * torch.randn(len(CLASSES), 64, generator=generator) / std
     return {"weight": weight, "bias": -weight @ mean}
+
+
+def hold_out(run: Path, name: str, unfit: list[float], labels: list[int]) -> None:
+    """Gives a classifier of a run held-out images with these values of 1 - p_y."""
+    path = run / "classifiers" / f"{name}.pt"
+    held = {"unfit": torch.tensor(unfit, dtype=torch.float64), "labels": torch.tensor(labels)}
+    torch.save({**torch.load(path, weights_only=True), "held_out": held}, path)
 
 
 def change(run: Path, **values: Any) -> None:

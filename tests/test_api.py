@@ -1,7 +1,9 @@
 """The public face: names that cost nothing until they are used, data sets and runs from Python, one console command."""
 
 import itertools
+import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from commands import run
 
 import fastlt
 from fastlt.core.errors import UserError
+from fastlt.training.trainer import Trainer
 
 COMMANDS = ("fastlt.train", "fastlt.convert", "fastlt.shards", "fastlt.checkpoint")
 
@@ -77,7 +80,66 @@ def test_an_experiment_from_python(finished: "fastlt.Run") -> None:
     assert x.shape == (18, 64) and y.tolist() == [0] * 6 + [1] * 6 + [2] * 6
     found = again.predictions("test", "ncm_l2")
     assert found.classes.shape == found.scores.shape == (18, 3)
-    assert 100 * (found.classes[:, 0] == found.y).mean() == pytest.approx(again.results["classifiers"]["ncm_l2"]["all"])
+    assert 100 * (found.classes[:, 0] == found.y).mean() == pytest.approx(again.results.classifiers["ncm_l2"].all)
+
+
+def test_a_run_folder_that_is_named_again_has_the_rest_in_its_config(
+    finished: "fastlt.Run", tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    more = fastlt.run_experiment(run=folder, classifiers=["tau_norm"])
+    assert "reusing the representation" in capsys.readouterr().err
+    assert more.classifiers == ["joint", "ncm_l2", "tau_norm"] and "tau-norm" in (folder / "report.md").read_text()
+    assert {name: more.results.classifiers[name] for name in finished.classifiers} == finished.results.classifiers
+    assert more.results.departures == finished.results.departures
+    assert fastlt.run_experiment(run=folder).classifiers == more.classifiers
+    # Rows of other settings are not mixed.
+    other = fastlt.run_experiment(run=folder, classifiers=["joint"], augmented_passes=1)
+    assert other.classifiers == ["joint"] and other.results.augmented_passes == 1
+    assert "ncm_l2, tau_norm are left out, as departures is another now" in capsys.readouterr().err
+    # A protocol that is named anew brings all that protocols settle.
+    assert fastlt.run_experiment(run=folder, protocol="demo", epochs=2).results.augmented_passes == 0
+    kept = (folder / "config.yaml").read_bytes()
+    for keys, told in (
+        ({"epochs": 3}, r"epochs=2, asked for is epochs=3: a finished training does not go on.*protocol.pretrained="),
+        ({"seed": 1}, "with seed at its default, asked for is seed=1: choose another run=DIR, or overwrite=true"),
+    ):
+        with pytest.raises(UserError, match=told):
+            fastlt.run_experiment(run=folder, **keys)
+        assert (folder / "config.yaml").read_bytes() == kept
+    _, text = (folder / "config.yaml").read_text().split("\n", 1)  # edited by hand: without the digest
+    for wrong, told in (
+        (text.replace("name: instance", "name: mymod:Law"), "names sampler=mymod:Law, whose code would run"),
+        (text.replace("- jsonl", "- mymod:Log"), "names logger=mymod:Log, whose code would run"),
+        (text.replace("- joint", "- mymod:fit"), "names classifiers=mymod:fit, whose code would run"),
+        (text + "nonsense: 1\n", "config.yaml cannot be read"),
+        ("seed: 1\n", r"config.yaml lacks [\w.]+: choose another run=DIR, or delete it to give all keys"),
+        ("[", "config.yaml cannot be read"),
+    ):
+        (folder / "config.yaml").write_text(wrong)
+        with pytest.raises(UserError, match=told):
+            fastlt.run_experiment(run=folder)
+
+
+def test_a_run_that_was_killed_in_its_first_epoch_is_begun_again_by_its_folder_alone(
+    finished: "fastlt.Run", tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = {"protocol": "demo", "epochs": 2, "threads": 1, "precision": "fp32", "classifiers": ["joint", "ncm_l2"]}
+    keys |= {"data": finished.folder.parent / "shades (3), a=b", "run": tmp_path / "run", "overwrite": True}
+    with mock.patch.object(Trainer, "finish_epoch", side_effect=InterruptedError), pytest.raises(InterruptedError):
+        fastlt.run_experiment(**keys)
+    again = fastlt.run_experiment(run=tmp_path / "run")
+    assert f"{tmp_path}/run is not finished: every key that is not given is taken from" in capsys.readouterr().err
+    assert again.results.key == finished.results.key and again.classifiers == finished.classifiers
+    assert again.results.departures == finished.results.departures
+    assert "overwrite: false" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_weights_of_a_run_begin_another(finished: "fastlt.Run", tmp_path: Path) -> None:
+    keys = {"protocol": "demo", "epochs": 1, "threads": 1, "precision": "fp32", "classifiers": ["joint"]}
+    data = finished.folder.parent / "shades (3), a=b"
+    begun = fastlt.run_experiment(data=data, run=tmp_path / "run", **keys, **{"protocol.pretrained": finished.folder})
+    assert begun.results.departures["protocol.pretrained"] == [None, str(finished.folder)]
 
 
 def test_what_a_command_refuses_is_refused(finished: "fastlt.Run", tmp_path: Path) -> None:
@@ -91,7 +153,7 @@ def test_what_a_command_refuses_is_refused(finished: "fastlt.Run", tmp_path: Pat
         fastlt.write_dataset(
             {"train": pairs(2, 0), "test": [(np.zeros((8, 8, 3), np.uint8), "pale")]}, tmp_path / "out"
         )
-    with pytest.raises(UserError, match=r"results\.json: cannot be read"):
+    with pytest.raises(UserError, match=r"results\.json: does not exist"):
         fastlt.open_run(tmp_path)
     assert not (tmp_path / "out").exists()
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from commands import run
@@ -76,3 +77,26 @@ def test_lightning_resumes_the_loader_from_its_own_checkpoint(jpeg_dataset: Data
         assert len(first.seen) == steps and first.seen + second.seen == straight.seen
         weights = second.state_dict()
         assert all(torch.equal(value, weights[name]) for name, value in straight.state_dict().items())
+
+
+def test_own_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = (EXAMPLES / "own_features.py").read_text()
+    assert len(source.splitlines()) <= 60
+    names = runpy.run_path(str(EXAMPLES / "own_features.py"))
+    np.savez(tmp_path / "features.npz", **names["drawn"](classes=6, dim=16))
+    reports = names["main"]([str(tmp_path / "features.npz")])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split() == ["many", "medium", "few", "all", "seconds"] and len(printed) == 8
+    assert reports["cRT"]["few"] > reports["joint"]["few"] + 5
+
+
+def test_the_notebook_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    notebook = json.loads((EXAMPLES / "quickstart.ipynb").read_text())
+    space: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), space)
+    printed = capsys.readouterr().out
+    assert "tau" in printed and "covered" in printed
+    assert space["fitted"]["cRT"].report(space["X_test"], space["y_test"])["few"] > 60
+    assert 0.85 < np.mean(space["covered"]) < 0.97

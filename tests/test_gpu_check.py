@@ -13,7 +13,7 @@ import torch
 from commands import ROOT, refused
 
 from fastlt.bench.kernel_data import SIZES, KernelData
-from fastlt.bench.kernels import Cases as KernelCases
+from fastlt.bench.kernels import cases as kernel_cases
 from fastlt.bench.loader_cases import Cases as LoaderCases
 from fastlt.bench.peers import ON_GPU
 
@@ -39,7 +39,7 @@ def test_what_it_cannot_do_is_said_in_a_line(arguments: tuple[str, ...], message
 
 
 def test_its_cases_are_known() -> None:
-    kernels = KernelCases(KernelData(SIZES["tiny"], torch.device("cpu"))).all()
+    kernels = kernel_cases(KernelData(SIZES["tiny"], torch.device("cpu")))
     with contextlib.ExitStack() as stack:
         data: Any = None  # is read by what makes a case, not by what names it
         loader = LoaderCases(data, 64, 2, 3000, 1, stack, torch.device("cuda")).rates()

@@ -16,7 +16,7 @@ from fastlt.data.pipeline.loader import Loader
 from fastlt.data.plan import Augment
 from fastlt.data.shards.reader import Dataset
 from fastlt.longtail.losses import classifier_of, make_loss
-from fastlt.longtail.sampler import InOrder, Sampler, class_probabilities, make_sampler
+from fastlt.longtail.sampler import InOrder, Sampler, SamplerConfig, class_probabilities, make_sampler
 from fastlt.models.backbones import build_model
 from fastlt.registry import call_part, find_part, own_sources
 from fastlt.training.optimizers import make_optimizer
@@ -143,17 +143,17 @@ def test_a_sampler_of_ones_own() -> None:
         p = class_probabilities(np.array([40, 0, 4]), "own_parts_here:effective", options={"q": q})
         np.testing.assert_allclose(p, [40**q / (40**q + 4**q), 0, 4**q / (40**q + 4**q)])
     members = np.arange(54)
-    rare = make_sampler(members, START, "own_parts_here:effective", 0, 1)
+    rare = make_sampler(members, START, SamplerConfig("own_parts_here:effective"), 0, 1)
     drawn = np.bincount(np.searchsorted(START, rare.order(0), "right") - 1)
     weight = 1 / COUNTS
     assert np.abs(drawn - 54 * weight / weight.sum()).max() < 1
     assert rare.described()["law.source"]
-    back = make_sampler(members, START, "own_parts_here:Backwards", 3, 2, options={"step": -1})
+    back = make_sampler(members, START, SamplerConfig("own_parts_here:Backwards", options={"step": -1}), 3, 2)
     np.testing.assert_array_equal(back.order(1), Sampler(members, START, "instance", 3, 2).order(1)[::-1])
     with pytest.raises(UserError, match="it must give a finite weight of at least 0"):
-        make_sampler(members, START, "own_parts_here:negative", 0, 1)
+        make_sampler(members, START, SamplerConfig("own_parts_here:negative"), 0, 1)
     with pytest.raises(UserError, match=r"sampler.options=\{'q': 1\}: sampler=class takes none"):
-        make_sampler(members, START, "class", 0, 1, options={"q": 1})
+        SamplerConfig("class", options={"q": 1})
 
 
 @pytest.mark.usefixtures("write")
@@ -231,7 +231,7 @@ def test_a_batch_hook_of_ones_own() -> None:
 
     def loss(**recipe) -> torch.Tensor:
         made = Recipe(batch_hook="own_parts_here:halves", **recipe)
-        return made.batch_loss(model, images, labels, (1, 2), made.make_criterion(0.0, images.device))[0]
+        return made.batch_loss(model, images, labels, (1, 2), made.make_criterion(0.0, torch.from_numpy(COUNTS)))[0]
 
     both = (0.5 * images + 0.5 * images.flip(0), labels, labels.flip(0))
     logits = model(both[0])
@@ -240,9 +240,9 @@ def test_a_batch_hook_of_ones_own() -> None:
     torch.testing.assert_close(loss(batch_hook_options={"soft": True}), theirs)
     focal = make_loss("focal", torch.from_numpy(COUNTS))
     theirs = sum(focal(logits, part).mean() for part in both[1:]) / 2
-    torch.testing.assert_close(loss(loss="focal", counts=(40, 10, 4)), theirs)
+    torch.testing.assert_close(loss(loss="focal"), theirs)
     with pytest.raises(UserError, match=r"gives shares of classes, \[6, 3\], which protocol.loss=focal does not take"):
-        loss(loss="focal", counts=(40, 10, 4), batch_hook_options={"soft": True})
+        loss(loss="focal", batch_hook_options={"soft": True})
     with pytest.raises(UserError, match=r"protocol.batch_hook_options.hard=1 is unknown to protocol.batch_hook=own"):
         loss(batch_hook_options={"hard": 1})
 

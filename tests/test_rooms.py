@@ -1,4 +1,4 @@
-"""The house: data flows one way, and a module imports only what stands above it (README, "How it works")."""
+"""The house: data flows one way, and a module imports only what stands above it (docs/explanation/how-it-works.md)."""
 
 import ast
 from pathlib import Path

@@ -1,11 +1,13 @@
 """The wheel holds all that a user needs: built, installed in an empty environment, run from another folder."""
 
+import json
 import subprocess
 import sys
 import sysconfig
 import zipfile
 from pathlib import Path
 
+from commands import convert
 from pictures import jpeg, picture
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +52,13 @@ def test_wheel_installs_and_runs_elsewhere(tmp_path: Path) -> None:
                 (folder / f"{i}.jpg").write_bytes(jpeg(picture(i, 40, 48)))
     where = call(python, "-c", "import fastlt; print(fastlt.__file__)", cwd=place)
     assert where.startswith(str(environment))
-    call(python, "-m", "fastlt.convert", "dataset=image_folder", "root=images", "out=data", cwd=place)
+    script = str(environment / "bin" / "fastlt")
+    call(script, "convert", "images", "out=data", cwd=place)
+    call(script, "convert", "images/train", "out=divided", "seed=3", cwd=place)
+    assert convert("images/train", "out=again", "name=divided", "seed=3", cwd=place).returncode == 0
+    assert json.loads((place / "again" / "dataset.json").read_text()) == json.loads(
+        (place / "divided" / "dataset.json").read_text()
+    )
     options = ("protocol=demo", "protocol.batch=4", "epochs=1", "run=run", "threads=1", "classifiers=[joint,ncm_l2]")
     table = call(python, "-m", "fastlt.train", "data=data", *options, cwd=place)
     assert table.splitlines()[-1] == "run/report.md"

@@ -1,4 +1,7 @@
-"""Converts labelled images into a dataset: python tools/convert.py dataset=NAME ... out=DIR."""
+"""Converts labelled images into a dataset, for example: python tools/convert.py photos/ out=data/photos.
+
+It is the same command as `python -m fastlt.convert`.
+"""
 
 from fastlt.convert import main
 

@@ -73,7 +73,7 @@ run() {
     kernels)
       bench "kernels" 60 kernels threads="$threads" rounds=9
       bench "kernels at ImageNet-LT's size" 60 kernels size=imagenet_lt threads="$threads" rounds=9 \
-        'cases=[memory_read,class_mean_all,class_mean_shuffled,class_mean_float16,class_mean_torch,matmul,tau_all,tau_loop_21,winning_interval,matmul_nearest,nearest_mean,nearest_mean_torch,matmul_group,group_count,group_count_torch,tau_normalize,tau_normalize_torch]'
+        'cases=[memory_read,class_mean_all,class_mean_shuffled,class_mean_float16,class_mean_torch,matmul,tau_all,tau_loop_21]'
       ;;
     loader)
       bench "loader" 120 loader $load threads="$threads" copies=16 batch=256 rounds=3 peers=true \

@@ -1,14 +1,14 @@
-"""BagofTricks-LT's protocol for CIFAR-100-LT in plain PyTorch, to set beside fastlt's: it uses no code of fastlt.
+"""BagofTricks-LT's protocol for CIFAR-100-LT in plain PyTorch, without any code of fastlt, for comparison with it.
 
     python tools/plain_pytorch.py --data cifar-100-python.tar.gz --out DIR [--seed 0] [--precision bf16]
 
-Trains the ResNet-32 (stage 1: joint), then reads tau-norm off its classifier and trains cRT and LWS on images. Every
-value is that of github.com/zhangyongshun/BagofTricks-LT at commit ce7859a (configs/cao_cifar), whose habits are kept:
-the rate of an epoch is that of its number counted from 1, an epoch drops its last, incomplete batch, weight decay is on
-every parameter, tau is 1 and keeps the bias, and the frozen backbone of stage 2 goes on updating its BN statistics.
-Their published numbers are of the epoch that is best on the test set: `best_epoch` says what that gives here, `joint`
-is the last epoch. Writes metrics.jsonl and results.json (accuracies in percent); the same command goes on where it was
-stopped. The archive is unpickled, which can run code: give it the official one.
+Trains the ResNet-32 (stage 1: joint), then computes tau-norm from its classifier and trains cRT and LWS on images.
+Every setting is that of github.com/zhangyongshun/BagofTricks-LT at commit ce7859a (configs/cao_cifar), including these:
+the learning rate of an epoch follows its number counted from 1, an epoch drops its last, incomplete batch, weight decay
+applies to every parameter, tau is 1 and keeps the bias, and the frozen backbone of stage 2 still updates its BN
+statistics. Their published numbers are those of the epoch that is best on the test set; here `joint` is the last epoch,
+and `joint_best_epoch` is chosen as theirs. Writes metrics.jsonl and results.json (accuracies in percent). If it was
+stopped, the same command continues. The archive is unpickled, which can run code: use the official file only.
 """
 
 import argparse
@@ -29,12 +29,12 @@ from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from torchvision import transforms as T
 
 CLASSES = 100
-NORMALIZE = [T.ToTensor(), T.Normalize((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))]  # CIFAR-10's, as they do
+NORMALIZE = [T.ToTensor(), T.Normalize((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))]  # CIFAR-10's, as there
 TRAIN = T.Compose([T.ToPILImage(), T.RandomCrop(32, padding=4), T.RandomHorizontalFlip(), *NORMALIZE])
 
 
 class Images(Dataset):
-    """Pixels uint8 [N, 3, 32, 32] with their labels int64 [N], seen through a transform of torchvision."""
+    """A dataset of pixels uint8 [N, 3, 32, 32] and labels int64 [N] that applies a torchvision transform."""
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray, transform: T.Compose) -> None:
         self.pixels, self.labels, self.transform = pixels, labels, transform
@@ -47,7 +47,8 @@ class Images(Dataset):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions; where the shape changes the shortcut subsamples and pads with zeros (option A)."""
+    """A residual block of two 3x3 convolutions. Where the shape changes, the shortcut subsamples and pads with zeros
+    (option A of He et al. 2016)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -62,7 +63,10 @@ class Block(nn.Module):
 
 
 class ResNet32(nn.Module):
-    """16, 32 and 64 channels, five blocks each: 0.46 M parameters; logits are scale * (W x + b) with scale = 1."""
+    """The ResNet-32 for CIFAR: five blocks each of 16, 32 and 64 channels, 0.46 M parameters.
+
+    Logits are scale * (W x + b); `scale` [C] is 1 except where LWS trains it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +83,7 @@ class ResNet32(nn.Module):
 
 
 def read_archive(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Split -> pixels uint8 [N, 3, 32, 32] and fine labels int64 [N], in the order of the official file."""
+    """Reads {split: (pixels uint8 [N, 3, 32, 32], fine labels int64 [N])}, in the order of the official file."""
     splits = {}
     with tarfile.open(path) as archive:
         for member in archive:
@@ -90,7 +94,7 @@ def read_archive(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def long_tailed_rows(labels: np.ndarray, imbalance: float) -> np.ndarray:
-    """int64 [N]: the official rows that LDAM-DRW's code, and BagofTricks with it, draws for its seed 0."""
+    """Returns the rows of the official file, int64 [N], that LDAM-DRW and BagofTricks-LT draw with their seed 0."""
     random, rows, largest = np.random.RandomState(0), [], len(labels) / CLASSES
     for j in range(CLASSES):
         of_class = np.flatnonzero(labels == j)
@@ -100,13 +104,16 @@ def long_tailed_rows(labels: np.ndarray, imbalance: float) -> np.ndarray:
 
 
 def rate(epoch: int, steps: tuple[int, int], factor: float) -> float:
-    """Learning rate of an epoch, counted from 1: 0.1, in the first five epochs 0.0467, 0.06, ..., 0.1; then steps."""
+    """Returns the learning rate of an epoch, counted from 1.
+
+    It rises over the first five epochs (0.0467, 0.06, ..., 0.1) and is multiplied by `factor` at each epoch of `steps`.
+    """
     return 0.1 * min(1.0, 1 / 3 + 2 / 3 * epoch / 5) * factor ** sum(epoch >= step for step in steps)
 
 
 @torch.no_grad()
 def logits_of(model: ResNet32, test: DataLoader, args: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """Features float32 [N, 64] of the test set and logits float32 [N, C]."""
+    """Returns the features float32 [N, 64] and the logits float32 [N, C] of the test set."""
     model.eval()
     features = []
     for x, _ in test:
@@ -117,7 +124,8 @@ def logits_of(model: ResNet32, test: DataLoader, args: argparse.Namespace) -> tu
 
 
 def accuracies(logits: Tensor, labels: np.ndarray, counts: np.ndarray) -> dict[str, float]:
-    """Percent: all images, and classes with more than 100, 20 to 100, fewer than 20 training images."""
+    """Returns accuracies in percent: `all` images, and those of the classes with more than 100 (`many`), 20 to 100
+    (`medium`) and fewer than 20 (`few`) training images."""
     right = logits.argmax(1).cpu().numpy() == labels
     groups = {"many": counts > 100, "medium": (counts >= 20) & (counts <= 100), "few": counts < 20}
     rows = {"all": right, **{name: right[group[labels]] for name, group in groups.items()}}
@@ -128,7 +136,10 @@ def train(
     name: str, model: ResNet32, data: DataLoader, test: DataLoader, counts: np.ndarray, args: argparse.Namespace,
     epochs: int, steps: tuple[int, int], factor: float, decay: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """Trains what requires a gradient and leaves `model` at the last epoch; returns the epoch that is best on test."""
+    """Trains the parameters that require a gradient. `model` then has the weights of the last epoch.
+
+    Returns the accuracies, number and weights of the epoch that is best on the test set.
+    """
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1, 0.9, 0, decay, nesterov=True)
     best: dict[str, Any] = {"all": -1.0}
     done, file = 0, args.out / f"{name}.pt"
@@ -138,7 +149,7 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         done, best = state["epoch"], state["best"]
     for epoch in range(done + 1, epochs + 1):
-        torch.manual_seed(1000 * args.seed + epoch)  # so a run that was stopped goes on with the same draws
+        torch.manual_seed(1000 * args.seed + epoch)  # so that a run that was stopped continues with the same draws
         optimizer.param_groups[0]["lr"] = rate(epoch, steps, factor)
         model.train()
         started, right, loss_sum, seen = time.perf_counter(), 0, 0.0, 0
@@ -167,6 +178,7 @@ def train(
 
 
 def say(line: str, file: Path) -> None:
+    """Prints a line and appends it to a file."""
     with file.open("a") as lines:
         lines.write(line + "\n")
     sys.stdout.write(line + "\n")
@@ -174,7 +186,7 @@ def say(line: str, file: Path) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """The whole protocol; returns and writes what results.json holds."""
+    """Runs the whole protocol; writes results.json and returns its content."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -204,7 +216,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             results[classifier + name] = accuracies(values, tested.labels, counts)
     results["joint_best_epoch"]["epoch"] = best["epoch"]
 
-    balanced = WeightedRandomSampler((1 / counts[labels]).tolist(), len(labels))  # class, then one of its images
+    balanced = WeightedRandomSampler((1 / counts[labels]).tolist(), len(labels))  # every class is equally likely
     for name in ("crt", "lws"):
         torch.manual_seed(args.seed)
         model.load_state_dict(joint)
@@ -224,16 +236,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def parsed(arguments: Iterable[str] | None = None) -> argparse.Namespace:
+    """Parses the command line (`sys.argv` by default)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="cifar-100-python.tar.gz, or of another compression")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0, help="of the training; the split has its own, 0")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training; the split is always drawn with 0")
     parser.add_argument("--imbalance", type=float, default=100)
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--stage2-epochs", type=int, default=30)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--stride", type=int, default=1, help="every so manieth image of each split, for a trial")
-    parser.add_argument("--every", type=int, default=5, help="epochs between two looks at the test set")
+    parser.add_argument("--stride", type=int, default=1, help="take only every N-th image of each split, for a trial")
+    parser.add_argument("--every", type=int, default=5, help="epochs between two evaluations on the test set")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--threads", type=int, default=1)

@@ -1,4 +1,7 @@
-"""python -m fastlt.bench convert|index|kernels|loader|stage2|train [key=value ...]: table on stderr, JSON on stdout."""
+"""The command `python -m fastlt.bench convert|index|kernels|loader|stage2|train [key=value ...]`.
+
+It prints a table on stderr, and one JSON object with the same rows as the last line of stdout.
+"""
 
 import datetime
 import json
@@ -7,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fastlt.bench.config import BenchConfig
 from fastlt.bench.convert import bench_convert
 from fastlt.bench.index import bench_index
 from fastlt.bench.kernels import bench_kernels
@@ -19,8 +23,9 @@ from fastlt.bench.train import bench_train
 from fastlt.core import device as machine
 from fastlt.core.cli import guard, hydra_command
 from fastlt.core.errors import UserError
+from fastlt.core.help import Help
 from fastlt.core.log import say
-from fastlt.experiment.config import BenchConfig
+from fastlt.core.structured import from_node
 
 BENCHES = {
     "convert": bench_convert,
@@ -30,7 +35,7 @@ BENCHES = {
     "stage2": bench_stage2,
     "train": bench_train,
 }
-# The keys that say what was measured, written down with the rows.
+# The keys of each benchmark that are recorded with its rows, because they determine what was measured.
 SETTINGS = {
     "convert": ("copies",),
     "index": ("samples",),
@@ -41,26 +46,39 @@ SETTINGS = {
 }
 
 
-@hydra_command("bench", BenchConfig)
-def measure(cfg: Any) -> None:
-    """Runs the benchmark that the command line names first."""
-    if cfg.plot and not cfg.rows:
-        raise UserError(f"plot={cfg.plot} is drawn from rows: add rows=FILE.jsonl")
-    device = machine.pick_device("cpu" if _name in ("convert", "index") else cfg.device)
+HELP = Help(
+    f"python -m fastlt.bench {'|'.join(BENCHES)} [KEY=VALUE ...]",
+    "Measures this machine, beside other libraries where they are installed. Prints a table on stderr, and the same "
+    "rows as one JSON object on the last line of stdout.",
+    [
+        "python -m fastlt.bench loader files=photos threads=2",
+        "python -m fastlt.bench stage2 size=imagenet_lt",
+        "python -m fastlt.bench train backbone=resnet32 rows=train.jsonl",
+    ],
+)
+
+
+@hydra_command("bench", BenchConfig, HELP)
+def measure(node: Any) -> None:
+    """Runs the benchmark that is the first argument of the command line."""
+    config = from_node(node, BenchConfig)
+    if config.plot and not config.rows:
+        raise UserError(f"plot={config.plot} is drawn from rows: add rows=FILE.jsonl")
+    device = machine.pick_device("cpu" if _name in ("convert", "index") else config.device)
     machine.work_on(device)
-    threads = machine.set_threads(cfg.threads)
-    rows = BENCHES[_name](cfg)
+    threads = machine.set_threads(config.threads)
+    rows = BENCHES[_name](config)
     about = {
         "bench": _name,
-        "settings": {key: cfg.backbone.name if key == "backbone" else cfg[key] for key in SETTINGS[_name]},
+        "settings": {key: getattr(getattr(config, key), "name", getattr(config, key)) for key in SETTINGS[_name]},
         "device": machine.describe(device, threads),
         "versions": machine.versions(),
     }
-    if cfg.rows:
+    if config.rows:
         date = datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds")
-        append(rows, {**about, "date": date}, Path(cfg.rows))
-        if cfg.plot:
-            plot(last_run(Path(cfg.rows)), Path(cfg.plot))
+        append(rows, {**about, "date": date}, Path(config.rows))
+        if config.plot:
+            plot(last_run(Path(config.rows)), Path(config.plot))
     say(markdown(rows))
     if line := bottleneck(rows):
         say(line)
@@ -68,6 +86,8 @@ def measure(cfg: Any) -> None:
 
 
 def _first_argument() -> str:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        return ""
     name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
     if name not in BENCHES:
         raise UserError(f"benchmark {name!r} is unknown: allowed are {', '.join(BENCHES)}")
@@ -76,11 +96,17 @@ def _first_argument() -> str:
 
 _name = ""
 
-if __name__ == "__main__":
 
-    def _main() -> None:
+def main() -> None:
+    """Runs the command."""
+
+    def command() -> None:
         global _name
         _name = _first_argument()
         measure()
 
-    guard(_main)
+    guard(command)
+
+
+if __name__ == "__main__":
+    main()

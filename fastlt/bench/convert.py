@@ -1,4 +1,4 @@
-"""python -m fastlt.bench convert images=FOLDER [peers=true]: images per second of conversion, by encoding."""
+"""Benchmark of conversion: python -m fastlt.bench convert images=FOLDER [peers=true]."""
 
 import os
 import shutil
@@ -6,8 +6,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from fastlt.bench.config import BenchConfig
 from fastlt.bench.images import Files, find_images
 from fastlt.bench.peers import PEERS, PeerError, write_ffcv
 from fastlt.bench.rows import Row, measure
@@ -16,24 +16,28 @@ from fastlt.data.convert import Conversion, convert
 from fastlt.data.shards.encode import Encoding
 
 
-def bench_convert(cfg: Any) -> list[Row]:
-    """Images per second of a whole conversion: start of workers, decoding, checks, hashes and writing included.
+def bench_convert(config: BenchConfig) -> list[Row]:
+    """Measures images per second of complete conversions: start of workers, decoding, checks, hashes and writing.
 
-    Cases: fastlt_keep, fastlt_jpeg (quality 90, size as found), fastlt_jpeg_256 (short side 256), fastlt_raw; with
-    peers, FFCV's DatasetWriter on the same files with the same number of processes: ffcv_jpg (quality 90, size as
-    found), ffcv_raw; and copy, the files read and written into one file, which is flushed to the disk.
+    The cases are:
+
+    fastlt_keep, fastlt_raw: encode=keep and encode=raw.
+    fastlt_jpeg, fastlt_jpeg_256: JPEG of quality 90, at the original size and with a short side of 256 pixels.
+    ffcv_jpg, ffcv_raw: with peers, FFCV's DatasetWriter on the same files with as many processes; JPEG of quality 90 at
+        the original size, and raw pixels.
+    copy: the files are read and written into one file, which is flushed to disk.
     """
-    source = Files(find_images(cfg.images) * cfg.copies)
-    if cfg.peers and not PEERS.exists():
+    source = Files(find_images(config.images) * config.copies)
+    if config.peers and not PEERS.exists():
         raise UserError(f"peers=true needs {PEERS}: make bench-peers")
-    with tempfile.TemporaryDirectory(dir=cfg.scratch) as scratch:
+    with tempfile.TemporaryDirectory(dir=config.scratch) as scratch:
         out = Path(scratch) / "out"
 
         def fastlt(encoding: Encoding) -> Callable[[], float]:
             def case() -> float:
                 start = time.monotonic()
                 options = Conversion("bench", (0.5,) * 3, (0.2,) * 3, "demo", encoding)  # type: ignore[arg-type]
-                convert(source, options, out, cfg.threads)
+                convert(source, options, out, config.threads)
                 return _rate(source, start, out)
 
             return case
@@ -44,13 +48,13 @@ def bench_convert(cfg: Any) -> list[Row]:
                 for path in source.paths:
                     file.write(path.read_bytes())
                 file.flush()
-                os.fsync(file.fileno())  # as conversions do: what is said to be done is on the disk
+                os.fsync(file.fileno())  # conversions flush their files to disk as well
             return _rate(source, start, out)
 
         def ffcv(mode: str) -> Callable[[], float]:
             def case() -> float:
                 try:
-                    seconds = write_ffcv(source.paths, out, mode, cfg.threads)
+                    seconds = write_ffcv(source.paths, out, mode, config.threads)
                 except PeerError as error:
                     raise UserError(f"FFCV failed in {PEERS}: {error}") from None
                 out.unlink()
@@ -65,9 +69,9 @@ def bench_convert(cfg: Any) -> list[Row]:
             "fastlt_raw": fastlt(Encoding("raw")),
             "copy": copy,
         }
-        if cfg.peers:
+        if config.peers:
             cases |= {"ffcv_jpg": ffcv("jpg"), "ffcv_raw": ffcv("raw")}
-        return measure(cases, cfg.rounds, "images/s")
+        return measure(cases, config.rounds, "images/s")
 
 
 def _rate(source: Files, start: float, out: Path) -> float:

@@ -1,7 +1,9 @@
-"""python -m fastlt.bench.first_batch DATASET BATCH THREADS DEVICE: seconds from the call of Loader to its first batch.
+"""Prints the seconds from the call of Loader to its first batch.
 
-A process of its own, because what the first call compiles or loads, a second one finds in memory. Python's imports are
-not counted, except those that Loader does by itself.
+    python -m fastlt.bench.first_batch DATASET BATCH THREADS DEVICE
+
+It must run in a new process each time, because compiled functions and libraries remain in memory. Imports are not
+counted, except those that Loader itself makes.
 """
 
 import sys

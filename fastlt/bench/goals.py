@@ -1,4 +1,4 @@
-"""python -m fastlt.bench.goals ROWS: what the runs in a file of rows must reach, and whether they did."""
+"""Compares the rows that benchmarks wrote to a file with the goals: python -m fastlt.bench.goals ROWS."""
 
 import argparse
 import json
@@ -15,7 +15,11 @@ MET, MISSED = "met", "MISSED"
 
 @dataclass(frozen=True)
 class Goal:
-    """What the median of a case must reach, at least or at most. bench: whose case. device: cpu or gpu."""
+    """A bound for the median of a case.
+
+    bench: the name of the benchmark. device: `cpu` or `gpu`. case: the name of the case or ratio.
+    least, most: the allowed range, in the unit of the row.
+    """
 
     bench: str
     device: str
@@ -25,11 +29,11 @@ class Goal:
 
     @property
     def bound(self) -> str:
-        """As it is printed."""
+        """The bound as it is printed, such as `>= 1.5`."""
         return f">= {self.least:g}" if self.most == float("inf") else f"<= {self.most:g}"
 
 
-STAGE2_GOAL = 60 / 4  # seconds of every classifier: four representations in a minute
+STAGE2_GOAL = 60 / 4  # seconds for all classifiers on one representation: four representations take a minute
 
 GOALS = [
     Goal("loader", "cpu", "fastlt_jpeg / ffcv_jpg", least=1.5),
@@ -37,6 +41,9 @@ GOALS = [
     Goal("loader", "cpu", "fastlt_jpeg / decode_ceiling", least=0.85),
     Goal("loader", "cpu", "fastlt_raw / ffcv_raw", least=2.5),
     Goal("loader", "cpu", "fastlt_auto_class / fastlt_auto_jpeg_class", least=1.6),
+    Goal("loader", "cpu", "fastlt_jpeg_randaugment / fastlt_jpeg", least=0.85),
+    Goal("loader", "cpu", "fastlt_jpeg_randaugment / torch_randaugment", least=2.5),
+    Goal("loader", "cpu", "fastlt_small_augmented / torch_small_augmented", least=3),
     Goal("loader", "cpu", "first_batch_warm", most=3),
     Goal("loader", "gpu", "fastlt_jpeg / decode_ceiling", least=0.95),
     *(
@@ -59,7 +66,10 @@ GOALS = [
 
 
 def judge(lines: list[dict[str, Any]]) -> list[list[str]]:
-    """For every row with a goal: bench, settings, case, value, goal, verdict."""
+    """Returns (bench, settings, case, value, goal, verdict) for every row that has a goal.
+
+    lines: rows as the benchmarks write them with rows=FILE.
+    """
     table = []
     for line in lines:
         device = "cpu" if line["device"].startswith("cpu") else "gpu"

@@ -1,4 +1,4 @@
-"""The images that benchmarks work on: files of a folder, or a sample of a converted dataset's."""
+"""The images that benchmarks work on: files in a folder, or a selection of the images of a converted dataset."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 @dataclass(frozen=True)
 class Files:
-    """Files as a source to convert. paths: may name a file more than once. labels: of each path; default: one class."""
+    """Image files as a source for conversions.
+
+    paths: may contain a file more than once. labels: int64 [N]; by default all images are of one class.
+    """
 
     paths: list[Path]
     labels: np.ndarray | None = None
@@ -29,14 +32,16 @@ class Files:
         object.__setattr__(self, "splits", {"train": Listing([str(i) for i in range(len(self.paths))], labels)})
 
     def load(self, split: str, index: int) -> bytes:
+        """Returns the bytes of a file."""
         return self.paths[index].read_bytes()
 
     def where(self, split: str, index: int) -> Path:
+        """Returns the path of a file."""
         return self.paths[index]
 
 
 def find_images(images: str | None) -> list[Path]:
-    """The image files of a folder and all below it, sorted. Raises UserError if there are none."""
+    """Returns the image files in a folder and its subfolders, sorted. Raises UserError if there are none."""
     found = Path(images).rglob("*") if images else ()
     paths = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
     if not paths:
@@ -45,9 +50,10 @@ def find_images(images: str | None) -> list[Path]:
 
 
 def take_images(images: str | None, most: int, scratch: Path) -> list[Path]:
-    """At most `most` image files, spread evenly over a folder, or over the encoded train images of a dataset.
+    """Returns at most `most` image files, spread evenly over those of a folder or over the train images of a dataset.
 
-    Those of a dataset are copied into `scratch`: other libraries read files. Raises UserError if there are none.
+    Images of a dataset, except raw ones, are written into `scratch` as files, because other libraries read files.
+    Raises UserError if there are none.
     """
     if images and (Path(images) / DATASET_FILE).exists():
         return _extract(Dataset(images), most, scratch)
@@ -69,6 +75,6 @@ def _extract(dataset: Dataset, most: int, scratch: Path) -> list[Path]:
 
 
 def _spread(items: list, most: int) -> list:
-    """At most `most` of the items, evenly from first to last."""
+    """Returns at most `most` of the items, evenly spaced from the first to the last."""
     places = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
     return [items[place] for place in places.tolist()]

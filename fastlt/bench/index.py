@@ -1,4 +1,4 @@
-"""python -m fastlt.bench index [samples=10000000]: what a very large dataset costs before its first image is read."""
+"""Benchmark of very large datasets, up to reading the first image: python -m fastlt.bench index [samples=10000000]."""
 
 import json
 import subprocess
@@ -6,10 +6,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from fastlt.bench.config import BenchConfig
 from fastlt.bench.rows import Row, row
 from fastlt.core.errors import UserError
 from fastlt.data.plan import Augment, draw_plan
@@ -20,18 +20,21 @@ from fastlt.longtail.sampler import LAWS, Sampler
 
 CLASSES = 9000
 LEAST = 10 * CLASSES
-AHEAD = 4096  # positions planned at once, as the loader does
+AHEAD = 4096  # positions that are planned at once, as in the loader
 
 
-def bench_index(cfg: Any) -> list[Row]:
-    """Seconds to open an index of `samples` simulated samples in 9000 Zipf classes, to order an epoch by each law, and
-    to plan one (crops, flips, colours); and the peak memory of all that. Every round is a process of its own."""
-    if cfg.samples < LEAST:
-        raise UserError(f"samples={cfg.samples}: at least {LEAST}, for {CLASSES} classes")
+def bench_index(config: BenchConfig) -> list[Row]:
+    """Measures a simulated index with `samples` samples in 9000 classes whose sizes follow Zipf's law.
+
+    The cases are, in seconds: open (opening the dataset), order_LAW (the order of an epoch by each sampler) and plan
+    (crops, flips and colours of an epoch); and peak_memory (GB) of the process. Each round runs in a new process.
+    """
+    if config.samples < LEAST:
+        raise UserError(f"samples={config.samples}: at least {LEAST}, for {CLASSES} classes")
     values: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory(dir=cfg.scratch) as scratch:
-        _simulate(Path(scratch), cfg.samples)
-        for number in range(cfg.rounds + 1):  # the first one compiles and fills the page cache
+    with tempfile.TemporaryDirectory(dir=config.scratch) as scratch:
+        simulate(Path(scratch), config.samples)
+        for number in range(config.rounds + 1):  # the first round compiles and fills the page cache, and is not counted
             command = [sys.executable, "-m", "fastlt.bench.index", scratch]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             if number:
@@ -40,7 +43,8 @@ def bench_index(cfg: Any) -> list[Row]:
     return [row(name, series, "GB" if name == "peak_memory" else "s") for name, series in values.items()]
 
 
-def _simulate(root: Path, samples: int) -> None:
+def simulate(root: Path, samples: int) -> None:
+    """Writes a dataset of `samples` samples in 9000 classes into a folder; its shard is a sparse file."""
     rng = np.random.default_rng(0)
     weight = 1 / np.arange(1, CLASSES + 1)
     counts = np.maximum(1, (weight / weight.sum() * samples)).astype(np.int64)
@@ -65,10 +69,13 @@ def _simulate(root: Path, samples: int) -> None:
         "std": [0.2] * 3,
         "protocol": "imagenet_lt_90",
         "splits": {"train": {"samples": samples, "counts": counts.tolist(), "encodings": {"jpg": samples}}},
-        "shards": [{"name": "train-000000.tar", "size": 0, "sha256": ""}],
+        "shards": [{"name": "train-000000.tar", "size": 1000 * samples, "sha256": ""}],
+        "options": {},
+        "source": {},
         "quarantined": {},
     }
-    (root / "train-000000.tar").touch()
+    with (root / "train-000000.tar").open("wb") as shard:
+        shard.truncate(1000 * samples)  # a sparse file, which is never written to or read
     write_description(root, about, {"train": typed})
 
 
@@ -95,7 +102,7 @@ def _round(root: Path) -> dict[str, float]:
 
 
 def peak_memory() -> float:
-    """GB that this process held at most. Not from getrusage: what that says begins with the parent's peak."""
+    """Returns the peak memory of this process in GB. getrusage is not used: it starts with the peak of the parent."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) / 1e6
 

@@ -1,4 +1,4 @@
-"""Drawn features, weights and labels that the kernels are measured on."""
+"""Random features, weights and labels on which the kernels are measured."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,17 @@ import torch
 
 from fastlt.kernels.arrays import host
 
-HEAD_NORM, TAIL_NORM = 2.0, 0.4  # classifiers trained on a long tail have weights that shrink with the class
-MARGIN = 8.0  # how much the own class stands out: some 6 of 10 are right at the best tau
+HEAD_NORM, TAIL_NORM = 2.0, 0.4  # norms of weights; they shrink with class size in classifiers of long-tailed data
+MARGIN = 8.0  # by how much features point to their class; about 6 of 10 samples are correct at the best tau
 
 
 @dataclass(frozen=True)
 class Size:
-    """train: rows of class means. test: rows that are classified. A Zipf long tail of `classes`, features of `dim`."""
+    """The size of the data.
+
+    train: the number of rows whose class means are computed. test: the number of rows that are classified.
+    classes: the number of classes, whose sizes in train follow Zipf's law. dim: the number of features.
+    """
 
     train: int
     test: int
@@ -25,12 +29,17 @@ SIZES = {
     "tiny": Size(300, 200, 12, 16),
     "standard": Size(28_961, 20_000, 1000, 2048),
     "imagenet_lt": Size(115_846, 50_000, 1000, 2048),
-    "inaturalist2018": Size(24_426, 24_426, 8142, 2048),  # its val split
+    "inaturalist2018": Size(24_426, 24_426, 8142, 2048),  # as many rows as its val split
+    "inaturalist2018_768": Size(437_513, 24_426, 8142, 768),  # all of it, on features of a ViT-B or ConvNeXt-T
 }
 
 
 class KernelData:
-    """Tensors of one size on one device; x is what ends in a ReLU, labels rise, groups are thirds of the classes."""
+    """Random tensors of one size on one device, the same in every process.
+
+    train, test: features float32 [N, D], ReLU of normal noise plus a multiple of the direction of their class.
+    train_labels, test_labels: int64 [N], ascending. weight: float32 [C, D]. groups: int8 [C], thirds of the classes.
+    """
 
     def __init__(self, size: Size, device: torch.device):
         rng = torch.Generator().manual_seed(0)
@@ -54,10 +63,10 @@ class KernelData:
         self.groups = (torch.arange(size.classes) * 3 // size.classes).to(torch.int8).to(device)
 
     def shuffled(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Training features and labels in random order."""
+        """Returns the training features and labels in random order."""
         order = torch.randperm(self.size.train, generator=torch.Generator().manual_seed(1)).to(self.train.device)
         return self.train[order], self.train_labels[order]
 
     def on_host(self) -> tuple[np.ndarray, np.ndarray]:
-        """Training features and labels as NumPy arrays."""
+        """Returns the training features and labels as NumPy arrays."""
         return host(self.train, np.float32), host(self.train_labels, np.int64)

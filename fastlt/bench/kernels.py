@@ -1,11 +1,10 @@
-"""python -m fastlt.bench kernels [size=standard] [device=cpu]: seconds of every kernel, its rivals and its limits."""
+"""Benchmark of the stage-2 kernels: python -m fastlt.bench kernels [size=standard] [device=cpu]."""
 
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,81 +12,70 @@ import torch
 from numba import njit, prange
 
 from fastlt.bench import kernel_rivals as rivals
+from fastlt.bench.config import BenchConfig
 from fastlt.bench.index import peak_memory
-from fastlt.bench.kernel_data import SIZES, KernelData
+from fastlt.bench.kernel_data import SIZES, KernelData, Size
 from fastlt.bench.rows import Row, measure_series, ratio, row
 from fastlt.core import device as machine
 from fastlt.core.errors import UserError
 from fastlt.kernels.accuracy_curve import AccuracyCurve, accuracy_curve
-from fastlt.kernels.class_mean import ClassMeanStream, class_mean
-from fastlt.kernels.group_count import group_count
-from fastlt.kernels.nearest_mean import nearest_mean
-from fastlt.kernels.tau_normalize import tau_normalize
-from fastlt.kernels.winning_interval import winning_interval, winning_interval_linear
+from fastlt.kernels.class_mean import class_mean
+from fastlt.kernels.winning_interval import winning_interval
 
 AUTHORS_TAUS = np.linspace(0, 2, 21)
 CHECKED_TAUS = np.linspace(-1, 3, 101)
-CLASSIFIERS = 4  # of group_count: as many as there are samplers
-BATCH = 512  # rows of the streaming form
+ROWS = 512  # rows that are classified at once to check the curve
 
 RATIOS = [
     ("class_mean_all", "memory_read"),
     ("class_mean_all", "class_mean_limit"),
     ("class_mean_shuffled", "memory_read"),
     ("class_mean_float16", "memory_read"),
-    ("class_mean_stream", "memory_read"),
     ("class_mean_torch", "class_mean_all"),
     ("class_mean_authors", "class_mean_all"),
     ("tau_all", "matmul"),
     ("tau_loop_21", "tau_all"),
-    ("winning_interval", "matmul"),
-    ("winning_interval", "winning_interval_limit"),
-    ("nearest_mean", "matmul_nearest"),
-    ("nearest_mean_torch", "nearest_mean"),
-    ("group_count", "matmul_group"),
-    ("group_count_torch", "group_count"),
-    ("tau_normalize", "tau_normalize_limit"),
-    ("tau_normalize_torch", "tau_normalize"),
 ]
 
 
-def bench_kernels(cfg: Any) -> list[Row]:
-    """Seconds of a call, in turn, on drawn features of one of the sizes in kernel_data.SIZES.
+def bench_kernels(config: BenchConfig) -> list[Row]:
+    """Measures seconds per call on random features of one of the sizes in kernel_data.SIZES.
 
-    memory_read: one read of the training features (on a GPU: a copy of half of them), bandwidth (GB/s) its speed.
-        *_limit: the time that the bytes an op must read and write take at that speed.
-    class_mean_all: all three kinds, float32, rows in class order; _shuffled: in random order; _float16; _stream: two
-        passes in batches of 512 rows in random order; _authors: NumPy mean per class; _torch: index_add_.
-    matmul: scores of the test features. tau_all: winning_interval_linear, accuracy_curve and the best tau;
-        tau_loop_21: the authors' grid. winning_interval: alone, on scores in memory.
-    nearest_mean, group_count (4 classifiers): beside torch with whole score matrices, and their matrix products alone.
-    tau_normalize: weights for 21 taus, beside torch's broadcasting.
+    The cases are:
 
-    peak_memory (GB) of one process that draws test features and takes class means, nearest means and every tau.
-    curve_difference (percentage points): largest difference of accuracies at 101 taus from those of classifying anew
-    in float64 with the same scores.
+    memory_read: one read of the training features (on a GPU, a copy of half of them). bandwidth: its speed in GB/s.
+    class_mean_all: class means of all three kinds of float32 features in class order; class_mean_shuffled: in random
+        order; class_mean_float16: of float16 features; class_mean_authors: a NumPy mean per class; class_mean_torch:
+        index_add_.
+    class_mean_limit: the time for the bytes that class_mean_all must read and write, at the speed of memory_read.
+    matmul: the scores of the test features.
+    tau_all: winning_interval, accuracy_curve and the best tau. tau_loop_21: the authors' grid of 21 taus.
+    peak_memory (GB): of a process that draws test features and computes class means and the best tau.
+    curve_difference (percentage points): the largest difference between the curve at 101 taus and the accuracies of
+        classifying with the same scores in float64.
     """
-    if cfg.size not in SIZES:
-        raise UserError(f"size={cfg.size} is unknown: allowed are {', '.join(SIZES)}")
-    if cfg.rounds < 1:
-        raise UserError(f"rounds={cfg.rounds}: it must be at least 1")
-    device = machine.pick_device(cfg.device)
-    every = Cases(KernelData(SIZES[cfg.size], device)).all()
-    for name in cfg.cases:
+    if config.size not in SIZES:
+        raise UserError(f"size={config.size} is unknown: allowed are {', '.join(SIZES)}")
+    if config.rounds < 1:
+        raise UserError(f"rounds={config.rounds}: it must be at least 1")
+    device = machine.pick_device(config.device)
+    every = cases(KernelData(SIZES[config.size], device))
+    for name in config.cases:
         if name not in every:
             raise UserError(f"cases: {name} is unknown, allowed are {', '.join(every)}")
-    names = list(cfg.cases) or list(every)
-    series = measure_series({name: _timed(every[name], device) for name in names}, cfg.rounds, "s")
-    series |= _limits(series, SIZES[cfg.size])
+    names = list(config.cases) or list(every)
+    series = measure_series({name: _timed(every[name], device) for name in names}, config.rounds, "s")
+    if "memory_read" in series:
+        series["class_mean_limit"] = _limit(series["memory_read"], SIZES[config.size])
     rows = [row(name, values, "s") for name, values in series.items()]
     if "memory_read" in series:
-        read = 4e-9 * SIZES[cfg.size].train * SIZES[cfg.size].dim
+        read = 4e-9 * SIZES[config.size].train * SIZES[config.size].dim
         rows.append(row("bandwidth", [read / seconds for seconds in series["memory_read"]], "GB/s"))
     rows += [ratio(over, under, series) for over, under in RATIOS if over in series and under in series]
-    if not cfg.cases:
-        rows.append(row("curve_difference", [_curve_difference(KernelData(SIZES[cfg.size], device))], "points"))
+    if not config.cases:
+        rows.append(row("curve_difference", [_curve_difference(KernelData(SIZES[config.size], device))], "points"))
         if device.type == "cpu":
-            rows.append(row("peak_memory", [_peak_memory(cfg.size)], "GB"))
+            rows.append(row("peak_memory", [_peak_memory(config.size)], "GB"))
     return rows
 
 
@@ -98,7 +86,7 @@ def _timed(case: Callable[[], Any], device: torch.device) -> Callable[[], float]
         kept = case()
         _wait(device)
         seconds = time.perf_counter() - start
-        del kept  # giving the memory back is not what is measured
+        del kept  # freeing the memory is not part of the measurement
         return seconds
 
     return timed
@@ -109,75 +97,35 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-@dataclass(frozen=True)
-class Cases:
-    """Every case by its name, a function of nothing."""
-
-    data: KernelData
-
-    def all(self) -> dict[str, Callable[[], Any]]:
-        """Those of class means, then those of classifiers."""
-        return {**self._means(), **self._classifiers()}
-
-    def _means(self) -> dict[str, Callable[[], Any]]:
-        data, classes = self.data, self.data.size.classes
-        x, labels = data.train, data.train_labels
-        mixed, mixed_labels = data.shuffled()
-        half = x.half()
-        rows, their_labels = data.on_host()
-
-        def stream() -> Any:
-            total = ClassMeanStream(classes, data.size.dim, device=x.device)
-            for first in (True, False):
-                for batch, batch_labels in zip(mixed.split(BATCH), mixed_labels.split(BATCH), strict=True):
-                    total.add(batch, batch_labels)
-                if first:
-                    total.centre()
-            return total.means()
-
-        return {
-            "memory_read": lambda: _read(x),
-            "class_mean_all": lambda: class_mean(x, labels, classes),
-            "class_mean_shuffled": lambda: class_mean(mixed, mixed_labels, classes),
-            "class_mean_float16": lambda: class_mean(half, labels, classes),
-            "class_mean_stream": stream,
-            "class_mean_torch": lambda: rivals.torch_class_means(x, labels, classes),
-            "class_mean_authors": lambda: rivals.authors_class_means(rows, their_labels),
-        }
-
-    def _classifiers(self) -> dict[str, Callable[[], Any]]:
-        data = self.data
-        x, labels, weight, groups = data.test, data.test_labels, data.weight, data.groups
-        means = class_mean(data.train, data.train_labels, data.size.classes)
-        scores = torch.mm(x, weight.T)
-        log_norm = weight.double().norm(dim=1).log()
-        weights = torch.stack([weight * (1 + 0.01 * k) for k in range(CLASSIFIERS)])
-        taus = torch.linspace(0, 2, 21, device=x.device)
-        return {
-            "matmul": lambda: torch.mm(x, weight.T),
-            "tau_all": lambda: every_tau(data).best("all"),
-            "tau_loop_21": lambda: rivals.authors_tau_loop(x, weight, labels, AUTHORS_TAUS),
-            "winning_interval": lambda: winning_interval(scores, log_norm, labels),
-            "matmul_nearest": lambda: torch.mm(x, means.cl2n.T),
-            "nearest_mean": lambda: nearest_mean(x, means.cl2n, "l2", centre=means.global_mean, normalize=True),
-            "nearest_mean_torch": lambda: rivals.torch_nearest_mean(x, means.cl2n, means.global_mean),
-            "matmul_group": lambda: [torch.mm(x, one.T) for one in weights],
-            "group_count": lambda: group_count(x, weights, labels, groups),
-            "group_count_torch": lambda: rivals.torch_group_count(x, weights, labels, groups),
-            "tau_normalize": lambda: tau_normalize(weight, taus),
-            "tau_normalize_torch": lambda: rivals.torch_tau_normalize(weight, taus),
-        }
+def cases(data: KernelData) -> dict[str, Callable[[], Any]]:
+    """Returns {name of a case: function without arguments}."""
+    x, labels, classes = data.train, data.train_labels, data.size.classes
+    mixed, mixed_labels = data.shuffled()
+    half = x.half()
+    rows, their_labels = data.on_host()
+    test, weight = data.test, data.weight
+    return {
+        "memory_read": lambda: _read(x),
+        "class_mean_all": lambda: class_mean(x, labels, classes),
+        "class_mean_shuffled": lambda: class_mean(mixed, mixed_labels, classes),
+        "class_mean_float16": lambda: class_mean(half, labels, classes),
+        "class_mean_torch": lambda: rivals.torch_class_means(x, labels, classes),
+        "class_mean_authors": lambda: rivals.authors_class_means(rows, their_labels),
+        "matmul": lambda: torch.mm(test, weight.T),
+        "tau_all": lambda: every_tau(data).best("all"),
+        "tau_loop_21": lambda: rivals.authors_tau_loop(test, weight, data.test_labels, AUTHORS_TAUS),
+    }
 
 
 def every_tau(data: KernelData) -> AccuracyCurve:
-    """The exact curve of a size's test features."""
-    ends = winning_interval_linear(data.test, data.weight, data.test_labels)
+    """Returns the accuracy curve of the test features."""
+    ends = winning_interval(data.test, data.weight, data.test_labels)
     return accuracy_curve(*ends, data.test_labels, data.groups)
 
 
 def _read(x: torch.Tensor) -> Any:
     if x.is_cuda:
-        return x[: len(x) // 2].clone()  # reads and writes as many bytes as all of x has
+        return x[: len(x) // 2].clone()  # reads and writes together as many bytes as x has
     parts = np.zeros(64, np.uint64)
     _read_all(x.numpy().reshape(-1).view(np.uint64), parts)
     return parts
@@ -194,24 +142,17 @@ def _read_all(words, parts):
     return parts
 
 
-def _limits(series: dict[str, list[float]], size: Any) -> dict[str, list[float]]:
-    """Seconds that the bytes of some ops take at the speed of each round's memory_read."""
-    train, weight = 4 * size.train * size.dim, 4 * size.classes * size.dim
-    needed = {
-        "class_mean_limit": train + 3 * weight,
-        "winning_interval_limit": 4 * size.test * size.classes + 16 * size.test,
-        "tau_normalize_limit": (1 + len(AUTHORS_TAUS)) * weight,
-    }
-    reads = series.get("memory_read", [])
-    return {name: [seconds * count / train for seconds in reads] for name, count in needed.items()} if reads else {}
+def _limit(reads: list[float], size: Size) -> list[float]:
+    """Returns the seconds that reading features and writing class means takes at the speed of each of the `reads`."""
+    return [seconds * (1 + 3 * size.classes / size.train) for seconds in reads]
 
 
 def _curve_difference(data: KernelData) -> float:
     curve = every_tau(data).at(CHECKED_TAUS)
     log_norm = data.weight.double().norm(dim=1).log()
     right = torch.zeros((len(CHECKED_TAUS), len(data.test)), dtype=torch.bool)
-    for begin in range(0, len(data.test), BATCH):
-        rows = slice(begin, begin + BATCH)
+    for begin in range(0, len(data.test), ROWS):
+        rows = slice(begin, begin + ROWS)
         scores = (data.test[rows] @ data.weight.T).double()
         for number, tau in enumerate(CHECKED_TAUS.tolist()):
             best = (scores * torch.exp(-tau * log_norm)).argmax(dim=1)
@@ -229,10 +170,9 @@ def _peak_memory(size: str) -> float:
 
 
 def _run_once(size: str) -> float:
-    """Peak memory in GB after what a user would do with features of this size."""
+    """Returns the peak memory in GB of computing class means and the best tau on the test features."""
     data = KernelData(SIZES[size], torch.device("cpu"))
-    means = class_mean(data.test, data.test_labels, data.size.classes)
-    nearest_mean(data.test, means.cl2n, "l2", centre=means.global_mean, normalize=True)
+    class_mean(data.test, data.test_labels, data.size.classes)
     every_tau(data).best("all")
     return peak_memory()
 

@@ -1,4 +1,4 @@
-"""The cases of the loader's benchmark that are ours."""
+"""The cases of the loader benchmark that measure fastlt."""
 
 import contextlib
 import itertools
@@ -8,15 +8,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from fastlt.bench.loader_data import Data
+from fastlt.bench.loader_data import SMALL_SIZE, Data
 from fastlt.bench.loader_stages import Stages
+from fastlt.data.augmentations import AUGMENTATIONS
 from fastlt.data.pipeline.loader import Loader
 from fastlt.data.plan import Augment
 from fastlt.data.shards.mapped import forget_pages
@@ -25,16 +26,25 @@ from fastlt.longtail.sampler import InOrder, Order, Sampler
 
 SIZE = 224
 WORK = Augment(SIZE, "resized", flip=True)
+SMALL = Augment(SMALL_SIZE, "pad", flip=True)
+AUGMENTED = replace(WORK, augment=("randaugment",))
+SMALL_AUGMENTED = replace(SMALL, augment=("autoaugment_cifar", "cutout"))
 SMALL_INDEX = 1000  # samples
 
-Case = Callable[[], float]  # works through the next epoch, and says how fast
+Case = Callable[[], float]  # runs the next epoch and returns images per second
 
 
 @dataclass
 class Cases:
-    """Makes cases. data: what they read. batch, threads: of the loaders. samples: rows of the large index. epochs: how
-    often each case will be called. stack: closes at the end what is open until then: every case keeps its loader.
-    device: where batches are wanted."""
+    """Makes the cases.
+
+    data: the datasets that they read.
+    batch, threads: of the loaders.
+    samples: the number of rows of the large index.
+    epochs: how often each case will be called.
+    stack: closes the loaders at the end; every case keeps its loader open until then.
+    device: where batches are delivered.
+    """
 
     data: Data
     batch: int
@@ -45,7 +55,8 @@ class Cases:
     device: torch.device
 
     def rates(self) -> dict[str, Callable[[], Case]]:
-        """Makers of the cases in images per second; those that are compared stand side by side."""
+        """Returns {name: function that makes the case} of the cases in images per second. Cases that are compared with
+        each other are adjacent."""
         data = self.data
         makers: dict[str, Callable[[], Case]] = {
             "fastlt_jpeg": lambda: self._epochs(data.jpeg),
@@ -56,6 +67,9 @@ class Cases:
             "fastlt_jpeg_1thread": lambda: self._epochs(data.jpeg, threads=1),
             "fastlt_jpeg_q90": lambda: self._epochs(data.jpeg_q90),
             "fastlt_raw": lambda: self._epochs(data.raw),
+            "fastlt_jpeg_randaugment": lambda: self._epochs(data.jpeg, work=AUGMENTED),
+            "fastlt_small": lambda: self._epochs(data.small, work=SMALL),
+            "fastlt_small_augmented": lambda: self._epochs(data.small, work=SMALL_AUGMENTED),
             "fastlt_jpeg_cold": lambda: self._cold(data.jpeg),
             "fastlt_raw_cold": lambda: self._cold(data.raw),
             "fastlt_auto_class": lambda: self._epochs(data.auto, "class"),
@@ -81,8 +95,17 @@ class Cases:
             makers[f"index_{samples}"] = partial(self._indexed, samples)
         return makers
 
+    def augmentations(self) -> dict[str, Callable[[], Case]]:
+        """Returns {name: function that makes the case} of the cases with a single augmentation."""
+        makers: dict[str, Callable[[], Case]] = {}
+        for name in AUGMENTATIONS:
+            large, small = (replace(work, augment=(name,)) for work in (WORK, SMALL))
+            makers[f"augment_jpeg_{name}"] = lambda work=large: self._epochs(self.data.jpeg, work=work)
+            makers[f"augment_small_{name}"] = lambda work=small: self._epochs(self.data.small, work=work)
+        return makers
+
     def seconds(self) -> dict[str, Callable[[], Case]]:
-        """Makers of the cases in seconds."""
+        """Returns {name: function that makes the case} of the cases in seconds."""
         makers = {f"index_order_{samples}": partial(self._ordering, samples) for samples in self._sizes}
         return {**makers, "first_batch_warm": self._first_batch_warm, "first_batch_cold": lambda: self._first_batch}
 
@@ -94,16 +117,16 @@ class Cases:
     def _stages(self) -> Stages:
         return Stages(self.data.jpeg, WORK, self.batch, self.threads, self.device)
 
-    def _epochs(self, dataset: Dataset, law: str = "instance", threads: int = 0) -> Case:
-        return self._loads(dataset, self._sampler(dataset, law), threads)
+    def _epochs(self, dataset: Dataset, law: str = "instance", threads: int = 0, work: Augment = WORK) -> Case:
+        return self._loads(dataset, self._sampler(dataset, law), threads, work)
 
     def _sampler(self, dataset: Dataset, law: str) -> Sampler:
         index = dataset.split("train")
         return Sampler(index.class_members, index.class_start, law, epochs=self.epochs)
 
-    def _loads(self, dataset: Dataset, order: Order, threads: int = 0) -> Case:
+    def _loads(self, dataset: Dataset, order: Order, threads: int = 0, work: Augment = WORK) -> Case:
         threads = threads or self.threads
-        loader = Loader(dataset, "train", order, WORK, self.batch, 0, self.device, threads, drop_last=True)
+        loader = Loader(dataset, "train", order, work, self.batch, 0, self.device, threads, drop_last=True)
         self.stack.callback(loader.close)
         numbers = itertools.count()
 
@@ -143,12 +166,15 @@ class Cases:
         return case
 
     def _first_batch_warm(self) -> Case:
-        """The first call, which does not count, compiles for the ones that follow."""
+        """Makes the case with a compile cache. Its first call, which is not counted, compiles for the others."""
         cache = tempfile.mkdtemp(dir=self.data.scratch)
         return lambda: self._first_batch(cache)
 
     def _first_batch(self, cache: str | None = None) -> float:
-        """Seconds of a new process to its first batch. cache: folder of compiled functions; default: an empty one."""
+        """Returns the seconds that a new process takes to its first batch.
+
+        cache: the folder of compiled functions; by default a new, empty one.
+        """
         cache = cache or tempfile.mkdtemp(dir=self.data.scratch)
         arguments = [str(self.data.jpeg.root), str(self.batch), str(self.threads), str(self.device)]
         done = subprocess.run(
@@ -162,7 +188,7 @@ class Cases:
 
 
 def _drop_from_cache(dataset: Dataset) -> None:
-    """The shards' pages leave this process, then the system's page cache."""
+    """Drops the pages of a dataset's shards from this process, then from the system's page cache."""
     for shard, path in zip(dataset.maps, dataset.shards, strict=True):
         forget_pages(shard)
         file = os.open(path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""The datasets that the loader's benchmark reads: all of them the same photographs, each listed `copies` times."""
+"""The datasets that the loader benchmark reads. All have the same photographs, each listed `copies` times."""
 
 import functools
 import os
@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from fastlt.bench.images import Files
 from fastlt.core.log import say
@@ -19,28 +20,29 @@ from fastlt.data.shards.reader import Dataset
 from fastlt.data.shards.writer import write_description
 from fastlt.data.sources.long_tail import pareto_counts
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
-SHARDS_PER_THREAD = 4  # WebDataset deals out whole shards: enough of them that all workers get the same
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # those of ImageNet
+SHARDS_PER_THREAD = 4  # WebDataset gives whole shards to workers; with this many all workers get equally many
 RAW_FRACTION = 0.2
-# Places-LT: its largest and smallest class and the exponent of its law; the long tail here has that shape.
+# Places-LT's largest class, imbalance and exponent of its Pareto law. The long tail here has the same shape.
 LARGEST, IMBALANCE, ALPHA = 4980, 996, 1.34
+SMALL_SIZE = 32  # pixels of a side, as in CIFAR
 IMAGES_PER_CLASS = 50
-MOST_CLASSES = 9000  # of a simulated index
+MOST_CLASSES = 9000  # in a simulated index
 
 
 def equal_mix(files: int, copies: int) -> np.ndarray:
-    """Labels of `copies` listings of all files, one after the other: int64 [files * copies].
+    """Returns labels for all files, listed `copies` times one after the other: int64 [files * copies].
 
-    There are half as many classes as listings: one listing is each class but the first, which has all the others. So
-    classes differ in size and every class holds every file equally often: whatever the law, an epoch draws the same
-    images, and only their order is another.
+    There are half as many classes as listings. Each class but the first has one listing, and the first has all others.
+    Classes therefore differ in size, but each has every file equally often, so that with any sampler an epoch draws the
+    same images in another order.
     """
     classes = max(1, copies // 2)
     return np.repeat(np.maximum(np.arange(copies) - (copies - classes), 0), files)
 
 
 def long_tail(images: int) -> np.ndarray:
-    """Labels with the shape of Places-LT, 50 images a class on average: int64 [images], sorted."""
+    """Returns sorted labels with the class sizes of Places-LT in shape, 50 images per class on average: int64 [N]."""
     classes = max(1, images // IMAGES_PER_CLASS)
     shape = pareto_counts(classes, LARGEST, IMBALANCE, ALPHA)
     counts = np.maximum(1, shape * images // shape.sum())
@@ -50,9 +52,9 @@ def long_tail(images: int) -> np.ndarray:
 
 @dataclass(eq=False)
 class Data:
-    """Datasets in the folder `scratch`, each converted when it is first asked for.
+    """The datasets, each converted into the folder `scratch` when it is first used.
 
-    files: the photographs. copies: how often each is listed. threads: workers of a conversion, and of loaders.
+    files: the photographs. copies: how often each is listed. threads: the workers of conversions and loaders.
     """
 
     scratch: Path
@@ -62,27 +64,27 @@ class Data:
 
     @property
     def paths(self) -> list[Path]:
-        """The listing: all files, `copies` times over."""
+        """All files, `copies` times."""
         return self.files * self.copies
 
     @cached_property
     def jpeg(self) -> Dataset:
-        """Bytes as found, labels of `equal_mix`."""
+        """Unchanged bytes, labels from `equal_mix`."""
         return self._convert("jpeg", self._mixed, "keep")
 
     @cached_property
     def jpeg_q90(self) -> Dataset:
-        """Encoded again at quality 90, the same labels."""
+        """Re-encoded with quality 90, the same labels."""
         return self._convert("jpeg_q90", self._mixed, "jpeg")
 
     @cached_property
     def raw(self) -> Dataset:
-        """The same as pixels."""
+        """Raw pixels, the same labels."""
         return self._convert("raw", self._mixed, "raw")
 
     @cached_property
     def auto(self) -> Dataset:
-        """Long-tailed; the fifth of the images that class-balanced sampling draws most often is raw."""
+        """Long-tailed; the fifth of the images that class-balanced sampling draws most often is stored raw."""
         labels = self._long_tailed.splits["train"].labels
         served = draws_served(labels, raw_choice(labels, RAW_FRACTION), "class")
         say(f"auto: {RAW_FRACTION:.0%} of the images are raw and serve {served:.0%} of class-balanced draws")
@@ -90,21 +92,40 @@ class Data:
 
     @cached_property
     def auto_jpeg(self) -> Dataset:
-        """The same long tail, bytes as found."""
+        """The same long tail, all images with unchanged bytes."""
         return self._convert("auto_jpeg", self._long_tailed, "keep")
 
+    @cached_property
+    def small(self) -> Dataset:
+        """The photographs as raw images of 32 x 32 pixels, the same labels."""
+        folder = self.scratch / "small_files"
+        folder.mkdir()
+        paths = [folder / f"{number}.png" for number in range(len(self.files))]
+        for path, source in zip(paths, self.files, strict=True):
+            with Image.open(source) as image:
+                image.convert("RGB").resize((SMALL_SIZE, SMALL_SIZE), Image.Resampling.BILINEAR).save(path)
+        return self._convert("small", Files(paths * self.copies, equal_mix(len(paths), self.copies)), "raw")
+
+    @cached_property
+    def small_array(self) -> Path:
+        """The path of a .npy file with the images of `small`: uint8 [images, 32, 32, 3]."""
+        path = self.scratch / "small.npy"
+        ids = np.arange(len(self.small.split("train")))
+        np.save(path, self.small.pixels_together("train", ids))
+        return path
+
     def cold(self, dataset: Dataset) -> Dataset:
-        """A copy with shards of its own: pages that another loader has mapped stay in the page cache."""
+        """Copies a dataset. The original's shards could not be dropped from the page cache while a loader maps them."""
         copy = self.scratch / f"{dataset.root.name}_cold"
         shutil.copytree(dataset.root, copy)
-        os.sync()  # what is not on the disk yet cannot be dropped from the cache
+        os.sync()  # pages that are not on disk yet cannot be dropped from the cache
         return Dataset(copy)
 
     @functools.cache  # noqa: B019 - lives as long as the benchmark
     def indexed(self, samples: int) -> Dataset:
-        """The shards of `jpeg` behind an index of `samples` rows, that go through the files again and again.
+        """Makes a dataset with the shards of `jpeg` and an index of `samples` rows, which repeat the files in turn.
 
-        Every class holds every file about equally often, as in `equal_mix`.
+        Every class has every file about equally often, as in `equal_mix`.
         """
         rounds = np.arange(samples) // len(self.files)
         classes = max(1, min(samples // len(self.files), MOST_CLASSES))
@@ -128,7 +149,7 @@ class Data:
 
     @cached_property
     def _long_tailed(self) -> Files:
-        # Shuffled, so that how large an image is says nothing about how large its class is.
+        # Shuffled, so that the sizes of images and of their classes are independent.
         shuffled = np.random.default_rng(0).permutation(len(self.paths))
         return Files([self.paths[place] for place in shuffled.tolist()], long_tail(len(self.paths)))
 

@@ -1,12 +1,13 @@
-"""The loader's work in parts, each alone: plan, read, decode, augment, transfer; and which one is the bottleneck."""
+"""Measures the stages of the loader separately (plan, read, decode, augment, transfer) and finds the bottleneck."""
 
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
-# (DALI makes most of its names when it is imported)
+# (DALI creates most of its names at import, so type checkers do not know them)
 
 import functools
 import itertools
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -23,15 +24,17 @@ from fastlt.data.shards.reader import Dataset
 from fastlt.longtail.sampler import Sampler
 
 PAGE = 4096  # bytes
-PREFETCH = 2  # as the loader's default
-CROPS = 512  # decoded ones that `augment` goes through again and again: more than any cache holds
-IDENTITY = np.array([0, 0, 0, 1, 1, 1], np.float32)  # no normalization
+PREFETCH = 2  # the loader's default
+CROPS = 512  # decoded crops that `augment` uses in turn: more than fit into any cache
+IDENTITY = np.array([0, 0, 0, 1, 1, 1, 0], np.float32)  # no normalization; bilinear
 
 
 class Stages:
-    """Parts of what a Loader does to an epoch of a dataset of encoded images. Each method works through the next epoch
-    and returns images per second. Plan and read run on one thread, decode and augment on `threads`; on a GPU decode is
-    what the GPU graph does."""
+    """The stages of loading an epoch of a dataset of encoded images.
+
+    Each method runs one stage for the next epoch and returns images per second. `plan` and `read` run on one thread,
+    `decode` and `augment` on `threads`. On a GPU, `decode` is that of the GPU graph.
+    """
 
     def __init__(self, dataset: Dataset, augment: Augment, batch: int, threads: int, device: torch.device):
         self.dataset, self.augment_options, self.batch, self.threads = dataset, augment, batch, threads
@@ -40,15 +43,15 @@ class Stages:
         self.sampler = Sampler(self.index.class_members, self.index.class_start)
         self._epochs = {name: itertools.count() for name in ("plan", "read", "decode", "augment")}
         self._batches: Iterator[tuple] = iter(())
-        self._alive: list[tuple] = []  # DALI reads them in place
+        self._alive: list[tuple] = []  # keeps the columns alive, because DALI reads them in place
 
     def plan(self) -> float:
-        """Order and plan: which samples, which windows of them."""
+        """Draws the sample order and the plan."""
         start = time.monotonic()
         return self._rate(len(self._plan("plan")), start)
 
     def read(self) -> float:
-        """The encoded bytes of every position are touched, a byte a page; they are in the page cache."""
+        """Reads one byte of every page of the encoded images, which are in the page cache."""
         ids = self._plan("read").ids.tolist()
         start = time.monotonic()
         for sample in ids:
@@ -56,9 +59,9 @@ class Stages:
         return self._rate(len(ids), start)
 
     def decode(self, whole: bool = False, **options: Any) -> float:
-        """DALI decodes the windows of the very same plan, or the whole images, and nothing follows.
+        """Only decodes, with DALI, the crop windows of the plan.
 
-        options: of DALI's decoder, beside those of the loader's graph.
+        whole: decode whole images instead. options: for DALI's decoder, in addition to those of the loader's graph.
         """
         plan = self._plan("decode")
         parts = [plan[first : first + self.batch] for first in range(0, len(plan), self.batch)]
@@ -69,7 +72,7 @@ class Stages:
         return self._rate(len(plan), start)
 
     def augment(self) -> float:
-        """The fused operator alone, on windows that are decoded already."""
+        """Runs only the fused operator (resize, flip, jitter, normalize), on crops that are already decoded."""
         batches = list(itertools.islice(itertools.cycle(self._crops), len(self.sampler) // self.batch))
         start = time.monotonic()
         for _ in self._run(self._operator, batches):
@@ -77,8 +80,9 @@ class Stages:
         return self._rate(len(batches) * self.batch, start)
 
     def transfer(self) -> float:
-        """Batches go from pinned memory to the GPU."""
-        images = torch.zeros(self.batch, 3, self.augment_options.size, self.augment_options.size).pin_memory()
+        """Copies batches from pinned memory to the GPU."""
+        side = self.augment_options.image_size
+        images = torch.zeros(self.batch, 3, side, side).pin_memory()
         batches = len(self.sampler) // self.batch
         torch.cuda.synchronize()
         start = time.monotonic()
@@ -88,21 +92,21 @@ class Stages:
         return self._rate(batches * self.batch, start)
 
     def _plan(self, stage: str) -> Plan:
-        """The plan of the stage's next epoch, full batches only."""
+        """Draws the plan of the stage's next epoch, for full batches only."""
         epoch = next(self._epochs[stage])
         positions = np.arange(len(self.sampler) // self.batch * self.batch)
         ids = self.sampler.order(epoch)[: len(positions)]
         return draw_plan(ids, positions, self.index.height[ids], self.index.width[ids], self.augment_options, 0, epoch)
 
     def _windows(self, plan: Plan) -> tuple:
-        """What the loader's graph hands to the decoder: bytes, first pixel and size of the window."""
+        """Returns the columns that the loader's graph passes to the decoder: bytes, first pixel and size of windows."""
         images = [self.dataset.data("train", sample) for sample in plan.ids.tolist()]
         height, width = self.index.height[plan.ids], self.index.width[plan.ids]
         return columns(plan, images, height, width, "encoded", IDENTITY)[:3]
 
     @cached_property
     def _crops(self) -> list[tuple]:
-        """Columns of full batches of decoded windows."""
+        """Columns of full batches of decoded crops."""
         plan = self._plan("augment")
         batches = []
         for first in range(0, min(len(plan), max(CROPS, self.batch)) // self.batch * self.batch, self.batch):
@@ -110,12 +114,12 @@ class Stages:
             (decoded,) = self._run(self._decoder(False), [self._windows(part)])
             images = [np.array(decoded.at(i)) for i in range(self.batch)]
             box = np.array([[0, 0, *image.shape[:2]] for image in images], np.int32)
-            whole = Plan(part.ids, box.astype(np.float64), box, part.flip, part.jitter)
+            whole = replace(part, box=box.astype(np.float64), window=box)
             batches.append(columns(whole, images, box[:, 2], box[:, 3], "raw", IDENTITY))
         return batches
 
     def _run(self, pipeline: Any, batches: list[tuple]) -> Iterator[Any]:
-        """What the pipeline makes of these columns."""
+        """Yields the pipeline's output for each of these batches of columns."""
         self._batches, self._alive = iter(batches), batches
         pipeline.reset()
         pipeline.schedule_run()
@@ -143,7 +147,7 @@ class Stages:
         return graph_cpu.build(
             self._next,
             stored="raw",
-            size=self.augment_options.size,
+            size=self.augment_options.image_size,
             dtype="float32",
             channels_last=False,
             batch=self.batch,
@@ -167,7 +171,7 @@ def _decode_graph(source: Any, whole: bool, options: dict[str, Any]) -> Any:
     return fn.decoders.image_slice(*columns, **graph_cpu.DECODED, **options)
 
 
-# The stages as rows, where each comes from, and whether all threads take part in it.
+# {row: (case that it is computed from, whether all threads take part in it)}
 PARTS = {
     "stage_plan": ("stage_plan", False),
     "stage_read": ("stage_read", False),
@@ -180,7 +184,7 @@ UNIT = "µs"
 
 
 def stage_rows(rates: list[Row], threads: int) -> list[Row]:
-    """Microseconds of a thread's time per image, for those stages whose images/s were measured."""
+    """Converts measured images per second of stages to rows in microseconds of a thread's time per image."""
     measured = {rate.case: rate for rate in rates}
     rows = []
     for name, (case, threaded) in PARTS.items():
@@ -191,7 +195,7 @@ def stage_rows(rates: list[Row], threads: int) -> list[Row]:
 
 
 def bottleneck(rows: list[Row]) -> str:
-    """One line: the stages that were measured, longest first, and the bottleneck; empty if there are fewer than two."""
+    """Returns a line with the bottleneck and all measured stages, the longest first; "" for fewer than two stages."""
     stages = {row.case.removeprefix("stage_"): row.median for row in rows if row.unit == UNIT}
     whole = stages.pop("whole", None)
     if len(stages) < 2:

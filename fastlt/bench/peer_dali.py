@@ -1,7 +1,7 @@
-"""DALI with its own operators: the graph of NVIDIA's examples, random crop in the decoder; on a GPU if asked to."""
+"""DALI with its own operators, as in NVIDIA's examples: random crop in the decoder; on a CPU or a GPU."""
 
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
-# (DALI makes most of its names when it is imported)
+# (DALI creates most of its names at import, so type checkers do not know them)
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,14 +35,15 @@ def _graph(paths: list[str], size: int, mean: list[float], std: list[float], gpu
 
 
 def build(request: dict[str, Any]) -> Callable[[], Iterator[torch.Tensor]]:
-    """Batches are made ahead as in DALI's own loop, but none beyond an epoch: that work would fall on another case."""
+    """Builds the loader. Batches are prefetched as in DALI's own loop, but not beyond the end of an epoch, because that
+    work would be done while another case is measured."""
     gpu = request["device"] == "cuda"
     pipeline = _graph(
         request["paths"], request["size"], request["mean"], request["std"], gpu,
         batch_size=request["batch"], num_threads=request["threads"], device_id=0 if gpu else None,
         prefetch_queue_depth=PREFETCH,
     )  # fmt: skip
-    pipeline.schedule_run()  # the first call schedules a full queue, every later one a batch: out of the way now
+    pipeline.schedule_run()  # the first call fills the whole queue, later calls add one batch: done before measuring
     while not pipeline.empty():
         pipeline.outputs()
     batches = len(request["paths"]) // request["batch"]

@@ -1,4 +1,4 @@
-"""FFCV's Loader on a file that its writer made (peer_ffcv_writer.py); its code is compiled in the first epoch."""
+"""FFCV's Loader on a file of its own format (see peer_ffcv_writer.py). It compiles its code in the first epoch."""
 
 # pyright: reportMissingImports=false
 
@@ -14,7 +14,7 @@ from peer_protocol import serve
 
 
 def build(request: dict[str, Any]) -> Callable[[], Iterator[torch.Tensor]]:
-    """Batches are NCHW in shape and channels-last in memory: what FFCV makes at the least cost."""
+    """Builds the loader. Batches have the shape NCHW and are channels-last in memory, which is fastest for FFCV."""
     mean, std = (np.array(request[key]) * 255 for key in ("mean", "std"))
     image = [
         RandomResizedCropRGBImageDecoder((request["size"], request["size"])),

@@ -1,6 +1,7 @@
-"""Runs in the peers' environment: writes images with FFCV's DatasetWriter; the seconds are the last line of stdout.
+"""Writes images with FFCV's DatasetWriter, in the environment of the other libraries.
 
-Reads {"paths", "out", "mode", "workers"} as JSON from stdin. The clock starts when everything is imported.
+Reads {"paths", "out", "mode", "workers"} as JSON from stdin. The last line of stdout is the number of seconds, counted
+from the end of imports.
 """
 
 # pyright: reportMissingImports=false
@@ -13,13 +14,13 @@ from ffcv.fields import IntField, RGBImageField
 from ffcv.writer import DatasetWriter
 from PIL import Image
 
-# Bytes of a page by mode: FFCV's default, with which its writer is fastest, and one that a raw photograph fits into: a
-# writer whose worker died for want of it never ends.
+# Bytes of a page for each mode: FFCV's default, which is fastest, and a size that raw photographs fit into. If one does
+# not fit, a worker of FFCV dies, and its writer waits forever.
 PAGES = {"jpg": 8 << 20, "raw": 32 << 20}
 
 
 class Files:
-    """What FFCV's writer asks of a data set: decoded images by number."""
+    """A dataset of decoded images, by number, as FFCV's writer expects it."""
 
     def __init__(self, paths: list[str]):
         self.paths = paths

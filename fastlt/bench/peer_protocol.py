@@ -1,6 +1,6 @@
-"""What the peers' scripts share: a request on stdin, then a line for every epoch; one number on stdout for each.
+"""The protocol of the scripts that run other libraries: a request on stdin, then a line on stdin for every epoch.
 
-Imports nothing that is not in every environment.
+The script answers each line with one number on stdout. This module imports only what every environment has.
 """
 
 import json
@@ -12,18 +12,17 @@ from typing import Any
 
 
 def serve(build: Callable[[dict[str, Any]], Callable[[], Iterator[Any]]]) -> None:
-    """Reads the request, builds the loader, and works through an epoch for every further line.
+    """Reads the request, builds the loader, and runs an epoch for every further line.
 
-    build: from the request a function that gives an epoch's batches, without a last one that is not full. A request
-    has `paths` (files of the images), `shards` (ours, of the same images), `data` (FFCV's file of them), `batch`,
-    `threads`, `device` (cpu or cuda), `size` (pixels), `mean` and `std` (of the RGB channels in 0..1) and what is a
-    script's own.
+    build: a function from the request to a function that yields the full batches of an epoch. A request has `paths`
+    (image files), `shards` (fastlt's shards of the same images), `data` (FFCV's file of them), `batch`, `threads`,
+    `device` (cpu or cuda), `size` (pixels), `mean` and `std` (of the RGB channels in 0..1), and options of the script.
 
-    The answer is images per second from asking for the first batch to having the last. Every batch is checked to be
-    [batch, 3, size, size], float32 or on a GPU float16, and nothing else is done with it.
+    The answer is images per second, from requesting the first batch to receiving the last. Each batch is checked to be
+    [batch, 3, size, size], float32 or on a GPU float16, and is otherwise unused.
     """
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints must not be taken for an answer
+    os.dup2(2, 1)  # output that a library prints must not be taken for an answer
     request = json.loads(sys.stdin.readline())
     epoch = build(request)
     shape = (request["batch"], 3, request["size"], request["size"])
@@ -39,7 +38,7 @@ def serve(build: Callable[[dict[str, Any]], Callable[[], Iterator[Any]]]) -> Non
                 sys.exit(f"a batch is {batch.dtype} {list(batch.shape)}, not {dtype} {list(shape)}")
             batches += 1
         if gpu:
-            import torch  # not in every environment
+            import torch  # not every environment has it
 
             torch.cuda.synchronize()
         answers.write(f"{batches * shape[0] / (time.monotonic() - start)}\n")

@@ -1,4 +1,4 @@
-"""SPDL: FFmpeg decodes, crops, scales and flips in `threads` threads; a batch is normalized by torch."""
+"""SPDL: FFmpeg decodes, crops, scales and flips in `threads` threads, and torch normalizes batches."""
 
 # pyright: reportMissingImports=false
 
@@ -12,11 +12,11 @@ import torch
 from peer_protocol import serve
 from spdl.pipeline import PipelineBuilder
 
-READY = 2  # batches made ahead
+READY = 2  # prefetched batches
 
 
 def crop_box(width: int, height: int) -> tuple[int, int, int, int]:
-    """torchvision's RandomResizedCrop: width, height, x, y of the window."""
+    """Draws the box of torchvision's RandomResizedCrop: (width, height, x, y)."""
     for _ in range(10):
         area = width * height * random.uniform(0.08, 1)
         ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
@@ -28,7 +28,7 @@ def crop_box(width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def build(request: dict[str, Any]) -> Callable[[], Iterator[torch.Tensor]]:
-    """A pipeline for every epoch, as SPDL's examples have it."""
+    """Builds the loader, with a new pipeline for every epoch as in SPDL's examples."""
     size, paths = request["size"], request["paths"]
     torch.set_num_threads(request["threads"])
     mean, std = (torch.tensor(request[key]).view(3, 1, 1) * 255 for key in ("mean", "std"))

@@ -1,6 +1,6 @@
-"""torch.utils.data.DataLoader over files, with torchvision's transforms; `threads` worker processes.
+"""torch.utils.data.DataLoader over files, with torchvision's transforms and `threads` worker processes.
 
-For a GPU: pinned memory, copies that are not waited for, and float16, channels last, only there.
+On a GPU it uses pinned memory and asynchronous copies; batches become float16 and channels-last on the GPU.
 """
 
 # pyright: reportMissingImports=false
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peer_protocol import serve
 from peer_transforms import augmentation
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class Files(Dataset):
-    """Files, decoded and augmented in the workers."""
+    """A dataset of files, which are decoded and augmented in the workers."""
 
     def __init__(self, paths: list[str], load: Callable[[bytes], torch.Tensor]):
         self.paths, self.load = paths, load
@@ -28,11 +29,26 @@ class Files(Dataset):
         return self.load(Path(self.paths[index]).read_bytes())
 
 
+class Arrays(Dataset):
+    """A dataset of pixels in memory, which are augmented in the workers."""
+
+    def __init__(self, path: str, load: Callable[[np.ndarray], torch.Tensor]):
+        self.pixels, self.load = np.load(path), load
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.load(self.pixels[index])
+
+
 def build(request: dict[str, Any]) -> Callable[[], Iterator[torch.Tensor]]:
-    """Workers live for all epochs."""
+    """Builds the loader, with workers that persist over all epochs."""
     gpu = request["device"] == "cuda"
+    load = augmentation(request)
+    images = Arrays(request["array"], load) if request["decoder"] == "array" else Files(request["paths"], load)
     loader = DataLoader(
-        Files(request["paths"], augmentation(request)),
+        images,
         batch_size=request["batch"],
         shuffle=True,
         num_workers=request["threads"],

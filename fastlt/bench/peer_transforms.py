@@ -1,4 +1,4 @@
-"""The work of every case as torchvision does it: bytes of a file -> float32 [3, size, size]."""
+"""The work of every case in torchvision: the bytes of a file become float32 [3, size, size]."""
 
 # pyright: reportMissingImports=false
 
@@ -6,24 +6,36 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 
-def augmentation(request: dict[str, Any]) -> Callable[[bytes], torch.Tensor]:
-    """Decode, random crop, flip, normalize; peer_protocol.py says what `request` holds.
+def augmentation(request: dict[str, Any]) -> Callable[[Any], torch.Tensor]:
+    """Returns a function that decodes, crops, flips, augments and normalizes an image.
 
-    decoder: `pillow`, what torchvision's ImageFolder does by default, or `torchvision`, whose decoder gives tensors.
+    request: as described in peer_protocol.py, with these options.
+    decoder: `pillow`, the default of torchvision's ImageFolder; `torchvision`, which decodes to tensors; or `array`,
+    for pixels such as CIFAR's.
+    augment: `randaugment`; `autoaugment_cifar`, which adds Cutout, for pixels; or absent.
     """
+    pixels = request["decoder"] == "array"
+    size, augment = request["size"], request.get("augment")
+    policies = {
+        "randaugment": lambda: [v2.RandAugment()],
+        "autoaugment_cifar": lambda: [v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)],
+    }
     transform = v2.Compose(
         [
-            v2.RandomResizedCrop(request["size"], antialias=True),
+            v2.RandomCrop(size, padding=4) if pixels else v2.RandomResizedCrop(size, antialias=True),
             v2.RandomHorizontalFlip(),
+            *(policies[augment]() if augment else []),
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(request["mean"], request["std"], inplace=True),
+            *([v2.Lambda(cutout)] if augment == "autoaugment_cifar" else []),
         ]
     )
 
@@ -34,4 +46,16 @@ def augmentation(request: dict[str, Any]) -> Callable[[bytes], torch.Tensor]:
     def torchvision(data: bytes) -> torch.Tensor:
         return transform(decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB))
 
-    return {"pillow": pillow, "torchvision": torchvision}[request["decoder"]]
+    def array(data: np.ndarray) -> torch.Tensor:
+        return transform(Image.fromarray(data))
+
+    return {"pillow": pillow, "torchvision": torchvision, "array": array}[request["decoder"]]
+
+
+def cutout(image: torch.Tensor, length: int = 16) -> torch.Tensor:
+    """Cutout of DeVries and Taylor 2017, as in their code."""
+    height, width = image.shape[-2:]
+    y, x = (int(torch.randint(side, ())) for side in (height, width))
+    top, left = max(y - length // 2, 0), max(x - length // 2, 0)
+    image[:, top : y + length // 2, left : x + length // 2] = 0
+    return image

@@ -1,4 +1,4 @@
-"""The webdataset package on our shards, in a torch DataLoader, with torchvision's transforms."""
+"""The webdataset package on fastlt's shards, in a torch DataLoader, with torchvision's transforms."""
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
@@ -10,11 +10,11 @@ import webdataset as wds
 from peer_protocol import serve
 from peer_transforms import augmentation
 
-SHUFFLE = 1000  # samples kept to draw from, encoded
+SHUFFLE = 1000  # encoded samples in the shuffle buffer
 
 
 def build(request: dict[str, Any]) -> Callable[[], Iterator[torch.Tensor]]:
-    """Whole shards are dealt out to `threads` worker processes, which live for all epochs."""
+    """Builds the loader. Whole shards are distributed to `threads` worker processes, which persist over all epochs."""
     shards = request["shards"]
     load = augmentation(request)
     samples = wds.WebDataset(shards, shardshuffle=len(shards)).shuffle(SHUFFLE).to_tuple("jpg;png").map_tuple(load)

@@ -1,4 +1,4 @@
-"""Other libraries beside ours: each in a process of its own that stays alive for all rounds and works when told to."""
+"""Runs other libraries, each in a process of its own that lives for all rounds and runs an epoch on request."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ OURS = Path(sys.executable)
 
 
 class Script(NamedTuple):
-    """A peer's script of this folder, the environment it runs in, and what its request says beside the common part."""
+    """A script of this folder (`name`), the Python that runs it, and options that are added to the request."""
 
     name: str
     python: Path
@@ -27,25 +27,37 @@ class Script(NamedTuple):
 LOADERS = {
     "torch": Script("peer_torch.py", OURS, {"decoder": "pillow"}),
     "torch_tensor": Script("peer_torch.py", OURS, {"decoder": "torchvision"}),
+    "torch_randaugment": Script("peer_torch.py", OURS, {"decoder": "pillow", "augment": "randaugment"}),
+    "torch_small": Script("peer_torch.py", OURS, {"decoder": "array"}),
+    "torch_small_augmented": Script("peer_torch.py", OURS, {"decoder": "array", "augment": "autoaugment_cifar"}),
     "dali": Script("peer_dali.py", OURS, {}),
     "webdataset": Script("peer_webdataset.py", PEERS, {"decoder": "pillow"}),
     "ffcv_jpg": Script("peer_ffcv_loader.py", PEERS, {"mode": "jpg"}),
     "ffcv_raw": Script("peer_ffcv_loader.py", PEERS, {"mode": "raw"}),
     "spdl": Script("peer_spdl.py", PEERS, {}),
 }
-ON_GPU = ("torch", "torch_tensor", "dali")  # those that give batches on a GPU as well
-LIMIT = 600  # seconds for a start or an epoch; a library whose worker died may wait for ever
-PATIENCE = 10  # seconds for an end
+ON_GPU = (
+    "torch",
+    "torch_tensor",
+    "torch_randaugment",
+    "torch_small",
+    "torch_small_augmented",
+    "dali",
+)  # those that can deliver batches on a GPU
+LIMIT = 600  # seconds allowed for a start or an epoch; a library whose worker died may wait forever
+PATIENCE = 10  # seconds allowed for ending
 
 
 class PeerError(UserError):
-    """A peer that does not work here, and its last words."""
+    """Raised if another library does not work here. The text is the last line that it printed."""
 
 
 class Peer:
-    """A process that serves epochs (peer_protocol.py says what `request` holds).
+    """A process that runs epochs of another library.
 
-    Raises PeerError when it cannot start, and later when it ends or makes no progress for ten minutes.
+    script: what to run. request: as described in peer_protocol.py.
+
+    Raises PeerError if the process cannot start, and later if it ends or does not answer for ten minutes.
     """
 
     def __init__(self, script: Script, request: dict[str, Any]):
@@ -65,13 +77,13 @@ class Peer:
             raise
 
     def rate(self) -> float:
-        """Images per second of an epoch that it now works through."""
+        """Runs an epoch; returns images per second. Raises PeerError."""
         return float(self._ask("epoch"))
 
     def close(self) -> None:
-        """Ends the process: by itself, so that its workers end too, or by force."""
+        """Ends the process: closes its stdin, so that it ends its workers as well, and kills it if that fails."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # of a line that it did not read any more
+        with contextlib.suppress(BrokenPipeError):  # the process may have ended without reading a line
             self._process.stdin.close()
         try:
             self._process.wait(PATIENCE)
@@ -97,7 +109,7 @@ class Peer:
         return answer
 
     def _listen(self) -> None:
-        """Lines of the process as they come; an empty one when it has ended."""
+        """Puts the lines that the process prints into a queue, and "" when it has ended."""
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
@@ -110,7 +122,7 @@ class Peer:
 
 
 def write_ffcv(paths: list[Path], out: Path, mode: str, workers: int) -> float:
-    """Writes a file of FFCV's from images; the seconds it took. mode: jpg or raw. Raises PeerError."""
+    """Writes images into a file of FFCV; returns the seconds it took. mode: `jpg` or `raw`. Raises PeerError."""
     if not PEERS.exists():
         raise PeerError(f"no {PEERS}: make bench-peers")
     request = {"paths": [str(path) for path in paths], "out": str(out), "mode": mode, "workers": workers}

@@ -1,21 +1,27 @@
-"""python -m fastlt.bench.plot ROWS [PICTURE]: the last run in a file of rows, as a table and as a picture."""
+"""Shows the last run in a file of rows as a table and a picture: python -m fastlt.bench.plot ROWS [PICTURE]."""
 
 import argparse
 from pathlib import Path
-
-from matplotlib.figure import Figure
 
 from fastlt.bench.peers import LOADERS
 from fastlt.bench.rows import RATIO, Row, last_run, markdown
 from fastlt.core.cli import guard
 from fastlt.core.errors import UserError
-from fastlt.core.palette import WIDTH, styled
+from fastlt.core.own_backend import own_backend
+
+with own_backend():
+    from matplotlib.figure import Figure
+
+    from fastlt.core.palette import WIDTH, styled
 
 OURS, OTHERS, CEILING = "#004488", "#9a9a9a", "#c28a00"
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Bars of every case with its value, 20th to 80th percentile as a line; a panel for each unit, none for ratios."""
+    """Draws rows into an image file: a bar for each median, a line from the 20th to the 80th percentile.
+
+    There is a panel for each unit. Ratios are left out. Raises UserError for an unknown image format.
+    """
     figure = _draw([row for row in rows if row.unit != RATIO])
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""Rows: what a benchmark measured, one a case."""
+"""Rows of a benchmark: measuring cases, and writing, reading and formatting the results."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from fastlt.core.log import say
 
 @dataclass(frozen=True)
 class Row:
-    """One case over the rounds of a run: median, 20th and 80th percentile."""
+    """The result of one case: median, 20th and 80th percentile over the rounds of a run."""
 
     case: str
     median: float
@@ -22,19 +22,19 @@ class Row:
     unit: str
 
 
-RATIO = "x"  # unit of a ratio
+RATIO = "x"  # the unit of a ratio
 ROW = [field.name for field in fields(Row)]
 
 
 def measure(cases: dict[str, Callable[[], float]], rounds: int, unit: str) -> list[Row]:
-    """The rows of `measure_series`."""
+    """Runs `measure_series` and returns its results as rows."""
     return [row(name, series, unit) for name, series in measure_series(cases, rounds, unit).items()]
 
 
 def measure_series(cases: dict[str, Callable[[], float]], rounds: int, unit: str) -> dict[str, list[float]]:
-    """Runs every case once per round, in turn, after a round that does not count.
+    """Runs all cases in turn in every round, after a warm-up round; returns {case: its values, one per round}.
 
-    Interleaved, because the machine's speed drifts: a neighbour's load then falls on all cases alike.
+    Cases are interleaved because the speed of a machine drifts: load from other processes then affects all alike.
     """
     values: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(rounds + 1):
@@ -47,26 +47,26 @@ def measure_series(cases: dict[str, Callable[[], float]], rounds: int, unit: str
 
 
 def row(case: str, values: list[float], unit: str) -> Row:
-    """The row of a case's values."""
+    """Returns the row for the values of a case."""
     p20, median, p80 = np.percentile(values, [20, 50, 80]).tolist()
     return Row(case, median, p20, p80, unit)
 
 
 def ratio(over: str, under: str, series: dict[str, list[float]]) -> Row:
-    """How many times the second case's value the first one's is, within each round: the same noise fell on both."""
+    """Returns the row of the ratio `over` / `under`, computed within each round, where both had the same noise."""
     values = [a / b for a, b in zip(series[over], series[under], strict=True)]
     return row(f"{over} / {under}", values, RATIO)
 
 
 def markdown(rows: list[Row]) -> str:
-    """A table of rows."""
+    """Formats rows as a Markdown table."""
     lines = ["| case | median | p20 | p80 | unit |", "|---|---:|---:|---:|---|"]
     lines += [f"| {r.case} | {r.median:,.4g} | {r.p20:,.4g} | {r.p80:,.4g} | {r.unit} |" for r in rows]
     return "\n".join(lines)
 
 
 def append(rows: list[Row], about: dict, path: Path) -> None:
-    """Adds rows to a JSONL file, each with what the run was."""
+    """Appends rows to a JSONL file, each with the fields of `about` (benchmark, settings, device, versions, date)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         for entry in rows:
@@ -74,9 +74,9 @@ def append(rows: list[Row], about: dict, path: Path) -> None:
 
 
 def last_run(path: Path) -> list[Row]:
-    """The rows of the newest run in a JSONL file; a run's rows have one date, down to the second.
+    """Returns the rows of the last run in a JSONL file. All rows of a run have the same date, to the second.
 
-    Raises UserError if there is no such file, or if it holds something else.
+    Raises UserError if the file is missing or is no file of rows.
     """
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines()]

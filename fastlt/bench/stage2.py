@@ -1,4 +1,4 @@
-"""python -m fastlt.bench stage2 [size=imagenet_lt] [device=cpu]: seconds of every classifier, and of training steps."""
+"""Benchmark of the classifiers of stage 2: python -m fastlt.bench stage2 [size=imagenet_lt] [device=cpu]."""
 
 import json
 import subprocess
@@ -6,14 +6,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from fastlt.bench.config import BenchConfig
 from fastlt.bench.index import peak_memory
-from fastlt.bench.kernel_data import SIZES, KernelData
+from fastlt.bench.kernel_data import SIZES, KernelData, Size
 from fastlt.bench.kernel_rivals import authors_class_means, authors_tau_loop
 from fastlt.bench.rows import Row, measure_series, ratio, row
 from fastlt.bench.stage2_rivals import TorchLoop
@@ -28,43 +30,58 @@ from fastlt.stage2.classifiers.heads import Linear
 from fastlt.stage2.classifiers.sgd import Step
 from fastlt.stage2.classify import Job, classify
 
-# The settings of ImageNet-LT, conf/protocol/imagenet_lt_90.yaml.
-CRT, LWS = Training(10, 512, (0.2,), (5e-4,)), Training(5, 512, (0.2,), (5e-4,))
+# The hyperparameters of ImageNet-LT, as in conf/protocol/imagenet_lt_90.yaml.
+CRT, LWS = Training(10, 512, 0.2, 5e-4), Training(5, 512, 0.2, 5e-4)
 SETTINGS = [{"lr": lr, "weight_decay": decay} for lr in (0.05, 0.1, 0.2) for decay in (1e-4, 5e-4, 2e-3)]
-STEPS = 20  # of a round: what is longer is measured in part
+STEPS = 20  # training steps that are measured in a round
 AUTHORS_TAUS = np.linspace(0, 2, 21)
 
 
-def bench_stage2(cfg: Any) -> list[Row]:
-    """Stage 2 on drawn features of one of the sizes in kernel_data.SIZES, with the settings of ImageNet-LT.
+def bench_stage2(config: BenchConfig) -> list[Row]:
+    """Measures stage 2 on random features of a size in kernel_data.SIZES, with the hyperparameters of ImageNet-LT.
 
-    A classifier's name (s): fitting, measuring on test and keeping it, once. every_classifier: their sum. peak_memory
-    (GB): of a process that draws the features and fits all of them; features: of the features in it.
+    The cases are:
 
-    step_* (ms), in turn: a step of crt; of crt with nine settings (3 learning rates x 3 weight decays) at once;
-    of PyTorch's Linear, SGD and cross-entropy behind a DataLoader (step_torch); products: the two matrix products that
-    a step cannot do without. crt_torch, lws_torch (s): loops of these, a part of them measured and scaled; ncm_authors,
-    tau_authors: class means one by one, a grid of 21 taus.
+    the name of a classifier (s): fitting it, evaluating it on test and saving it, once. every_classifier: the sum.
+    NAME_cpu (s): the CPU time of the same over all threads, which hardly depends on other work on the machine.
+    peak_memory (GB): of a process that draws the features and fits all classifiers. features (GB): the features in it.
+    step_crt, step_crt_9 (ms): a training step of crt, and of crt with nine settings (3 learning rates x 3 weight
+        decays) at once. step_torch, step_torch_lws, step_torch_9: the same steps with PyTorch's Linear, SGD,
+        cross-entropy and DataLoader; for nine settings, nine times the time of one.
+    products (ms): the two matrix products that every step needs.
+    crt_torch, lws_torch (s): the whole training with PyTorch, computed from the time of a step.
+    ncm_authors, tau_authors (s): class means and a grid of 21 taus as the paper's authors compute them.
     """
-    if cfg.size not in SIZES:
-        raise UserError(f"size={cfg.size} is unknown: allowed are {', '.join(SIZES)}")
-    if cfg.rounds < 1:
-        raise UserError(f"rounds={cfg.rounds}: it must be at least 1")
-    names = list(cfg.cases) or list(SETS["all"])
+    if config.size not in SIZES:
+        raise UserError(f"size={config.size} is unknown: allowed are {', '.join(SIZES)}")
+    if not 0 < config.share <= 1:
+        raise UserError(f"share={config.share}: it must be greater than 0, and 1 at most")
+    if config.rounds < 1:
+        raise UserError(f"rounds={config.rounds}: it must be at least 1")
+    names = list(config.cases) or list(SETS["all"])
     if unknown := [name for name in names if name not in SETS["all"]]:
         raise UserError(f"cases: {unknown[0]} is unknown, allowed are {', '.join(SETS['all'])}")
-    device = machine.pick_device(cfg.device)
-    command = [sys.executable, "-m", "fastlt.bench.stage2", cfg.size, str(device), str(cfg.threads), *names]
+    device = machine.pick_device(config.device)
+    command = [sys.executable, "-m", "fastlt.bench.stage2", config.size, str(config.share), str(device)]
+    command += [str(config.threads), *names]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     alone = json.loads(done.stdout.splitlines()[-1])
     rows = [row(name, [seconds], "s") for name, seconds in alone["seconds"].items()]
     rows.append(row("every_classifier", [sum(alone["seconds"].values())], "s"))
+    rows += [row(f"{name}_cpu", [seconds], "s") for name, seconds in alone["cpu_seconds"].items()]
     rows += [row("peak_memory", [alone["peak"]], "GB"), row("features", [alone["features"]], "GB")]
-    return rows + _steps(KernelData(SIZES[cfg.size], device), cfg.rounds)
+    return rows + _steps(KernelData(_size(config.size, config.share), device), config.rounds)
+
+
+def _size(name: str, share: float) -> Size:
+    """Returns a size of kernel_data.SIZES with this share of its training rows."""
+    size = SIZES[name]
+    return replace(size, train=max(round(share * size.train), 1))
 
 
 def task_of(data: KernelData) -> tuple[Task, Features]:
-    """What classifiers learn from, and the split they are measured on; two fifths of its rows choose settings."""
+    """Returns (the task that classifiers are fitted to, the test features). Two fifths of the test rows are also used
+    to choose hyperparameters."""
     joint = torch.nn.Linear(data.size.dim, data.size.classes).to(data.weight.device)
     with torch.no_grad():
         joint.weight.copy_(data.weight)
@@ -136,22 +153,25 @@ def _seconds(work: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def _alone(size: str, device: torch.device, names: list[str]) -> dict[str, Any]:
-    """Fits all in this process, so that its peak of memory is theirs."""
-    data = KernelData(SIZES[size], device)
+def _alone(size: Size, device: torch.device, names: list[str]) -> dict[str, Any]:
+    """Fits all classifiers in this process, so that its peak memory is theirs."""
+    data = KernelData(size, device)
     task, test = task_of(data)
-    seconds = {}
+    seconds, cpu_seconds = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            job = Job(name, task, test, task.counts, {"representation": size}, "checkpoint.pt")
+            job = Job(name, task, test, task.counts, {"representation": str(size)}, "checkpoint.pt")
+            begun = time.process_time()
             seconds[name] = _seconds(lambda job=job: classify([job], Path(folder), 1), device)
-            say(f"{name}: {seconds[name]:.1f} s")
+            cpu_seconds[name] = time.process_time() - begun
+            say(f"{name}: {seconds[name]:.1f} s, {cpu_seconds[name]:.1f} s of CPU time")
     assert task.choose is not None
     features = (data.train.nbytes + data.test.nbytes + task.choose.x.nbytes) / 1e9
     peak = peak_memory() if device.type == "cpu" else torch.cuda.max_memory_allocated(device) / 1e9
-    return {"seconds": seconds, "peak": peak, "features": features}
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak": peak, "features": features}
 
 
 if __name__ == "__main__":
-    machine.set_threads(int(sys.argv[3]))
-    sys.stdout.write(json.dumps(_alone(sys.argv[1], torch.device(sys.argv[2]), sys.argv[4:])) + "\n")
+    name, share, device, threads, *names = sys.argv[1:]
+    machine.set_threads(int(threads))
+    sys.stdout.write(json.dumps(_alone(_size(name, float(share)), torch.device(device), names)) + "\n")

@@ -1,4 +1,4 @@
-"""crt and lws as one would write them: PyTorch's modules, optimizer and DataLoader, one classifier at a time."""
+"""Training of crt and lws in plain PyTorch: its modules, optimizer and DataLoader, one classifier at a time."""
 
 from collections.abc import Iterator
 
@@ -14,13 +14,13 @@ MOMENTUM, DECAY, LR = 0.9, 5e-4, 0.2
 
 
 class TorchLoop:
-    """Steps on class-balanced batches of a task's features, which lie on its device."""
+    """Training steps on class-balanced batches of a task's features. The features are on the task's device."""
 
     def __init__(self, task: Task, batch: int):
         share = 1 / np.maximum(task.counts, 1)[task.train.labels.cpu().numpy()]
         rows = TensorDataset(task.train.x, task.train.labels)
         drawn = WeightedRandomSampler(share.tolist(), len(rows))
-        # Whole batches of row numbers go to the tensors at once: a DataLoader's default of one row at a time is slower.
+        # The DataLoader indexes tensors by whole batches, which is faster than its default of one row at a time.
         self.loader = DataLoader(rows, sampler=BatchSampler(drawn, batch, drop_last=True), batch_size=None)
         self.batches = self._forever()
         classes, dim = task.weight.shape
@@ -35,14 +35,14 @@ class TorchLoop:
             yield from self.loader
 
     def crt_step(self) -> None:
-        """A new linear classifier."""
+        """Runs a training step of crt, which trains a new linear classifier."""
         x, labels = next(self.batches)
         self.crt.zero_grad()
         functional.cross_entropy(self.linear(x), labels).backward()
         self.crt.step()
 
     def lws_step(self) -> None:
-        """A scale for every class of the joint classifier."""
+        """Runs a training step of lws, which trains a scale for every class of the joint classifier."""
         x, labels = next(self.batches)
         self.lws.zero_grad()
         functional.cross_entropy(functional.linear(x, self.weight, self.bias) * self.scale, labels).backward()

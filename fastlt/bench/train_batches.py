@@ -1,4 +1,4 @@
-"""What training is fed with beside fastlt's loader: batches that are there already, and PyTorch's own loader."""
+"""Sources of batches that training with fastlt's loader is compared with: synthetic batches and PyTorch's loader."""
 
 import io
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader, Dataset
 from fastlt.bench.loader_data import MEAN, STD
 from fastlt.core.batches import Batch
 
-DISTINCT = 4  # synthetic batches, over and over
+DISTINCT = 4  # different synthetic batches, which are used in turn
 
 
 class Synthetic:
-    """Batches of noise that lie on the device: what a loader that cost nothing would give."""
+    """Batches of noise that are already on the device, as from a loader that takes no time."""
 
     def __init__(self, batches: int, batch: int, size: int, classes: int, device: torch.device, dtype: torch.dtype):
         self.device, self._batches = device, batches
@@ -33,14 +33,14 @@ class Synthetic:
 
     @property
     def images(self) -> int:
-        """Images of an epoch."""
+        """The number of images of an epoch."""
         return self._batches * len(self._made[0].labels)
 
     def __len__(self) -> int:
         return self._batches
 
     def epoch(self, epoch: int = 0, position: int = 0) -> Iterator[Batch]:
-        """The same batches in turn."""
+        """Yields the same few batches in turn."""
         for number in range(self._batches):
             yield self._made[number % len(self._made)]
 
@@ -69,7 +69,7 @@ class _Files(Dataset):
 
 
 class TorchLoader:
-    """torch.utils.data.DataLoader with torchvision's transforms, `threads` workers that live on, pinned memory."""
+    """torch.utils.data.DataLoader with torchvision's transforms, persistent workers and, for a GPU, pinned memory."""
 
     def __init__(
         self, paths: list[Path], labels: np.ndarray, batch: int, size: int, threads: int, device: torch.device
@@ -87,14 +87,14 @@ class TorchLoader:
 
     @property
     def images(self) -> int:
-        """Images of an epoch."""
+        """The number of images of an epoch."""
         return len(self) * self._batch
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def epoch(self, epoch: int = 0, position: int = 0) -> Iterator[Batch]:
-        """Its batches, moved to the device."""
+        """Yields the batches of an epoch, moved to the device."""
         for images, labels in self._loader:
             there = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
             yield Batch(*there, np.zeros(len(labels), np.int64))

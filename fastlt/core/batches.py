@@ -1,4 +1,4 @@
-"""Batches of images: what a loader gives, and training and feature extraction take."""
+"""The batches that a loader yields, and the interface of a loader that training and feature extraction rely on."""
 
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
@@ -8,7 +8,12 @@ import torch
 
 
 class Batch(NamedTuple):
-    """images: [n, 3, size, size] on the loader's device. labels: int64 [n] there. ids: int64 [n], the samples."""
+    """One batch of n images.
+
+    images: normalized RGB, [n, 3, size, size], float32 or float16, on the loader's device.
+    labels: class indices, int64 [n], on the loader's device.
+    ids: indices of the samples in their split, int64 [n], a NumPy array.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -16,17 +21,23 @@ class Batch(NamedTuple):
 
 
 class Batches(Protocol):
-    """What is trained on: a Loader, or what looks like one."""
+    """The part of the interface of a Loader that training and feature extraction use.
+
+    device: where the batches lie. len(): the number of batches of an epoch on this rank.
+    """
 
     device: torch.device
 
     @property
     def images(self) -> int:
-        """Images of an epoch on this rank."""
+        """Returns the number of images of an epoch on this rank."""
         ...
 
     def __len__(self) -> int: ...
 
     def epoch(self, epoch: int = 0, position: int = 0) -> Iterable[Batch]:
-        """The batches of an epoch, from a position on that all ranks together have come to."""
+        """Returns the batches of an epoch.
+
+        position: the number of images of this epoch that all ranks together have been given already; these are skipped.
+        """
         ...

@@ -1,54 +1,52 @@
-"""Checkpoints of stage 1: written whole or not at all, the one before kept until training is over."""
+"""Reads and writes the checkpoints of a training.
 
-import os
+A checkpoint is written completely or not at all. While a training runs, the previous checkpoint is kept as well.
+"""
+
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from fastlt.core.errors import UserError
+from fastlt.core.identity import Identity
 from fastlt.core.log import say
-from fastlt.core.settings import Settings
-from fastlt.core.torch_file import Unreadable, read_torch_file
+from fastlt.core.torch_file import Unreadable, read_torch_file, write_torch_file
 
 SCHEMA = 2
 
 
 def before(path: Path) -> Path:
-    """Where the checkpoint before the newest lies."""
+    """Returns the path of the previous checkpoint, such as checkpoint.before.pt for checkpoint.pt."""
     return path.with_name(f"{path.stem}.before{path.suffix}")
 
 
+def finished_state(identity: Identity, classifier: str, model: dict[str, Tensor], **more: Any) -> dict[str, Any]:
+    """Returns the contents of the checkpoint of a model that was not trained by gradient descent in stage 1.
+
+    classifier: linear or cosine. model: its state dict. more: further entries, or other values of those given here.
+    """
+    state = {"schema": SCHEMA, "key": identity.key, "settings": identity.about, "finished": True, "epoch": 0}
+    state |= {"classifier": classifier, "model": model, "chosen_on_val": False, "seconds": 0.0, "images": 0}
+    return state | more
+
+
 def save_checkpoint(state: dict[str, Any], path: Path, keep: bool = False) -> None:
-    """`write_checkpoint`, for a training. Raises UserError if it cannot be written; what was there stays."""
-    try:
-        write_checkpoint(state, path, keep)
-    except (OSError, RuntimeError) as error:  # torch's writer says RuntimeError when the disk is full
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-        raise UserError(
-            f"{path} cannot be written ({reason}): make room; the same command goes on from the checkpoint before"
-        ) from None
+    """Writes a checkpoint.
+
+    keep: move the present checkpoint to `before(path)` instead of replacing it.
+
+    Raises NotWritten if the file cannot be written; the present checkpoint then stays.
+    """
+    again = "give the same command again: it goes on from the checkpoint before"
+    write_torch_file(state, path, again=again, keep=before(path) if keep else None)
 
 
-def write_checkpoint(state: dict[str, Any], path: Path, keep: bool = False) -> None:
-    """Writes beside its place, then renames. keep: the one that is there now becomes `before(path)`."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if keep and path.exists():
-            path.replace(before(path))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)  # renamed by now, unless it failed
+def load_checkpoint(path: Path, identity: Identity) -> dict[str, Any] | None:
+    """Returns the checkpoint at `path`, or the previous one if the newest is damaged; None if there is neither.
 
-
-def load_checkpoint(path: Path, settings: Settings) -> dict[str, Any] | None:
-    """A checkpoint of just these settings, None if there is none; the one before if the newest is damaged.
-
-    Raises UserError, naming the first setting that differs.
+    Raises UserError if the checkpoint has another identity, naming the first setting that differs, or if no checkpoint
+    can be read.
     """
     if not path.exists() and not before(path).exists():
         return None
@@ -59,14 +57,21 @@ def load_checkpoint(path: Path, settings: Settings) -> dict[str, Any] | None:
             raise
         state = read_checkpoint(before(path))
         say(f"{error}; going on from {before(path)}")
-    if state["key"] == settings.key:
+    if state["key"] == identity.key:
         return state
     about = state["settings"]
-    for name in {**settings.about, **about}:
-        if about.get(name) != settings.about.get(name):
+    for name in {**identity.about, **about}:
+        if about.get(name) != identity.about.get(name):
+            remedy = "choose another run=DIR, or overwrite=true to train anew"
+            if name == "epochs" and state.get("finished"):
+                remedy = (
+                    "a finished training does not go on, as its learning rate has come to its end: begin another one "
+                    f"with its weights, protocol.pretrained={path.parent} and another run=DIR, or overwrite=true to "
+                    "train anew"
+                )
             raise UserError(
-                f"{path} holds a representation with {name}={_short(about.get(name))}, asked for is "
-                f"{name}={_short(settings.about.get(name))}: choose another run=DIR, or overwrite=true to train anew"
+                f"{path} holds a representation with {_told(name, about)}, asked for is "
+                f"{_told(name, identity.about)}: {remedy}"
             )
     raise UserError(
         f"{path} holds a representation of other settings: choose another run=DIR, or overwrite=true to train anew"
@@ -74,7 +79,10 @@ def load_checkpoint(path: Path, settings: Settings) -> dict[str, Any] | None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, tensors on the CPU; nothing in it is run. Raises UserError if it is none."""
+    """Returns the contents of a checkpoint with all tensors on the CPU, without running any code from the file.
+
+    Raises UserError if the file is damaged or is not a checkpoint of fastlt.
+    """
     try:
         state = read_torch_file(path)
     except Unreadable as error:
@@ -86,6 +94,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     )
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 16 else text[:12] + "..."
+def _told(name: str, about: dict[str, Any]) -> str:
+    if name not in about:
+        return f"{name} at its default"
+    text = str(about[name])
+    return f"{name}={text if len(text) <= 16 else text[:12] + '...'}"

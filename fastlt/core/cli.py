@@ -1,4 +1,4 @@
-"""Running a command: configuration by Hydra, wrong input as one line with exit code 2."""
+"""What all commands share: configuration by Hydra, and wrong input reported as one line with exit code 2."""
 
 import argparse
 import functools
@@ -18,36 +18,59 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from fastlt.core.errors import UserError
-from fastlt.core.interrupts import Stopped
+from fastlt.core.errors import DEBUG, UserError
+from fastlt.core.files import refused
+from fastlt.core.help import Help
+from fastlt.core.interrupts import Stopped, impatience
+from fastlt.core.log import printed, regrets
+from fastlt.core.overrides import declared, quoted_strings
+from fastlt.core.structured import register
 
-WRONG_INPUT = 2
-DEBUG = "FASTLT_DEBUG"
+FAILED, WRONG_INPUT = 1, 2
 
 
-def hydra_command(name: str, schema: type) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Decorator: a command configured by conf/`name`.yaml, whose keys `schema` declares, and key=value arguments.
+def hydra_command(name: str, schema: type, about: Help) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Decorator that makes a function a command configured by conf/`name`.yaml and key=value arguments.
 
-    Wrong input ends it with one line on stderr and exit code 2; --debug, or HYDRA_FULL_ERROR=1, shows the traceback.
+    schema: the dataclass that declares the keys. about: what --help says beside them.
+    The decorated function takes the composed DictConfig.
+
+    Wrong input ends the command with one line on stderr and exit code 2; --debug or HYDRA_FULL_ERROR=1 adds the
+    traceback.
+
+    Example:
+
+        @hydra_command("train", TrainConfig, Help("python -m fastlt.train KEY=VALUE ...", "Trains ...", ["..."]))
+        def main(config): ...
     """
+
+    register(name, schema)
 
     def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(main)
-        def job(cfg: DictConfig) -> None:
-            # Here, because Hydra would announce an error of the job in lines of its own.
-            guard(lambda: main(cfg), schema)
+        def job(config: DictConfig) -> None:
+            # The guard stands inside the job, because Hydra would print lines of its own about an error that leaves it.
+            guard(lambda: main(config), schema)
 
         command = hydra.main(config_path="pkg://fastlt.conf", config_name=name, version_base="1.3")(job)
 
+        def understood() -> None:
+            sweeps = any(argument in ("-m", "--multirun") for argument in sys.argv)
+            sys.argv[1:] = quoted_strings(own_parts(sys.argv[1:]), schema, sweeps)
+            command()
+
         def run() -> None:
+            if {"-h", "--help"} & set(sys.argv[1:]):
+                sys.stdout.write(about.text(schema))
+                return
             if "--debug" in sys.argv:
                 sys.argv.remove("--debug")
                 os.environ[DEBUG] = "1"
             elif os.environ.get("HYDRA_FULL_ERROR") == "1":
                 os.environ[DEBUG] = "1"
-            sys.argv[1:] = own_parts(sys.argv[1:])
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
-            guard(command, schema)
+            guard(understood, schema)
+            tell_regrets()
 
         return run
 
@@ -55,47 +78,80 @@ def hydra_command(name: str, schema: type) -> Callable[[Callable[[DictConfig], A
 
 
 def own_parts(arguments: Sequence[str]) -> list[str]:
-    """Arguments as Hydra understands them: it looks for a file of conf/sampler or conf/backbone, and has none of the
-    name package.module:NAME."""
+    """Returns the arguments with sampler= and backbone= of a user's own part rewritten to sampler.name= and so on.
+
+    Hydra reads sampler=NAME as the file conf/sampler/NAME.yaml, and there is no such file for package.module:NAME.
+
+    >>> own_parts(["sampler=mymodule:effective", "seed=1"])
+    ['sampler.name=mymodule:effective', 'seed=1']
+    """
     return [re.sub(r"^(sampler|backbone)=(?=['\"]?[\w.,]*\w:\w)", r"\1.name=", argument) for argument in arguments]
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are one line, as those of every command; its own would print the usage as well."""
+    """An ArgumentParser that raises UserError, so that an error is one line without the usage that argparse prints."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
 
 
 def guard(command: Callable[[], Any], schema: type | None = None) -> None:
-    """Runs a command; turns what users can mend into one line and exit code 2.
+    """Runs a command and ends the process with one line on stderr for an error that the user can correct.
 
-    schema: dataclass whose keys are allowed, for the message on an unknown one.
+    Exit codes: 2 for wrong input and for files that the system refuses, 130 for Ctrl-C, 128 + the signal's number if
+    work was saved on a signal. Other exceptions pass through, and with FASTLT_DEBUG=1 all errors do.
+
+    schema: the dataclass that declares the command's keys, for the message about an unknown key.
     """
     try:
-        command()
+        with impatience():
+            command()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get(DEBUG) == "1":
             raise
-        sys.stderr.write(f"error: {one_line(error, schema)}\n")
+        sys.stderr.write(f"error: {printed(one_line(error, schema))}\n")
+        sys.exit(WRONG_INPUT)
+    except OSError as error:
+        if os.environ.get(DEBUG) == "1" or not (told := refused(error)):
+            raise
+        sys.stderr.write(f"error: {printed(told)}\n")
         sys.exit(WRONG_INPUT)
     except Stopped as stopped:
         sys.stderr.write(f"stopped by {signal.Signals(stopped.signal).name}: {stopped}\n")
         sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
+        # After a Ctrl-C, further ones are ignored: the process is about to end.
+        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.stderr.write("interrupted\n")
         sys.exit(130)
 
 
+def tell_regrets() -> None:
+    """Prints the failures that `regret` noted and ends the process with exit code 1; does nothing if there are none."""
+    if told := regrets():
+        sys.stderr.write("".join(f"failed: {printed(line)}\n" for line in told))
+        sys.exit(FAILED)
+
+
 def recompose(name: str, choices: list[str], own: bool = True) -> DictConfig:
-    """A configuration composed inside a running command: its own overrides (if `own`), then `choices`."""
+    """Composes a configuration inside a running command.
+
+    name: the file conf/NAME.yaml. choices: overrides. own: put the running command's own overrides before these.
+    """
     return hydra.compose(name, [*(HydraConfig.get().overrides.task if own else []), *choices])
 
 
 def one_line(error: BaseException, schema: type | None) -> str:
-    """What users can mend, in one line. schema: dataclass whose keys are allowed, for the message on an unknown one."""
+    """Returns an error of the user's input as one line that says what is allowed.
+
+    error: a UserError, an OSError, or an exception of Hydra or OmegaConf, which is told in the command's own terms.
+    schema: the dataclass that declares the command's keys, for the message about an unknown key.
+    """
     if isinstance(error, UserError):
-        return str(error)
+        return " ".join(str(error).splitlines())
+    if isinstance(error, OSError) and (told := refused(error)):
+        return told
     chain: list[BaseException] = []
     step: BaseException | None = error
     while step is not None:
@@ -115,20 +171,26 @@ def one_line(error: BaseException, schema: type | None) -> str:
         if "is not a ListConfig" in told:
             return f"{match[1]} takes a list: write '{match[1]}=[A,B]', in quotes, also for a single one"
         return f"{match[1]}: {told.splitlines()[0]}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{lines[0]} (arguments are key=value)" if "mismatched" in text or "missing EQUAL" in text else lines[0]
+    if match := re.search(r"Error parsing override '(.*)'$", text, re.MULTILINE):
+        return f"{match[1]}: arguments are key=value"
+    return next(line.strip() for line in [*str(error).splitlines(), type(error).__name__] if line.strip())
 
 
 def _unknown_key(key: str, schema: type | None) -> str:
     parent, _, leaf = key.rpartition(".")
     allowed = _keys(schema, parent)
-    close = get_close_matches(leaf, allowed, 1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
+    paths = [path for path, _ in declared(schema)] if schema else []
+    elsewhere = [path for path in paths if path.rpartition(".")[2] == leaf]
+    close = elsewhere or [f"{parent}.{near}".lstrip(".") for near in get_close_matches(leaf, allowed, 1)]
+    if not close:
+        leaves = {path.rpartition(".")[2]: path for path in reversed(paths)}
+        close = [leaves[near] for near in get_close_matches(leaf, leaves, 1)]
+    hint = f" (did you mean {' or '.join(close)}?)" if close else ""
     return f"unknown key {key}{hint}: allowed are {', '.join(allowed)}"
 
 
 def _keys(schema: Any, parent: str) -> list[str]:
-    """Keys that `schema` declares in its section `parent`."""
+    """Returns the keys that `schema` declares in its section `parent`, such as "protocol.crt"; "" is the top level."""
     for name in filter(None, parent.split(".")):
         schema = get_type_hints(schema).get(name) if is_dataclass(schema) else None
     return [field.name for field in fields(schema)] if is_dataclass(schema) else []

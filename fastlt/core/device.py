@@ -1,4 +1,4 @@
-"""The device a command runs on, and what to write down about it."""
+"""Chooses the device and the number of threads of a command, and describes them for results.json."""
 
 import os
 import platform
@@ -8,14 +8,18 @@ import numba
 import torch
 
 from fastlt.core.errors import UserError
+from fastlt.core.words import counted
 
 PACKAGES = ("fastlt", "torch", "torchvision", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "numba", "numpy", "h5py")
 
 
 def pick_device(name: str, local: int = 0) -> torch.device:
-    """auto: a GPU if there is one; where it has no number, it is that of the process among those of this node, `local`.
+    """Returns the device that `name` asks for.
 
-    Raises UserError when a GPU that was asked for is not there.
+    name: auto (a GPU if there is one, else the CPU), cpu, cuda or cuda:N.
+    local: local rank of this process, which is the index of its GPU where `name` gives none.
+
+    Raises UserError for another name, or if this machine has no such GPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -34,15 +38,20 @@ def pick_device(name: str, local: int = 0) -> torch.device:
 
 
 def work_on(device: torch.device) -> None:
-    """Makes a GPU the one that this process works on where none is named, and float32 there as exact as on a CPU."""
+    """Makes a GPU the current device of this process and turns TF32 off in cuDNN; does nothing for a CPU."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        torch.backends.cudnn.allow_tf32 = False  # cuDNN would round what it multiplies to 10 bits
+        torch.backends.cudnn.allow_tf32 = False  # with TF32, cuDNN rounds the factors of products to 10 bits
 
 
 def set_threads(threads: int, neighbours: int = 1) -> int:
-    """Threads of torch, Numba and DALI: as asked for, 0 for one per core this process may use, shared with its
-    neighbours. Returns the number."""
+    """Sets the number of threads of torch and Numba and returns it, for DALI.
+
+    threads: the number; 0 takes one for each core that this process may use.
+    neighbours: number of processes of this training on this machine, among which the cores are divided for threads=0.
+
+    Raises UserError for a negative number.
+    """
     cores = max(1, len(os.sched_getaffinity(0)) // neighbours)
     if threads < 0:
         raise UserError(f"threads={threads}: it must be 0 (one per core) or more")
@@ -53,14 +62,14 @@ def set_threads(threads: int, neighbours: int = 1) -> int:
 
 
 def describe(device: torch.device, threads: int) -> str:
-    """For results: `cpu, 2 threads` or the GPU's name."""
+    """Returns a description of the device for results.json: the name of the GPU, or such as "cpu, 2 threads"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu, {threads} threads"
+    return f"cpu, {counted(threads, 'thread')}"
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
+    """Returns the versions of Python and of the installed packages that results depend on, by name."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -1,8 +1,8 @@
-"""HDF5 files that only ordinary writes bring to the disk.
+"""Writes HDF5 files with ordinary writes, so that a full disk raises OSError.
 
-HDF5 does not survive a disk without space: it fails once more when it closes the file, and ends the process by a
-signal. So it lays a file out in memory, arrays without their values, and what it would have written there is written
-here, where an error is an error. The values follow by ordinary writes to the places that the arrays have in the file.
+The HDF5 library does not survive a full disk: after a failed write it fails again while it closes the file, and the
+process is ended by a signal. So the library only lays the file out in memory, with arrays that have no values yet. Its
+bytes are then written here, and the values follow as ordinary writes to the offsets of the arrays in the file.
 """
 
 import os
@@ -16,7 +16,7 @@ _PAGE = 4096
 
 
 class _Pages:
-    """A file in memory, as far as h5py needs one: only pages that are written to take space."""
+    """A sparse file in memory with the methods that h5py needs: only pages that were written take memory."""
 
     def __init__(self) -> None:
         self.pages: dict[int, bytearray] = {}
@@ -57,7 +57,7 @@ class _Pages:
         pass
 
     def _pieces(self, length: int) -> list[tuple[int, slice, slice]]:
-        """(page, part of it, piece of the data) for `length` bytes from the place on."""
+        """Splits `length` bytes from the current position on into (page, slice of that page, slice of the bytes)."""
         pieces, done = [], 0
         while done < length:
             page, start = divmod(self._place + done, _PAGE)
@@ -68,21 +68,29 @@ class _Pages:
 
 
 def make_room(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: object) -> int:
-    """Adds a contiguous array without values; the place of its first byte in the file."""
+    """Adds a contiguous array without values to `group` and returns the offset of its first byte in the file."""
     made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     made.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     made.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     return group.create_dataset(name, shape, dtype, dcpl=made).id.get_offset()
 
 
-def create(path: Path, lay_out: Callable[[h5py.File], None]) -> None:
-    """Makes an HDF5 file as `lay_out` does, with `make_room` and attributes, and has the disk keep room for all of it.
-
-    Values that were not written are 0. Raises OSError, whose file is removed, where there is no room.
-    """
+def laid_out(lay_out: Callable[[h5py.File], None]) -> _Pages:
+    """Returns in memory the file that `create` writes: its `size`, and by `seek` and `read` all but arrays' values."""
     pages = _Pages()
     with h5py.File(pages, "w", libver="v110") as file:
         lay_out(file)
+    return pages
+
+
+def create(path: Path, lay_out: Callable[[h5py.File], None]) -> None:
+    """Creates an HDF5 file and allocates disk space for all of it.
+
+    lay_out: adds arrays to an open h5py.File with `make_room`, and attributes. Values that are not written later are 0.
+
+    Raises OSError if the disk has no room; the file is then removed.
+    """
+    pages = laid_out(lay_out)
     try:
         with path.open("wb") as written:
             os.posix_fallocate(written.fileno(), 0, pages.size)
@@ -94,7 +102,10 @@ def create(path: Path, lay_out: Callable[[h5py.File], None]) -> None:
 
 
 def write_values(path: Path, values: Iterable[tuple[int, np.ndarray]]) -> None:
-    """Writes arrays to their places in a file that `create` made, and brings it to the disk. Raises OSError."""
+    """Writes arrays into a file that `create` made and flushes it to the disk.
+
+    values: pairs of an offset, as `make_room` returned it, and the array. Raises OSError.
+    """
     with path.open("r+b") as file:
         for place, array in values:
             _write(file.fileno(), place, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
@@ -103,6 +114,6 @@ def write_values(path: Path, values: Iterable[tuple[int, np.ndarray]]) -> None:
 
 def _write(descriptor: int, place: int, data: bytearray | memoryview) -> None:
     left = memoryview(data)
-    while left:  # the system may take a part
+    while left:  # pwrite may write only a part
         taken = os.pwrite(descriptor, left, place)
         left, place = left[taken:], place + taken

@@ -1,14 +1,50 @@
-"""SIGINT and SIGTERM while work is under way that can be saved first."""
+"""Handles SIGINT (Ctrl-C) and SIGTERM: the first lets the process save its work and clean up, the second ends it."""
 
+import os
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, ClassVar
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+@contextmanager
+def impatience() -> Iterator[None]:
+    """Context manager under which a second Ctrl-C ends the process at once, with exit code 130.
+
+    The first Ctrl-C raises KeyboardInterrupt, as always. Without this, a second one would raise it again in the middle
+    of the clean-up and show a traceback. It has no effect outside the main thread, or if SIGINT is ignored or has
+    another handler than Python's own.
+    """
+    usual = signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
+        yield
+        return
+
+    def first(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, again)
+        usual(number, frame)
+
+    def again(number: int, frame: FrameType | None) -> None:
+        os.write(2, b"interrupted\n")
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is first:  # it is `again` if Ctrl-C was pressed: the process is about to end
+            signal.signal(signal.SIGINT, usual)
+
+
 class Stopped(Exception):
-    """Work was saved and ended because a signal asked for it. text: what was saved where; signal: its number."""
+    """Raised when work was saved and ended because of a signal.
+
+    text: says what was saved where. number: the number of the signal.
+    """
 
     def __init__(self, text: str, number: int):
         super().__init__(text)
@@ -16,13 +52,21 @@ class Stopped(Exception):
 
 
 class Interrupts:
-    """While entered, a first SIGINT or SIGTERM only sets `signal`; the next one has its usual effect at once.
+    """Context manager under which the first SIGINT or SIGTERM only sets `signal`, so that work can be saved first.
 
-    Where nobody stopped for the first one, it has its usual effect at the end.
+    The next signal has its usual effect at once. If the code inside ends normally without having called `check` or
+    `stop`, the first signal has its usual effect at the end.
+
+    Example:
+
+        with Interrupts() as interrupts:
+            for step in steps:
+                train(step)
+                interrupts.check("saved in checkpoint.pt")  # raises Stopped after a signal
     """
 
     signal: int | None = None
-    under_way: ClassVar["Interrupts | None"] = None  # the one that is entered
+    under_way: ClassVar["Interrupts | None"] = None  # the innermost instance whose `with` block is running
 
     def __enter__(self) -> "Interrupts":
         self._outer, Interrupts.under_way = Interrupts.under_way, self
@@ -30,7 +74,7 @@ class Interrupts:
         return self
 
     def note(self, number: int, _: FrameType | None = None) -> None:
-        """What the first signal does."""
+        """Handles the first signal: stores its number and restores the previous handlers."""
         self.signal = number
         self._restore()
 
@@ -45,10 +89,10 @@ class Interrupts:
             signal.raise_signal(self.signal)
 
     def check(self, text: str) -> None:
-        """Raises Stopped if a signal came."""
+        """Raises Stopped with this text if a signal has come."""
         if self.signal is not None:
             self.stop(text)
 
     def stop(self, text: str) -> None:
-        """Raises Stopped; SIGTERM stands for another rank's signal if none came here."""
+        """Raises Stopped with this text, and with SIGTERM as the signal if only another rank was given one."""
         raise Stopped(text, self.signal or signal.SIGTERM)

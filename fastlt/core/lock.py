@@ -1,16 +1,17 @@
-"""One process at a time: a lock on a file, which ends with the process that holds it, however it ends."""
+"""Lock files, which let one process at a time work on a folder. A lock ends with its process, however that ends."""
 
 import contextlib
-import fcntl
 import os
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastlt.core.errors import UserError
+from filelock import FileLock, Timeout, lock_descriptor
 
-PATIENCE = 2.0  # seconds, for those who hold a lock only to see whether it is free
+from fastlt.core.errors import UserError
+from fastlt.core.files import writing
+
+PATIENCE = 2.0  # seconds to wait for a lock; enough for processes that hold it briefly to test whether it is free
 
 
 class Busy(UserError):
@@ -19,57 +20,42 @@ class Busy(UserError):
 
 @contextlib.contextmanager
 def locked(path: Path, what: str, patience: float = PATIENCE) -> Iterator[None]:
-    """Holds the lock file `path` in this process alone: its children do not hold it. It is gone afterwards.
+    """Context manager that holds the lock file `path` for this process; child processes do not inherit the lock.
 
-    what: for the message. patience: seconds to wait for it. Raises Busy, which tells who holds it.
+    Missing folders are made. Afterwards the file is removed, and its folder too if it is empty.
+
+    what: what is locked, for the error message, such as "run=runs/mine".
+    patience: seconds to wait for the lock.
+
+    Raises Busy, naming the process that holds the lock, and NotWritten if the file cannot be written.
     """
-    end = time.monotonic() + patience
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+") as file:
-            if _taken(file.fileno()) and _is_still(path, file.fileno()):
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}")
-                file.flush()
-                try:
-                    yield
-                finally:
-                    _tidy(path)
-                return
-            if time.monotonic() >= end:
-                file.seek(0)
-                raise Busy(f"{what} is in use by {file.read() or 'another process'}: wait for it")
-        time.sleep(0.05)
+    lock, holder = FileLock(path, poll_interval=0.05), "another process"
+    with writing(path):
+        while not lock.is_locked:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=patience)
+            except Timeout:
+                with contextlib.suppress(OSError):
+                    holder = path.read_text() or holder
+                raise Busy(f"{what} is in use by {holder}: wait for it") from None
+            except FileNotFoundError:  # the previous holder has just removed the folder
+                continue
+    try:
+        with writing(path):
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # before the release, so that a waiting process makes a new file
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
+        lock.release()
 
 
 def is_locked(path: Path) -> bool:
-    """Whether another process holds the lock file. Never to be asked by a process that holds it itself."""
+    """Returns whether some process holds the lock file `path`."""
     try:
-        with path.open("r+") as file:
-            return not _taken(file.fileno())
+        with path.open() as file:
+            return not lock_descriptor(file.fileno(), blocking=False)
     except FileNotFoundError:
         return False
-
-
-def _taken(descriptor: int) -> bool:
-    try:
-        # POSIX locks: they work on network file systems, too.
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether the file that was locked is the one that others find there."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except OSError:
-        return False
-
-
-def _tidy(path: Path) -> None:
-    """Leaves no lock file behind, nor a folder in which nothing else came to be."""
-    path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        path.parent.rmdir()

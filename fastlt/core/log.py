@@ -1,47 +1,100 @@
-"""What long work shows: a progress bar on a terminal, plain lines in a log; and metrics as JSON lines."""
+"""Messages on stderr, progress of long work, and failures that are reported at the end of a command.
 
+Progress is a bar on a terminal and a plain line now and then in a log file.
+"""
+
+import contextlib
 import json
+import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
 from tqdm import tqdm
 
-from fastlt.core.errors import UserError
+from fastlt.core.errors import DEBUG, first_line
 
 LINE_EVERY = 10.0  # seconds between two lines of progress in a log
-TELL_EVERY = 1.0  # seconds between two states of the file of `tell_progress`
+TELL_EVERY = 1.0  # seconds between two updates of the file of `tell_progress`
 
-tqdm.monitor_interval = 0  # no watcher thread: worker processes are started beside a bar
+tqdm.monitor_interval = 0  # no watcher thread, because worker processes are started while a bar is shown
 
 
 _silent = False
-_told: Path | None = None  # where Progress tells another process how far this one is
+_regrets: list[str] = []
+_told: Path | None = None  # the file of `tell_progress`
 
 
 def tell_progress(path: Path | None) -> None:
-    """From now on every Progress also keeps the JSON file `path` up to date, once a second: label, done, total, unit,
-    rate, note. None: no longer."""
+    """Makes every Progress write its state to a JSON file once a second, for another process to read.
+
+    The file holds `label`, `done`, `total`, `unit`, `rate` and `note`. path: the file; None ends this.
+    """
     global _told
     _told = path
 
 
 def silence() -> None:
-    """From now on this process shows nothing: another one speaks for it."""
+    """Suppresses all further messages and progress of this process, as on ranks other than 0."""
     global _silent
     _silent = True
 
 
 def say(text: str) -> None:
-    """One line of news on stderr; stdout is for results."""
+    """Prints a line on stderr, without disturbing a progress bar. stdout is for results."""
     if not _silent:
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(printed(text), file=sys.stderr)
+
+
+def printed(text: str) -> str:
+    r"""Returns text with line breaks, terminal control codes and other unprintable characters escaped.
+
+    >>> print(printed("a\nb"))
+    a\nb
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def regret(text: str) -> None:
+    """Notes the failure of something that does not stop the work, such as a figure that could not be drawn.
+
+    text: one line. The command prints it at its end, as "failed: TEXT", and exits with code 1.
+    """
+    _regrets.append(text)
+
+
+@contextlib.contextmanager
+def regretted(what: str) -> Iterator[None]:
+    """Context manager that passes an exception inside to `regret` instead of raising it.
+
+    what: what failed then, such as "report". With FASTLT_DEBUG=1 the exception is raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        if os.environ.get(DEBUG) == "1":
+            raise
+        regret(f"{what}: {first_line(error)}")
+
+
+def regrets() -> list[str]:
+    """Returns the failures that `regret` has noted since the last call, and forgets them."""
+    told = _regrets.copy()
+    _regrets.clear()
+    return told
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 8s, 2m05s, 3h07m."""
+    """Returns a number of seconds as a short text.
+
+    >>> [duration(seconds) for seconds in (8, 125, 11220)]
+    ['8s', '2m05s', '3h07m']
+    """
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -51,9 +104,17 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts work done: a bar with rate and time left on a terminal, a line every ten seconds elsewhere.
+    """Shows the progress of work: a bar with rate and time left on a terminal, a line every ten seconds elsewhere.
 
-    label: what is being done. total: how much, in `unit`s. Use as a context manager; `advance` after every step.
+    label: what is being done. total: how many units there are to do. unit: what is counted, in the plural.
+    done: units that are done already. stream: default: stderr.
+
+    Example:
+
+        with Progress("converting", len(paths)) as progress:
+            for path in paths:
+                convert(path)
+                progress.advance()
     """
 
     def __init__(self, label: str, total: int, unit: str = "images", done: int = 0, stream: TextIO | None = None):
@@ -86,16 +147,16 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the start, never quite 0."""
+        """Returns the seconds since the start, always greater than 0."""
         return max(time.monotonic() - self._start, 1e-9)
 
     @property
     def rate(self) -> float:
-        """Units per second since the start."""
+        """Returns the units per second since the start."""
         return (self.done - self._first) / self.seconds
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """`count` more units are done; `note` is shown behind the rate."""
+        """Counts `count` more units as done. note: text shown after the rate, until another one is given."""
         self.done += count
         self.note = note or self.note
         if self._bar is not None:
@@ -113,47 +174,7 @@ class Progress:
 
     def _tell(self, path: Path) -> None:
         state = {name: getattr(self, name) for name in ("label", "done", "total", "unit", "rate", "note")}
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(state))
-        temporary.replace(path)
-
-
-class MetricsFile:
-    """Metrics as JSON lines, flushed line by line, so that what was measured survives whatever comes next."""
-
-    def __init__(self, path: Path, keep_epochs: int | None = None, tensorboard: bool = False):
-        """keep_epochs: on resuming, lines of later epochs are dropped: they will be measured again. tensorboard: the
-        same values in event files beside it, by epoch. Raises UserError where that package is missing."""
-        self._board = _board(path.with_name("tensorboard"), keep_epochs) if tensorboard else None
-        kept = []
-        if keep_epochs is not None and path.exists():
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["epoch"] <= keep_epochs]
-        self._file = path.open("w")
-        for line in kept:
-            self._file.write(line + "\n")
-        self._file.flush()
-
-    def write(self, **values: Any) -> None:
-        """One line."""
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, values["epoch"])
-            self._board.flush()
-
-    def __enter__(self) -> "MetricsFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
-
-
-def _board(folder: Path, keep_epochs: int | None) -> Any:
-    try:
-        from torch.utils.tensorboard.writer import SummaryWriter
-    except ImportError:
-        raise UserError("tensorboard=true needs the package tensorboard: pip install tensorboard") from None
-    return SummaryWriter(str(folder), purge_step=None if keep_epochs is None else keep_epochs + 1)
+        with contextlib.suppress(OSError):  # the work must not fail because its progress cannot be written
+            temporary = path.with_name(path.name + ".tmp")
+            temporary.write_text(json.dumps(state))
+            temporary.replace(path)

@@ -1,20 +1,24 @@
-"""What all figures share: colours, style, and the axis of classes from most to fewest training images."""
+"""Colours and style of all figures, and the axis of classes from most to fewest training images."""
 
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from fastlt.core.files import replacing
 from fastlt.core.groups import GROUPS, class_groups
 
-# Tol's high contrast: colours that stay apart for every kind of colour vision (the yellow darkened, to be readable as a
-# line on white).
+# Paul Tol's high-contrast scheme, whose colours can be told apart with any kind of colour vision. The yellow is
+# darkened so that a line in it is visible on white.
 GROUP_COLOURS = {"many": "#004488", "medium": "#c28a00", "few": "#bb5566", "all": "#000000"}
 CLASSES = "classes, from most to fewest training images"
 
@@ -33,14 +37,14 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 11,
     "lines.linewidth": 2.0,
-    "text.parse_math": False,  # a class or data set may be named with dollar signs
+    "text.parse_math": False,  # names of classes and datasets may contain dollar signs
     "svg.hashsalt": "fastlt",  # the ids inside an SVG are random without it
     "svg.fonttype": "path",
 }
 
 
 def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
-    """Run `draw` in the house style over matplotlib's defaults: a user's matplotlibrc must not change a byte."""
+    """Decorator that runs `draw` with matplotlib's default style and STYLE, whatever the user's matplotlibrc says."""
 
     @functools.wraps(draw)
     def wrapper(*args: Any) -> Any:
@@ -50,8 +54,19 @@ def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure as PATH.png and PATH.svg; the same figure gives the same bytes. Raises NotWritten."""
+    for kind, metadata in {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}.items():
+        with replacing(path.with_name(f"{path.name}.{kind}")) as temporary, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # class names may have letters that the font lacks
+            figure.savefig(temporary, format=kind, dpi=160, metadata=metadata)
+
+
 def draw_class_counts(axes: Axes, counts: np.ndarray) -> None:
-    """Training images of every class on a log axis, in the colours of the groups. counts: [C], sorted downwards."""
+    """Draws the number of training images of every class on a log axis, in the colours of the groups.
+
+    counts: [C], in descending order.
+    """
     edges, heights = steps(counts)
     groups = class_groups(heights)
     for place, group in enumerate(GROUPS):
@@ -77,16 +92,23 @@ def draw_class_counts(axes: Axes, counts: np.ndarray) -> None:
 
 
 def steps(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted values as steps: edges of the runs of equal ones [k + 1] and their values [k].
+    """Merges equal neighbours of `values` [C] into k runs; returns the edges of the runs [k + 1] and their values [k].
 
-    The same picture as one step for each class, but 8142 classes would make an SVG of megabytes.
+    A figure of the runs looks like one with a step for each class, which for 8142 classes would be an SVG of megabytes.
+
+    >>> edges, heights = steps(np.array([9, 9, 4]))
+    >>> edges.tolist(), heights.tolist()
+    ([0, 2, 3], [9, 4])
     """
     starts = np.flatnonzero(np.diff(values, prepend=np.nan) != 0)
     return np.append(starts, len(values)), values[starts]
 
 
 def mark_groups(axes: Axes, counts: np.ndarray, names: bool = True) -> None:
-    """Tint the regions of many, medium and few along a class axis and name them above it."""
+    """Tints the regions of many, medium and few along a class axis.
+
+    counts: training images of each class, [C], in descending order. names: write the names of the groups above.
+    """
     total = len(counts)
     groups = class_groups(counts)
     for place, group in enumerate(GROUPS):
@@ -95,7 +117,7 @@ def mark_groups(axes: Axes, counts: np.ndarray, names: bool = True) -> None:
             continue
         left, right = inside[0], inside[-1] + 1
         axes.axvspan(left, right, color=GROUP_COLOURS[group], alpha=0.09, linewidth=0, zorder=0)
-        # Names keep to their third where a region is too narrow to hold its own; the colour tells whose they are.
+        # Where a region is too narrow for its name, the name stays in its third of the axis, in the group's colour.
         middle = (left + right) / 2 / total
         ends = {"many": (0.0, "left"), "medium": (min(max(middle, 0.4), 0.6), "center"), "few": (1.0, "right")}
         at, side = ends[group]
@@ -108,7 +130,7 @@ def mark_groups(axes: Axes, counts: np.ndarray, names: bool = True) -> None:
 
 
 def _log_counts(axes: Axes, counts: np.ndarray) -> None:
-    """A log axis for counts, with whole decades below and plain numbers."""
+    """Sets up a log axis for counts that begins at a power of ten and is labelled with plain numbers."""
     low, high = max(counts.min(), 1), max(counts.max(), 1)
     axes.set_yscale("log")
     axes.set_ylim(10.0 ** np.floor(np.log10(low)) * 0.8, high * 2.2)
@@ -116,7 +138,10 @@ def _log_counts(axes: Axes, counts: np.ndarray) -> None:
 
 
 def log_ticks(axes: Axes, ratio: float) -> None:
-    """Plain numbers on a log axis; where its ends have a small ratio, 2 and 5 beside the powers of ten."""
+    """Labels a log axis with plain numbers.
+
+    ratio: of the two ends of the axis; up to 100, multiples of 2 and 5 are labelled beside the powers of ten.
+    """
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if ratio > 100 else (1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())

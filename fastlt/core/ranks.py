@@ -1,4 +1,4 @@
-"""The processes of one training, as torchrun starts them: who am I, and what do all of them know together."""
+"""The processes (ranks) of a distributed training that torchrun starts, and how they exchange values."""
 
 import contextlib
 import os
@@ -11,13 +11,15 @@ import torch.distributed as dist
 
 from fastlt.core.log import silence
 
-PATIENCE = timedelta(minutes=30)  # the others wait so long while the first rank writes or evaluates
+PATIENCE = timedelta(minutes=30)  # how long the other ranks wait while rank 0 writes or evaluates
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """rank of world processes; local: its number on this node, which has `neighbours` of them. One process without
-    torchrun is rank 0 of 1."""
+    """This process among the processes of a training. Without torchrun it is rank 0 of 1.
+
+    rank, world: index of this process, and number of processes. local, neighbours: the same on this machine.
+    """
 
     rank: int = 0
     world: int = 1
@@ -26,22 +28,22 @@ class Ranks:
 
     @property
     def main(self) -> bool:
-        """Whether this one writes and speaks for all."""
+        """Returns whether this is rank 0, the one that writes files and messages."""
         return self.rank == 0
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over the ranks, in place."""
+        """Returns the sum of a tensor over all ranks, which replaces `values` (all-reduce)."""
         if self.world > 1:
             dist.all_reduce(values)
         return values
 
     def any(self, value: bool, device: torch.device) -> bool:
-        """Whether any rank says so."""
+        """Returns, on all ranks, whether `value` is true on any of them. device: where the values are exchanged."""
         return value if self.world == 1 else bool(self.sum(torch.tensor(int(value), device=device)))
 
     @contextlib.contextmanager
     def one_after_another(self) -> Iterator[None]:
-        """The first rank goes ahead, the others follow: what it downloads is there for them."""
+        """Context manager that rank 0 enters first and the others after it, so that only rank 0 downloads a file."""
         if self.world > 1 and not self.main:
             dist.barrier()
         yield
@@ -53,14 +55,14 @@ ALONE = Ranks()
 
 
 def ranks_here() -> Ranks:
-    """What torchrun's environment says."""
+    """Returns the Ranks that torchrun's environment variables describe, or ALONE without them."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return ALONE
     return Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
 
 
 def join(ranks: Ranks, device: torch.device) -> None:
-    """Meets the other ranks; all but the first fall silent."""
+    """Connects to the other ranks, with NCCL on GPUs and Gloo on CPUs, and silences all ranks but 0."""
     if ranks.world == 1:
         return
     gpu = device.type == "cuda"
@@ -70,6 +72,6 @@ def join(ranks: Ranks, device: torch.device) -> None:
 
 
 def leave(ranks: Ranks) -> None:
-    """The end of what the ranks do together."""
+    """Disconnects from the other ranks."""
     if ranks.world > 1:
         dist.destroy_process_group()

@@ -1,4 +1,7 @@
-"""What is gone through in epochs and can be resumed: where it stands, as torchdata's StatefulDataLoader tells it."""
+"""The base of loaders and samplers that can be resumed within an epoch.
+
+`state_dict` and `load_state_dict` have the names and the meaning of torchdata's StatefulDataLoader.
+"""
 
 import operator
 from collections.abc import Mapping
@@ -6,11 +9,14 @@ from typing import Any
 
 from fastlt.core.errors import UserError
 
-MOST = 2**31 - 1  # of epochs, ranks and other counts
+MOST = 2**31 - 1  # largest allowed epoch, number of ranks, and other count
 
 
 def whole_number(name: str, value: Any, least: int, most: int = MOST) -> int:
-    """The value as an int. Raises UserError if it is not a whole number from `least` to `most`."""
+    """Returns the value as an int.
+
+    name: what it is, for the error message. Raises UserError if it is not a whole number from `least` to `most`.
+    """
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -21,21 +27,25 @@ def whole_number(name: str, value: Any, least: int, most: int = MOST) -> int:
 
 
 class Resumable:
-    """Base of what gives the positions of an epoch one after the other, and draws anew in every epoch.
+    """Base class of iterables that go through epochs of samples and can be resumed at any position.
 
-    about: what determines every position, as plain values: two that share a state agree in it. positions: of an epoch,
-    on all ranks together. world: number of ranks.
+    about: what determines the samples, as plain values by name. A state can only be loaded if all of these agree.
+    positions: samples of an epoch, over all ranks together.
+    world: number of ranks.
     """
 
     def __init__(self, about: Mapping[str, Any], positions: int, world: int):
-        # A state may have been through JSON, which knows no tuples.
+        # A state may have been stored as JSON, which turns tuples into lists.
         self._about = {name: list(value) if isinstance(value, tuple) else value for name, value in about.items()}
         self._positions, self.world = positions, world
-        self._at = self._next = 0, 0  # (epoch, position): behind what was given last, and where the next loop begins
-        self._complete: tuple[int, int] | None = None  # the place that was loaded, if it left nothing of its epoch
+        self._at = self._next = 0, 0  # (epoch, position) after the last sample given, and at the next loop's start
+        self._complete: tuple[int, int] | None = None  # (epoch, position) of the loaded state if it ended its epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Names the epoch of the next loop. The epoch of a state that was just loaded goes on where it was left."""
+        """Sets the epoch of the next loop.
+
+        If a state of this epoch was just loaded, the next loop goes on at its position, else it begins the epoch.
+        """
         epoch = whole_number("epoch", epoch, 0)
         if self._complete is not None and epoch == self._complete[0]:
             self._at = self._next = self._complete
@@ -43,20 +53,22 @@ class Resumable:
             self._at = self._next = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it stands behind what it gave last, as plain values: for `load_state_dict`.
+        """Returns the position after the last sample given, as plain values for `load_state_dict`.
 
-        At the end of a loop that is the beginning of the next epoch. `position` counts all ranks together.
+        After a complete loop this is the beginning of the next epoch. `position` counts the samples of all ranks.
         """
         epoch, position = self._at
         return {**self._about, "epoch": epoch, "position": position}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The next loop gives the rest of the epoch in which `state_dict` returned this state.
+        """Continues from a state that `state_dict` returned: the next loop gives the rest of its epoch.
 
-        If nothing is left of it, that is the next epoch, as in Lightning, which saves itself behind the last batch and
-        then begins an epoch; only `set_epoch` of the complete one gives a loop without batches. The number of ranks is
-        free. Raises UserError if it is the state of something else, naming what differs, or no
-        state at all; nothing has changed then.
+        If nothing is left of that epoch, the next loop is the next epoch. Lightning needs this: it saves its checkpoint
+        after the last batch and, when it resumes, begins an epoch. A loop without batches follows only if `set_epoch`
+        names the complete epoch. The number of ranks may differ from that of the state.
+
+        Raises UserError, naming what differs, for a state of other data or settings, or for something that is not a
+        state. Nothing is changed then.
         """
         kind = type(self).__name__
         if not isinstance(state, Mapping):
@@ -71,7 +83,7 @@ class Resumable:
         self._at = self._next = (epoch + 1, 0) if over else (epoch, position)
 
     def _left(self, position: int) -> int:
-        """What this rank still gives of an epoch behind a position."""
+        """Returns the number of samples that this rank still gives in an epoch after `position`."""
         return (self._positions - position) // self.world
 
     def _place(self, epoch: Any, position: Any) -> tuple[int, int]:
@@ -81,5 +93,5 @@ class Resumable:
         return epoch, position
 
     def _begin(self, epoch: int, position: int) -> None:
-        """A loop begins there; the one after it is the next epoch."""
+        """Notes that a loop begins at `position` of `epoch`; the loop after it is the next epoch."""
         self._at, self._next, self._complete = (epoch, position), (epoch + 1, 0), None

@@ -1,7 +1,7 @@
-"""The learning rate of every step."""
+"""Learning rate schedules: warm-up, then cosine or step decay."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from fastlt.core.errors import UserError
@@ -9,55 +9,79 @@ from fastlt.core.errors import UserError
 STEPPED = ("batch", "epoch")
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """SGD: epochs, top learning rate, momentum (nesterov: its form by Nesterov), weight decay, epochs of linear
-    warm-up, then a cosine from the top to `last_lr`, or steps.
+@dataclass(frozen=True, kw_only=True)
+class RateConfig:
+    """Settings of SGD that stage 1 and stage 2 share.
 
-    warmup_from: share of the top that the warm-up rises from. Of W epochs of it, epoch e = 1..W runs at the share
-    warmup_from + (1 - warmup_from) e / W, or its batches rise to that. milestones: numbers of epochs after which the
-    rate is multiplied by `factor`; with them there is no cosine. stepped: the rate moves with every `batch`, or once an
-    `epoch`, before it, as the authors' code does: the first epoch of their cosine runs a step below the top, the last
-    one at `last_lr`.
+    warmup_epochs: number W of epochs of a linear warm-up.
+    warmup_from: the share of the top learning rate at which the warm-up begins. Epoch e = 1..W ends at the share
+        warmup_from + (1 - warmup_from) e / W.
+    milestones: numbers of epochs after which the learning rate is multiplied by `factor`. Without milestones it follows
+        a cosine.
+    factor: of the learning rate at a milestone, in (0, 1].
+    nesterov: use Nesterov momentum.
+    """
+
+    warmup_epochs: int = 0
+    warmup_from: float = 0.0
+    milestones: tuple[int, ...] = ()
+    factor: float = 0.1
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        if self.warmup_epochs < 0:
+            raise UserError(f"warmup_epochs={self.warmup_epochs}: it must be 0 (none) or more")
+        if not 0 <= self.warmup_from <= 1:
+            raise UserError(f"warmup_from={self.warmup_from}: it must be in [0, 1], a share of lr")
+        if any(later <= earlier for earlier, later in pairwise((0, *self.milestones))):
+            raise UserError(f"milestones={list(self.milestones)}: they must be numbers of epochs that rise from 1 on")
+        if not 0 < self.factor <= 1:
+            raise UserError(f"factor={self.factor}: it must be in (0, 1]")
+
+
+@dataclass(frozen=True)
+class Schedule(RateConfig):
+    """The learning rate schedule of a training: a warm-up, then a cosine from `lr` to `last_lr`, or steps.
+
+    epochs: number of epochs; 0: nothing is trained. lr: the top learning rate.
+    momentum: of SGD. weight_decay: of the optimizer.
+    stepped: `batch` changes the rate with every step. `epoch` changes it once, at the start of an epoch, as the paper's
+        code does: the first epoch of the cosine already runs a little below `lr`, and the last epoch at `last_lr`.
+    last_lr: learning rate at the end of the cosine.
+    The rest as in RateConfig.
+
+    Example: after 1 of 4 epochs the cosine is at lr (1 + cos(pi / 4)) / 2.
+
+    >>> schedule = Schedule(epochs=4, lr=0.2, momentum=0.9, weight_decay=5e-4)
+    >>> [round(schedule.rate(step, steps_per_epoch=1), 4) for step in range(4)]
+    [0.2, 0.1707, 0.1, 0.0293]
     """
 
     epochs: int
     lr: float
     momentum: float
     weight_decay: float
-    warmup_epochs: int = 0
-    stepped: str = "batch"
-    warmup_from: float = 0.0
-    last_lr: float = 0.0
-    milestones: tuple[int, ...] = ()
-    factor: float = 0.1
-    nesterov: bool = False
+    stepped: str = field(default="batch", kw_only=True)
+    last_lr: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise UserError(f"epochs={self.epochs}: it must be at least 1")
+        super().__post_init__()
+        if self.epochs < 0:
+            raise UserError(f"epochs={self.epochs}: it must be 0 (nothing is trained) or more")
         if self.lr <= 0:
             raise UserError(f"lr={self.lr}: it must be greater than 0")
         if self.stepped not in STEPPED:
             raise UserError(f"stepped={self.stepped} is unknown: allowed are {', '.join(STEPPED)}")
-        if self.warmup_epochs < 0:
-            raise UserError(f"warmup_epochs={self.warmup_epochs}: it must be 0 (none) or more")
-        if not 0 <= self.warmup_from <= 1:
-            raise UserError(f"warmup_from={self.warmup_from}: it must be in [0, 1], a share of lr")
         if not 0 <= self.last_lr <= self.lr:
             raise UserError(f"last_lr={self.last_lr}: it must be in [0, {self.lr:g}], the top learning rate")
-        if any(later <= earlier for earlier, later in pairwise((0, *self.milestones))):
-            raise UserError(f"milestones={list(self.milestones)}: they must be numbers of epochs that rise from 1 on")
         if self.milestones and self.last_lr:
             raise UserError(f"last_lr={self.last_lr} ends a cosine: leave it or milestones out")
-        if not 0 < self.factor <= 1:
-            raise UserError(f"factor={self.factor}: it must be in (0, 1]")
         if self.nesterov and not self.momentum:
             raise UserError("nesterov=true needs a momentum greater than 0")
 
     def rate(self, step: int, steps_per_epoch: int) -> float:
-        """Learning rate of a step, counted from 0 over the whole training."""
-        # A training cut short keeps a peak: at most a fifth of it is warm-up.
+        """Returns the learning rate of a step. step: counted from 0 over the whole training."""
+        # At most a fifth of the epochs are warm-up, so that a shortened training still reaches the top rate.
         warmup = min(self.warmup_epochs, self.epochs // 5)
         epoch, by_epoch = step // steps_per_epoch, self.stepped == "epoch"
         if epoch < warmup:

@@ -1,11 +1,12 @@
-"""Files of torch.save, read only if they are what was written. Nothing that a file contains is ever run.
+"""Reads files of torch.save safely: damage is detected, and no code from a file is ever run.
 
-torch.save writes a zip archive, each record stored as it is with a CRC-32, and torch.load looks at none of these: a
-flipped bit becomes another weight. Here all of them are checked, and a file never takes more memory than its size
-allows: a small one may claim any number of elements. Files of before torch 1.6 are a row of pickles without checksums;
-they are read, too.
+torch.save writes a zip archive whose records have CRC-32 checksums, but torch.load ignores them, so that a flipped bit
+silently becomes another weight. Here all checksums are compared. It is also checked that the tensors are not much
+larger than the file, because a small file may claim any number of elements. Files written before torch 1.6 are a
+sequence of pickles without checksums; they are read as well.
 """
 
+import errno
 import pickletools
 import re
 import warnings
@@ -17,32 +18,35 @@ from typing import IO, Any, BinaryIO
 import torch
 from torch import Tensor
 
+from fastlt.core.files import AGAIN, replacing
+
 _ZIP = b"PK\x03\x04"
-_PIECE = 1 << 20  # bytes that are checked at once
-_SIZES = 4  # tensors that share memory, or a few that repeat themselves, may be so many times as large as the file
-_SPARE = 1 << 24  # bytes; in a small file they may be larger yet
-_LEGACY_PICKLES = 5  # magic number, version, machine, what was saved, names of the tensors' memory
-_MAKERS = ("builtins bytearray", "__builtin__ bytearray")  # torch lets a file call it with any number of bytes
+_PIECE = 1 << 20  # bytes that are read at once to compare a checksum
+_SIZES = 4  # the tensors may be so many times as large as the file, as several may share memory
+_SPARE = 1 << 24  # and larger by so many bytes, which only matters for small files
+_LEGACY_PICKLES = 5  # pickles of an old file: magic number, version, machine, saved object, names of storages
+_MAKERS = ("builtins bytearray", "__builtin__ bytearray")  # torch.load lets a file call these with any size
 
 
 class Unreadable(Exception):
-    """Why a file was not read: what follows its name in a message, in one line."""
+    """Raised if a file cannot be read. Its message is one line that continues the path: "PATH is damaged: ..."."""
 
     def __init__(self, told: str):
-        # A damaged file's own names may be in it, with line breaks and codes for a terminal.
+        # The message may quote names from a damaged file, with line breaks and terminal control codes.
         super().__init__("".join(letter if letter.isprintable() else "?" for letter in told))
 
 
 class AsksToRun(Unreadable):
-    """The file names a function that is to be called."""
+    """Raised if a file names a function that would be called when the file is read."""
 
 
 def read_torch_file(path: Path, harmless: Sequence[Any] = ()) -> Any:
-    """What a file of torch.save holds: tensors, on the CPU, and plain values.
+    """Returns the contents of a file of torch.save: plain values, and tensors on the CPU.
 
-    harmless: what else it may name, as torch.serialization.safe_globals takes it. Raises Unreadable, or AsksToRun, if
-    there is no such file, if it is damaged, cut off or another kind of file, if it asks for more than tensors and plain
-    values, or if these would take far more memory than the size of the file.
+    harmless: further classes and functions that the file may name, as torch.serialization.safe_globals takes them.
+
+    Raises Unreadable if there is no such file, if it is damaged, truncated or of another kind, or if its tensors would
+    take far more memory than the size of the file. Raises AsksToRun, an Unreadable, if it names other functions.
     """
     if not path.is_file():
         raise Unreadable("is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist")
@@ -54,8 +58,8 @@ def read_torch_file(path: Path, harmless: Sequence[Any] = ()) -> Any:
                 file.seek(0)
                 for _ in range(_LEGACY_PICKLES):
                     _check_calls(file)
-            file.seek(0)  # what was checked is what is read, whatever takes the path meanwhile
-            # Torch warns of what it then refuses.
+            file.seek(0)  # the checked file object is read, and not the path, which may name another file by now
+            # Torch also warns of what it then refuses with an error.
             with torch.serialization.safe_globals(list(harmless)), warnings.catch_warnings(action="ignore"):
                 state = torch.load(file, map_location="cpu", weights_only=True)
             _check_size(state, path.stat().st_size)
@@ -66,15 +70,46 @@ def read_torch_file(path: Path, harmless: Sequence[Any] = ()) -> Any:
         raise Unreadable(f"cannot be read: {error.strerror or error}") from None
     except zipfile.BadZipFile as error:
         raise Unreadable(f"is damaged: {reason(error)}") from None
-    except Exception as error:  # damage shows as nearly any error of pickle, zipfile or torch
+    except Exception as error:  # damaged files raise nearly any exception of pickle, zipfile and torch
         if match := re.search(r"\bGLOBAL ([\w.]+)", str(error)):
             raise AsksToRun(f"asks to run {match[1]} when it is read, and was not read") from None
         raise Unreadable(f"is damaged, or no plain file of torch.save: {reason(error)}") from None
 
 
+def write_torch_file(state: Any, path: Path, named: str = "", again: str = AGAIN, keep: Path | None = None) -> None:
+    """Writes a state of tensors and plain values atomically; `read_torch_file` reads it.
+
+    named, again, keep, and the errors raised: as in `fastlt.core.files.replacing`.
+    """
+    with replacing(path, named, again, keep) as temporary, temporary.open("wb") as file:
+        remembering = _Remembering(file)
+        try:
+            torch.save(state, remembering)  # type: ignore[arg-type]
+        except RuntimeError as error:  # torch raises this instead of the OSError of a failed write
+            raise remembering.error or OSError(errno.EIO, reason(error), str(path)) from error
+
+
+class _Remembering:
+    """A file for torch.save that keeps the OSError of a failed write, which torch.save does not pass on."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
 def reason(error: BaseException) -> str:
-    """The first line of an error, in brief; its kind if it says nothing."""
-    # Torch's preamble recommends weights_only=False, which nobody should do to a file that was just refused.
+    """Returns the first line of an error's message, shortened, or the type of the error if it has no message."""
+    # Torch's messages begin by recommending weights_only=False, which nobody should use on a file that was refused.
     text = re.sub(r"^Weights only load failed.*?(trusted source\.|WeightsUnpickler error:)", "", str(error), flags=re.S)
     text = re.sub(r"^\s*Please file an issue.*?WeightsUnpickler error:", "", text, flags=re.S)
     lines = text.strip().splitlines()
@@ -89,12 +124,12 @@ def _check_archive(file: BinaryIO) -> None:
         packed = [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]
         if packed:
             raise Unreadable(f"is no file of torch.save: its record {packed[0]} is compressed, torch.save stores them")
-        # Records that overlap, or one name for two of them, are not what torch.save writes, either.
+        # torch.save writes neither overlapping records nor two of the same name.
         if len(names) < len(records) or sum(record.file_size for record in records) > size:
             raise Unreadable("is damaged: its records do not fit into it")
         for record in records:
             with archive.open(record) as data:
-                while data.read(_PIECE):  # zipfile compares the checksum when it comes to the end
+                while data.read(_PIECE):  # zipfile compares the checksum at the end of the record
                     pass
             if record.filename.endswith(".pkl"):
                 with archive.open(record) as data:
@@ -102,14 +137,17 @@ def _check_archive(file: BinaryIO) -> None:
 
 
 def _check_calls(pickled: IO[bytes]) -> None:
-    """Raises AsksToRun if the pickle at this place of a file names one of _MAKERS."""
+    """Raises AsksToRun if the pickle at the current position of a file names one of _MAKERS."""
     for operation, named, _ in pickletools.genops(pickled):
         if operation.name == "GLOBAL" and named in _MAKERS:
             raise AsksToRun(f"asks to run {str(named).replace(' ', '.')} when it is read, and was not read")
 
 
 def _check_size(state: Any, size: int) -> None:
-    """Raises Unreadable if the tensors together are far larger than the file: one element may stand for all."""
+    """Raises Unreadable if the tensors are far larger than the file, as one stored element may be expanded to many.
+
+    size: of the file in bytes.
+    """
     dense = (tensor for tensor in _tensors(state) if tensor.layout == torch.strided and not tensor.is_meta)
     held = sum(tensor.numel() * tensor.element_size() for tensor in dense)
     if held > _SIZES * size + _SPARE:
@@ -117,7 +155,7 @@ def _check_size(state: Any, size: int) -> None:
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:
-    """All tensors in nested dicts, lists and tuples, each object once."""
+    """Yields all tensors in nested dicts, lists and tuples, each object once."""
     waiting, seen = [state], set()
     while waiting:
         value = waiting.pop()

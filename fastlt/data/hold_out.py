@@ -1,4 +1,4 @@
-"""Training images kept apart, to choose hyper-parameters on."""
+"""Holds out training images on which hyperparameters are chosen."""
 
 from itertools import pairwise
 
@@ -8,10 +8,20 @@ from fastlt.core.errors import UserError
 
 
 def hold_out(class_start: np.ndarray, members: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits the samples of every class: (kept for training, held out), int64 ids in class order.
+    """Divides the training samples of every class; returns (ids kept for training, ids held out), int64 in class order.
 
-    share: of each class, rounded, but at least one image of a class of three or more, and never the last of a class.
-    class_start, members: as in the index.
+    class_start: int64 [C + 1]. members: int64 [N]. Class j has the samples members[class_start[j]:class_start[j + 1]].
+    share: the share of each class to hold out, in [0, 1). It is rounded, but a class of three or more samples gives at
+    least one, and no class gives its last one. 0 holds out nothing.
+    seed: which samples are held out is a function of it and of the class.
+
+    Raises UserError if `share` is out of range.
+
+    Example:
+
+        >>> kept, held = hold_out(np.array([0, 4, 6]), np.arange(6), share=0.5, seed=0)
+        >>> len(kept), len(held)
+        (3, 3)
     """
     if not 0 <= share < 1:
         raise UserError(f"hold_out={share}: it must be in [0, 1)")

@@ -1,40 +1,44 @@
-"""What a configuration does otherwise than the protocol that it names."""
+"""Finds the settings of a configuration that differ from the protocol that it names."""
 
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
 
-# What a protocol settles. Backbone, sampler, seed and classifiers are what experiments by one protocol differ in, how
-# much is held out, where choices are made and the precision stand in results.json by themselves, and the rest changes
-# no result.
-SETTLED = ("protocol", "stage2", "sampler.drawing", "epochs", "image_size", "mode", "bn", "views", "feature_dtype")
+from fastlt.core.config import flat
+from fastlt.core.structured import from_node
+from fastlt.experiment.config import TrainConfig
+
+# The settings (keys or whole sections) that a protocol determines. The others are not compared: experiments by one
+# protocol differ in backbone, sampler, seed and classifiers; hold_out, choose_on and precision have fields of their own
+# in results.json; and the remaining keys change no result.
+SETTLED = (
+    "protocol",
+    "stage2",
+    "sampler.drawing",
+    "epochs",
+    "image_size",
+    "mode",
+    "bn",
+    "augmented_passes",
+    "feature_dtype",
+)
 SETTLED += ("accumulate", "sampler.options", "backbone.options")
 
 
-def find_departures(cfg: Any, overrides: Sequence[str], protocol: str) -> dict[str, list[Any]]:
-    """{key: [the protocol's value, the value used]} for all that SETTLED names, where the two differ.
+def find_departures(config: TrainConfig) -> dict[str, list[Any]]:
+    """Returns {key: [the protocol's value, the value used]} for the settings of SETTLED in which the two differ.
 
-    cfg: of fastlt.train, resolved. overrides: what it was composed of. protocol: the dataset's own, where none was
-    asked for. A key that was given the protocol's own value is no departure.
+    Composes the protocol's configuration, so Hydra must be initialized.
     """
-    asked = [given.partition("=")[2] for given in overrides if given.startswith("protocol=")]
-    name = asked[-1] if asked and asked[-1] != "auto" else protocol
-    usual = hydra.compose("train", [f"protocol={name}"])
-    usual.epochs, usual.image_size = usual.protocol.epochs, usual.protocol.image_size
-    theirs, ours = ({k: v for key in SETTLED for k, v in _leaves(key, OmegaConf.select(c, key))} for c in (usual, cfg))
+    usual = from_node(hydra.compose("train", [f"protocol={config.protocol.name}"]), TrainConfig)
+    theirs, ours = flat(usual), flat(config)
     return {
-        key: [theirs.get(key), ours.get(key)]
-        for key in {**theirs, **ours}
-        if theirs.get(key) != ours.get(key) and key != "protocol.backbone"
+        key: [theirs[key], ours[key]]
+        for key in theirs
+        if settled(key) and theirs[key] != ours[key] and key != "protocol.backbone"
     }
 
 
-def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Keys and plain values of a section whose keys are declared; a dict of free keys is one value."""
-    if isinstance(value, DictConfig) and OmegaConf.get_type(value) is not dict:
-        for name in value:
-            yield from _leaves(f"{key}.{name}", value[name])
-    else:
-        yield key, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+def settled(key: str) -> bool:
+    """Returns whether SETTLED names this key or a section that contains it."""
+    return any(f"{key}.".startswith(f"{name}.") for name in SETTLED)

@@ -1,23 +1,30 @@
-"""Data sets that are drawn when they are first asked for; every other one is converted by its owner."""
+"""The embedded datasets, which are drawn and converted when they are first used."""
 
 from pathlib import Path
 
 from fastlt.core.cli import recompose
 from fastlt.core.lock import locked
 from fastlt.core.log import say
+from fastlt.core.structured import from_node, register
 from fastlt.data.convert import convert_configured
+from fastlt.data.convert.config import ConvertConfig
 from fastlt.data.shards.format import DATASET_FILE
 
-# Folder -> arguments of tools/convert.py.
+# The folder of an embedded dataset -> the arguments of tools/convert.py that make it.
 EMBEDDED = {"data/shapes": ["dataset=shapes"], "data/shapes_6": ["dataset=shapes", "classes=6"]}
-PATIENCE = 600.0  # seconds; another process may be drawing it
+PATIENCE = 600.0  # seconds to wait for another process that is drawing the same dataset
 
 
 def draw_embedded(data: str) -> None:
-    """Draws and converts the embedded data set if `data` names one that is not there. Needs a running command."""
+    """Draws and converts the embedded dataset if `data` is its folder and does not exist yet.
+
+    Composes a configuration, so Hydra must be initialized.
+    """
     if data not in EMBEDDED or (Path(data) / DATASET_FILE).exists():
         return
     with locked(Path(f"{data}.lock"), data, PATIENCE):
         if not (Path(data) / DATASET_FILE).exists():
             say(f"drawing the embedded data set {data}")
-            convert_configured(recompose("convert", [*EMBEDDED[data], f"out={data}"], own=False))
+            register("convert", ConvertConfig)
+            node = recompose("convert", [*EMBEDDED[data], f"out={data}"], own=False)
+            convert_configured(from_node(node, ConvertConfig))

@@ -1,51 +1,73 @@
-"""The loaders of one experiment."""
+"""Makes the loaders of an experiment."""
 
 from typing import Any
 
 import numpy as np
 import torch
 
+from fastlt.core.errors import UserError
 from fastlt.core.ranks import Ranks
 from fastlt.data.pipeline.loader import Loader
 from fastlt.data.plan import Augment
 from fastlt.data.shards.reader import Dataset
-from fastlt.experiment.options import Options
+from fastlt.experiment.config import TrainConfig
 from fastlt.longtail.sampler import InOrder, Order
 
 
 class Loaders:
-    """Loaders of one experiment."""
+    """Makes the loaders of an experiment: for training, for evaluation, and for features of augmented images."""
 
-    def __init__(self, dataset: Dataset, options: Options, device: torch.device, threads: int, ranks: Ranks):
-        self.dataset, self.options, self.device, self.threads, self.ranks = dataset, options, device, threads, ranks
-        protocol = options.protocol
-        self.augment = Augment(
-            size=options.image_size,
-            crop=protocol["crop"],
-            scale=tuple(protocol["scale"]),
-            pad=protocol["pad"],
-            flip=True,
-            jitter=protocol["jitter"],
-            image_hook=protocol["image_hook"],
-            image_hook_options=protocol["image_hook_options"],
-        )
-        self._evaluation = Augment(size=options.image_size, keep=protocol["keep"])
+    def __init__(self, dataset: Dataset, config: TrainConfig, device: torch.device, threads: int, ranks: Ranks):
+        self.dataset, self.config, self.device, self.threads, self.ranks = dataset, config, device, threads, ranks
+        self.augment = config.augment
+        seen = {"crop_pct": config.protocol.crop_pct, "interpolation": config.protocol.interpolation}
+        self._evaluation = Augment(config.image_size, **seen)
 
     def train(self, order: Order, batch: int | None = None) -> Loader:
-        """Training batches of full size, this rank's share of every one. batch: images of it, stage 1's by default."""
-        batch = batch or self.options.batch_of_a_rank(self.ranks.world)
+        """Returns a loader of this rank's share of full training batches.
+
+        order: the sampler. batch: images that this rank loads at once; None takes those of stage 1.
+        """
+        batch = batch or self._batch_of_a_rank(len(order))
         shared = {"drop_last": True, "rank": self.ranks.rank, "world": self.ranks.world}
         return self._loader("train", order, self.augment, batch, **shared)
 
     def evaluation(self, split: str, ids: np.ndarray) -> Loader:
-        """Every one of these samples once. Damaged ones of train are replaced; in val and test there must be none."""
-        order = InOrder(ids, self.dataset.split(split).label[ids] if split == "train" else None)
-        return self._loader(split, order, self._evaluation, min(self.options.protocol["batch"], 256))
+        """Returns a loader of each of these samples once, with the evaluation transform.
 
-    def views(self, ids: np.ndarray) -> Loader:
-        """These training images in this order, augmented as in stage 1; epoch v is pass v, a draw of its own."""
+        ids: sample ids of the split, int64 [n]. A damaged sample of train is replaced by another one of its class; in
+        val and test, it is an error.
+        """
+        order = InOrder(ids, self.dataset.split(split).label[ids] if split == "train" else None)
+        return self._loader(split, order, self._evaluation, min(self.config.protocol.batch, 256))
+
+    def augmented(self, ids: np.ndarray) -> Loader:
+        """Returns a loader of these training images in this order, augmented as in stage 1.
+
+        ids: sample ids of train, int64 [n]. Each epoch of the loader is a pass with its own random augmentation.
+        """
         order = InOrder(ids, self.dataset.split("train").label[ids])
-        return self._loader("train", order, self.augment, min(self.options.protocol["batch"], 256))
+        return self._loader("train", order, self.augment, min(self.config.protocol.batch, 256))
+
+    def _batch_of_a_rank(self, images: int) -> int:
+        """Returns how many images a rank loads at once in stage 1.
+
+        images: number of training images. Raises UserError if the batch is larger than that, or is not a multiple of
+        the number of ranks times `accumulate`.
+        """
+        batch, parts = self.config.protocol.batch, self.ranks.world * self.config.accumulate
+        if batch > images:
+            fits = max(1, images // 4 // parts) * parts
+            raise UserError(
+                f"protocol.batch={batch} is larger than the number of training images ({images}): choose a smaller "
+                f"one, such as protocol.batch={fits}"
+            )
+        if batch % parts:
+            raise UserError(
+                f"protocol.batch={batch} cannot be shared out to {self.ranks.world} ranks in {self.config.accumulate} "
+                f"parts: choose a multiple of {parts}"
+            )
+        return batch // parts
 
     def _loader(self, split: str, order: Order, augment: Augment, batch: int, **shared: Any) -> Loader:
         return Loader(
@@ -54,11 +76,11 @@ class Loaders:
             order,
             augment,
             batch,
-            self.options.seed,
+            self.config.seed,
             self.device,
             self.threads,
-            channels_last=True,  # as the model wants it
-            max_damaged=self.options.max_damaged,
-            **self.options.normalization(self.dataset),
+            channels_last=True,  # the memory format of the model
+            max_damaged=self.config.max_damaged,
+            **self.config.normalization(self.dataset),
             **shared,
         )

@@ -1,9 +1,10 @@
-"""Stage 2 on images: classifiers, and parts of the backbone, trained through the pipeline (paper section 4.1)."""
+"""Stage 2 on images instead of stored features: trains classifiers and parts of the backbone (paper section 4.1)."""
 
 import contextlib
 import copy
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,37 +12,44 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from fastlt.core.config import assemble, changed
 from fastlt.core.errors import UserError
+from fastlt.core.identity import Identity
 from fastlt.core.ranks import ALONE, Ranks
 from fastlt.core.schedule import Schedule
-from fastlt.core.settings import Settings
 from fastlt.data.pipeline.loader import Loader
 from fastlt.data.plan import Augment
+from fastlt.experiment.config import BN, TrainConfig
 from fastlt.longtail.sampler import Order, Sampler
 from fastlt.models.backbones import Model, freeze, freeze_before, last_block, thaw
 from fastlt.stage2.classifiers import IMAGE_CLASSIFIERS
 from fastlt.stage2.classifiers.base import Stage2, Training
+from fastlt.training.compute import ComputeConfig
 from fastlt.training.recipe import Recipe
-from fastlt.training.representation import CheckpointPolicy, Representation, train_representation
+from fastlt.training.representation import EVERY_EPOCH, CheckpointPolicy, Representation, train_representation
 from fastlt.training.trainer import Stage, Trainer
 
-BN = ("frozen", "train")
-SLOW = 0.1  # of the learning rate, for the backbone in retrain_all_slow
+SLOW = 0.1  # factor on the learning rate of the backbone in retrain_all_slow
 
 
 @dataclass(frozen=True)
-class Retraining:
-    """One training of stage 2 on images, with class-balanced sampling and stage 1's augmentation.
+class Retraining(ComputeConfig):
+    """One training of stage 2 on images, with class-balanced sampling and the augmentation of stage 1.
 
-    name: one of IMAGE_CLASSIFIERS. They begin with the finished representation, and all but lws_images with a new
-    linear classifier of this seed (the paper's table of retrained parts):
-    - crt_images: the classifier is trained ("C"). lws_images: a scale of each class's joint scores, from 1.
-    - retrain_all: everything ("B+C"). retrain_all_slow: everything, the backbone at a tenth of the learning rate. The
-      table says "B+C (0.1 x lr)" and no more: we take it that a new classifier needs the whole rate, as in "C".
-    - retrain_last: the backbone's last block, and the classifier ("LB+C").
-    stage2: `lws` of it for lws_images, else `crt`; `seeds` and `hidden` do not count here. bn: what is not trained is
-    in eval mode (frozen), or in training mode (train), where BatchNorm takes the statistics of the batch while its own
-    drift, as in the authors' code. What is trained is always in training mode. accumulate, compile: as in Recipe.
+    name: one of IMAGE_CLASSIFIERS. Each starts from the finished representation, and all but lws_images with a newly
+        initialized linear classifier. In quotes, the rows of the paper's table of retrained parts:
+        - crt_images trains the classifier ("C").
+        - lws_images trains one scale for each class's scores of the joint classifier, starting from 1.
+        - retrain_all trains backbone and classifier ("B+C").
+        - retrain_all_slow does so with a tenth of the learning rate for the backbone. The table only says "B+C (0.1 x
+          lr)"; we assume that the new classifier has the full learning rate, as in "C".
+        - retrain_last trains the last block of the backbone and the classifier ("LB+C").
+    stage2: its `lws` holds the settings for lws_images and its `crt` those for the others; `seeds` and `hidden` are not
+        used.
+    bn: mode of the layers that are not trained: `frozen` (eval mode), or `train`, where BatchNorm normalizes by the
+        statistics of the batch and its running statistics drift, as in the paper's code. Layers that are trained are
+        always in training mode.
+    seed: of the new classifier and the sampling.
 
     Raises UserError if name or bn is unknown, or if there are several learning rates or weight decays to choose from.
     """
@@ -50,44 +58,46 @@ class Retraining:
     stage2: Stage2
     bn: str = "frozen"
     seed: int = 0
-    precision: str = "fp32"
-    accumulate: int = 1
-    compile: str = "off"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.name not in IMAGE_CLASSIFIERS:
             raise UserError(f"{self.name} is not trained on images: allowed are {', '.join(IMAGE_CLASSIFIERS)}")
         if self.bn not in BN:
             raise UserError(f"bn={self.bn} is unknown: allowed are {', '.join(BN)}")
         for key in ("lr", "weight_decay"):
-            values = getattr(self.training, key)
-            if len(values) != 1:
+            values = getattr(self.stage2, key)
+            if values is not None and len(values) != 1:
                 raise UserError(f"stage2.{key}={list(values)}: image mode trains one setting, give one value")
 
     @property
     def section(self) -> str:
-        """The part of `stage2` that it is trained by."""
+        """Returns the name of the field of `stage2` with the settings of this training, `crt` or `lws`."""
         return "lws" if self.name == "lws_images" else "crt"
 
     @property
     def training(self) -> Training:
-        """Epochs, batch, learning rate and weight decay."""
-        return getattr(self.stage2, self.section)
+        """Returns epochs, batch size, learning rate and weight decay of this training."""
+        training = getattr(self.stage2, self.section)
+        (lr,), (decay,) = self.stage2.rates(training), self.stage2.decays(training)
+        return replace(training, lr=lr, weight_decay=decay)
 
     @property
     def keeps_backbone(self) -> bool:
-        """Whether the features of the representation stay as they are."""
+        """Returns whether the training leaves the backbone, and so the features of the representation, unchanged."""
         return self.name in ("crt_images", "lws_images") and self.bn == "frozen"
 
     @property
     def schedule(self) -> Schedule:
-        """Learning rates."""
-        (lr,), (decay,) = self.training.lr, self.training.weight_decay
-        return self.training.schedule(lr, decay, self.stage2.stepped)
+        """Returns the learning rate schedule."""
+        return self.training.schedule(self.stage2.stepped)
 
     def batch_of_a_rank(self, world: int, images: int) -> int:
-        """Images that one of `world` ranks loads at once. Raises UserError if the batch cannot be shared out, or there
-        are fewer images."""
+        """Returns how many images each of `world` ranks loads at once.
+
+        images: number of training images. Raises UserError if the batch is larger than that, or is not a multiple of
+        the number of ranks times `accumulate`.
+        """
         batch, parts = self.training.batch, world * self.accumulate
         if batch > images:
             raise UserError(
@@ -102,9 +112,18 @@ class Retraining:
         return batch // parts
 
 
+def retrainings(config: TrainConfig) -> dict[str, Retraining]:
+    """Returns, by name, the trainings of those classifiers of an experiment that are trained on images."""
+    names = [name for name in config.classifier_names if name in IMAGE_CLASSIFIERS]
+    return {name: assemble(Retraining, config, name=name, stage2=config.trainings) for name in names}
+
+
 class Loaders(Protocol):
-    """Where the images come from: `augment` is how `train` changes them; `batch` images are a rank's. evaluation: every
-    one of these samples of a split once."""
+    """The methods of an experiment's loaders that this module uses.
+
+    augment: the augmentation of training images. train: returns a loader of batches with `batch` images for each rank.
+    evaluation: returns a loader of each of these samples of a split once.
+    """
 
     augment: Augment
 
@@ -114,7 +133,10 @@ class Loaders(Protocol):
 
 
 class Choose(NamedTuple):
-    """Samples to choose on: what they are called (val, held_out), the split they are of, their ids."""
+    """The samples on which the best epoch is chosen.
+
+    name: `val`, `held_out` or another value of choose_on. split: the split that contains them. ids: int64 [n].
+    """
 
     name: str
     split: str
@@ -127,18 +149,26 @@ def retrain(
     loaders: Loaders,
     members: np.ndarray,
     class_start: np.ndarray,
-    keeping: CheckpointPolicy,
+    folder: Path,
+    policy: CheckpointPolicy = EVERY_EPOCH,
     ranks: Ranks = ALONE,
     choose: Choose | None = None,
 ) -> Representation:
-    """The model of the last epoch, or with stage2.keep=best of the one that is best on the samples of `choose`: a
-    backbone and a linear classifier, into which lws_images has folded its scales.
+    """Trains a classifier on images and returns the model, as a representation with a linear classifier.
 
-    members, class_start: training images as in Sampler. keeping: in a folder of this training's own, as
-    `train_representation` keeps stage 1: it goes on where it was cut off, a finished one is reused, and its
-    checkpoint.pt is one of a representation. All ranks take part. `representation` is left as it is.
+    The weights are those of the last epoch or, with stage2.keep=best, of the epoch that is best on the samples of
+    `choose`. The scales of lws_images are multiplied into the linear classifier.
 
-    Raises what `train_representation` raises, and UserError if the batch does not fit images and ranks.
+    retraining: what is trained and how.
+    representation: the finished stage 1, which is not changed.
+    members, class_start: ids of the training images by class, as in Sampler.
+    folder: a folder of its own for this training's checkpoint.pt. As with `train_representation`, an interrupted
+        training is resumed and a finished one is reused.
+    policy: when checkpoints are written.
+    choose: the samples for stage2.keep=best.
+
+    All ranks must call this. Raises what `train_representation` raises, and UserError if the batch does not fit the
+    number of images and ranks.
     """
     order = Sampler(
         members, class_start, "class", retraining.seed, retraining.training.epochs, retraining.stage2.drawing
@@ -150,8 +180,8 @@ def retrain(
         {"backbone": SLOW} if retraining.name == "retrain_all_slow" else {},
         _folded_state if retraining.name == "lws_images" else Model.state_dict,
         choose.name if choose else "",
+        f"protocol.{retraining.section}.batch",
     )
-    recipe = Recipe(accumulate=retraining.accumulate, compile=retraining.compile)
     with contextlib.ExitStack() as stack:
         train = stack.enter_context(loaders.train(order, retraining.batch_of_a_rank(ranks.world, len(order))))
         kept = choose if retraining.stage2.keep == "best" else None
@@ -159,9 +189,8 @@ def retrain(
         val = None
         if kept is not None:
             val = stack.enter_context(loaders.evaluation(kept.split, kept.ids[ranks.rank :: ranks.world]))
-        numbers = retraining.seed, retraining.precision
-        fit = Trainer(model, retraining.schedule, recipe, train, val, *numbers, ranks, stage)
-        done = train_representation(settings, fit, keeping)
+        fit = Trainer(model, retraining.schedule, Recipe(), train, val, retraining.seed, retraining, ranks, stage)
+        done = train_representation(settings, fit, folder, policy)
     if retraining.name == "lws_images":
         done.model.classifier = _scaled(done.model).folded()
     return done
@@ -174,13 +203,14 @@ def _settings(
     order: Sampler,
     train: Loader,
     kept: Choose | None,
-) -> Settings:
-    """What determines the training; `backbone` and `image_size` also tell how to build the model again."""
+) -> Identity:
+    """Returns the settings that determine the training. The model is rebuilt from its `backbone` and `image_size`."""
     training, name, read = retraining.training, retraining.name, train.state_dict()
-    crops = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(augment).items()}
-    image_size = crops.pop("size")
-    del crops["keep"]  # of evaluation
-    crops = {key: value for key, value in crops.items() if value or not key.startswith("image_hook")}
+    used = {"accumulate", "stage2.drawing", "stage2.stepped"}
+    used |= set() if name in ("retrain_all", "retrain_all_slow") else {"bn"}  # these two train all layers
+    used |= {"stage2.scale_bias"} if name == "lws_images" else set()
+    crops = changed(augment)
+    crops.pop("crop_pct", None)  # concerns evaluation only
     options = representation.model.backbone_options
     about: dict[str, Any] = {
         "retrained": name,
@@ -188,34 +218,22 @@ def _settings(
         "dataset": read["dataset"],
         "train_images": zlib.crc32(order.members.tobytes()),
         "backbone": representation.model.backbone_name,
-        "image_size": image_size,
         "sampler": order.law,
-        "drawing": order.drawing,
         "seed": retraining.seed,
         "crop_seed": read["seed"],
         "precision": retraining.precision,
-        "epochs": training.epochs,
-        "batch": training.batch,
-        "lr": training.lr[0],
-        "weight_decay": training.weight_decay[0],
-        "stepped": retraining.stage2.stepped,
+        **changed(training),
         **crops,
-        **training.further(),
         **({"backbone.options": options} if options else {}),
+        **{key: value for key, value in changed(retraining).items() if key in used},
     }
-    if name not in ("retrain_all", "retrain_all_slow"):  # which leave nothing frozen
-        about["bn"] = retraining.bn
-    if name == "lws_images":
-        about["scale_bias"] = retraining.stage2.scale_bias
     if kept is not None:
-        about["keep"] = f"best on {kept.name}"
-    if retraining.accumulate != 1:
-        about["accumulate"] = retraining.accumulate
-    return Settings(about)
+        about["stage2.keep"] = f"best on {kept.name}"
+    return Identity(about)
 
 
 def _begin(retraining: Retraining, finished: Model) -> Model:
-    """A copy of the finished model as the training begins with it: its classifier, and what is frozen."""
+    """Returns a copy of the finished model, prepared for the training: its classifier replaced, and layers frozen."""
     model = copy.deepcopy(finished)
     thaw(model)
     model.classifier_kind = "linear"
@@ -231,7 +249,7 @@ def _begin(retraining: Retraining, finished: Model) -> Model:
         freeze(model)
     elif retraining.name == "retrain_last":
         freeze_before(model, last_block(model))
-        for parameter in model.backbone.parameters(recurse=False):  # of no block
+        for parameter in model.backbone.parameters(recurse=False):  # parameters outside all blocks
             parameter.requires_grad_(False)
     if retraining.bn == "train":
         model.frozen = ()
@@ -239,10 +257,10 @@ def _begin(retraining: Retraining, finished: Model) -> Model:
 
 
 class ScaledLinear(nn.Module):
-    """s (W x + b), or s W x + b: W [C, D] and b [C] stay, one scale per class is learned, from 1.
+    """A linear layer with fixed W [C, D] and b [C], and one learned scale per class, s [C], initialized to 1.
 
-    weight, bias: are copied; zeros in the place of no bias. A state dict without scales is one of folded weights: with
-    scales of 1 it gives the same scores.
+    Its scores are s (W x + b) or, with scale_bias=False, s W x + b. weight and bias are copied; a bias of None becomes
+    zeros. When it loads a state dict without scales, whose weights are already scaled, the scales are set to 1.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, scale_bias: bool):
@@ -256,14 +274,14 @@ class ScaledLinear(nn.Module):
         self.register_load_state_dict_pre_hook(_unscaled)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, C] of features [N, D]."""
+        """Returns logits [N, C] of features [N, D]."""
         if self.scale_bias:
             return nn.functional.linear(x, self.weight, self.bias) * self.scale
         return nn.functional.linear(x, self.weight) * self.scale + self.bias
 
     @torch.no_grad()
     def folded(self) -> nn.Linear:
-        """A linear classifier that gives the same scores."""
+        """Returns an nn.Linear that gives the same scores, with the scales multiplied into its weights and bias."""
         classes, length = self.weight.shape
         linear: Any = skip_init(nn.Linear, length, classes, device=self.weight.device)
         linear.weight.copy_(self.weight * self.scale[:, None])
@@ -281,7 +299,7 @@ def _scaled(model: Model) -> ScaledLinear:
 
 
 def _folded_state(model: Model) -> dict[str, Any]:
-    """The state dict of the model with its scales folded in."""
+    """Returns the state dict of the model with the scales multiplied into its classifier."""
     backbone = {name: value for name, value in model.state_dict().items() if name.startswith("backbone.")}
     folded = _scaled(model).folded().state_dict()
     return backbone | {f"classifier.{name}": value for name, value in folded.items()}

@@ -1,27 +1,32 @@
-"""One experiment: representation (trained or reused) -> features -> all classifiers -> results."""
+"""Runs one experiment: trains or reuses the representation, extracts features, fits classifiers, measures them."""
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from fastlt.core import device as machine
+from fastlt.core.config import changed
 from fastlt.core.errors import UserError
 from fastlt.core.groups import class_groups
-from fastlt.core.log import say
+from fastlt.core.identity import Identity
 from fastlt.core.ranks import ALONE, Ranks, leave
-from fastlt.core.settings import Settings
+from fastlt.core.words import counted
 from fastlt.data.hold_out import hold_out
 from fastlt.data.plan import Augment
 from fastlt.data.shards.reader import Dataset
+from fastlt.experiment.about import describe
+from fastlt.experiment.choosing import choose_split, say_choice
+from fastlt.experiment.config import TrainConfig
+from fastlt.experiment.frozen import check_frozen, frozen_representation
+from fastlt.experiment.given import JOINT_FILE, GivenDataset
+from fastlt.experiment.identity import determined_by
 from fastlt.experiment.loaders import Loaders
-from fastlt.experiment.options import Options
-from fastlt.experiment.results import about
-from fastlt.experiment.retrain import Choose, Retraining, retrain
+from fastlt.experiment.results import Results
+from fastlt.experiment.retrain import Choose, Retraining, retrain, retrainings
 from fastlt.longtail.losses import classifier_of
 from fastlt.longtail.sampler import make_sampler
 from fastlt.models.backbones import Model, build_model, freeze_before
@@ -29,27 +34,41 @@ from fastlt.models.checkpoint.pretrained import load_pretrained
 from fastlt.models.checkpoint.store import load_model
 from fastlt.registry import is_own
 from fastlt.stage2.classifiers.base import Features, Task
+from fastlt.stage2.classifiers.joint import linear_layer
 from fastlt.stage2.classify import Job, classify
-from fastlt.stage2.decision_regions import plane_of
+from fastlt.stage2.decision_regions import region_frame
 from fastlt.stage2.features import FeatureStore
 from fastlt.training.representation import Representation, train_representation
-from fastlt.training.trainer import Trainer
+from fastlt.training.trainer import Stage, Trainer
 
 
 def run_experiment(
-    dataset: Dataset, options: Options, folder: Path, device: torch.device, threads: int, ranks: Ranks = ALONE
-) -> dict[str, Any] | None:
-    """Does what `options` say in the run folder and returns what results.json holds; None on all ranks but the first,
-    which train with it and are done then.
+    dataset: Dataset,
+    config: TrainConfig,
+    folder: Path,
+    device: torch.device,
+    threads: int,
+    ranks: Ranks = ALONE,
+    begun: Callable[[], None] = lambda: None,
+) -> Results | None:
+    """Runs the experiment of a configuration in a run folder and returns its results.
 
-    What is finished, a representation, its features, a classifier, is used again. Raises UserError before anything is
-    written where options and dataset do not fit.
+    Ranks other than 0 take part in the training and return None. Whatever the folder already holds is reused: the
+    representation, its features, and every fitted classifier. A classifier that cannot be fitted does not stop the
+    others; it is listed in `Results.failed`.
+
+    folder: the run folder. threads: CPU threads of the loaders.
+    begun: is called before anything is computed, once it is known that the folder holds no other representation.
+
+    Raises UserError, before anything is written, if the configuration does not fit the dataset.
     """
     if "test" not in dataset.splits:
         raise UserError(f"{dataset.root} has no test split to evaluate on: convert it with one")
-    choose_on = options.choose_split(dataset)
+    choose_on = choose_split(config, dataset)
+    if config.epochs == 0 and not config.representation:
+        check_frozen(config, ranks.world)
     train_index = dataset.split("train")
-    kept, held = hold_out(train_index.class_start, train_index.class_members, options.hold_out, options.seed)
+    kept, held = hold_out(train_index.class_start, train_index.class_members, config.hold_out, config.seed)
     orders: dict[str, tuple[str, np.ndarray]] = {"train": ("train", kept)}
     if choose_on == "held_out":
         orders["held_out"] = ("train", held)
@@ -57,190 +76,220 @@ def run_experiment(
         if split in dataset.splits:
             orders[split] = (split, dataset.split(split).class_members)
 
-    _say_choice(choose_on, options.names(), "val" in dataset.splits)
-    loaders = Loaders(dataset, options, device, threads, ranks)
-    representation = _representation(dataset, options, folder, loaders, orders, ranks)
-    bases = dict.fromkeys(options.names(), representation)
-    for name, retraining in options.retrainings().items():
-        keeping = options.keeping(folder / name)
+    say_choice(choose_on, config.classifier_names, "val" in dataset.splits)
+    loaders = Loaders(dataset, config, device, threads, ranks)
+    representation = _representation(dataset, config, folder, loaders, orders, ranks, begun)
+    bases = dict.fromkeys(config.classifier_names, representation)
+    on_images = retrainings(config)
+    for name, retraining in on_images.items():
         start = _class_start(dataset, kept)
         chosen = Choose(choose_on, *orders[choose_on]) if choose_on in orders else None
-        bases[name] = retrain(retraining, representation, loaders, kept, start, keeping, ranks, chosen)
+        bases[name] = retrain(retraining, representation, loaders, kept, start, folder / name, config, ranks, chosen)
     leave(ranks)
     if not ranks.main:
         return None
-    features = _features(representation, options, folder, loaders, orders, options.views)
+    features = _features(representation, config, folder, loaders, orders, config.augmented_passes)
 
     test = features["test"]
-    plane = plane_of(test.x.cpu().numpy(), test.labels.cpu().numpy()) if test.x.shape[1] == 2 else None
+    frame = region_frame(test.x.cpu().numpy(), test.labels.cpu().numpy()) if test.x.shape[1] == 2 else None
 
     def jobs() -> Iterator[Job]:
         for name, base in bases.items():
-            retraining = options.retrainings().get(name)
+            retraining = on_images.get(name)
             own = retraining is not None and not retraining.keeps_backbone
-            seen = _features(base, options, folder / name, loaders, orders) if own else features
-            if base is representation:  # absolute, if it lies elsewhere: a run folder is read from anywhere
-                path = str(Path(options.representation).resolve()) if options.representation else "checkpoint.pt"
+            seen = _features(base, config, folder / name, loaders, orders) if own else features
+            # The path of a representation outside the run folder is absolute, as the folder is read from anywhere.
+            if base is representation:
+                usual = JOINT_FILE if isinstance(dataset, GivenDataset) else "checkpoint.pt"
+                path = str(Path(config.representation).resolve()) if config.representation else usual
             else:
                 path = f"{name}/checkpoint.pt"
-            job = _job(name, base, dataset, options, seen, choose_on, path, None if own else plane)
+            job = _job(name, base, dataset, config, seen, choose_on, path, None if own else frame)
             yield replace(job, trained=_trained(retraining, base, choose_on)) if retraining else job
 
-    return {
-        **about(dataset, options, representation, choose_on),
-        **({} if plane is None else {"plane": plane}),
-        "classifiers": classify(jobs(), folder / "classifiers", len(bases)),
-        "versions": machine.versions(),
-        "device": machine.describe(device, threads),
-    }
+    classified = classify(jobs(), folder / "classifiers", len(bases))
+    return describe(dataset, config, representation, choose_on, classified, frame, device, threads)
 
 
 def _features(
     representation: Representation,
-    options: Options,
+    config: TrainConfig,
     folder: Path,
     loaders: Loaders,
     orders: dict[str, tuple[str, np.ndarray]],
-    views: int = 0,
+    passes: int = 0,
 ) -> dict[str, Features]:
-    """Features of every split, and `views`: those of train with the augmented passes behind them."""
-    store = FeatureStore(folder / "features.h5", representation.key, options.feature_dtype, views)
+    """Returns the features of every split of `orders`, extracting and storing them if the folder lacks them.
+
+    The entry `augmented` holds the features of train followed by those of the augmented passes.
+    """
+    if isinstance(loaders.dataset, GivenDataset):
+        store = loaders.dataset.store(config, folder, orders)
+    else:
+        key = representation.features_key or representation.key
+        store = FeatureStore(folder / "features.h5", key, config.feature_dtype, passes)
     if not all(store.has(split) for split in orders):
         with contextlib.ExitStack() as stack:
             stored = {name: stack.enter_context(loaders.evaluation(*order)) for name, order in orders.items()}
-            passes = stack.enter_context(loaders.views(orders["train"][1])) if views else None
-            store.write(stored, representation.model, options.precision, passes)
+            augmented = stack.enter_context(loaders.augmented(orders["train"][1])) if passes else None
+            store.write(stored, representation.model, config.precision, augmented)
+
+    dim = representation.model.classifier.weight.shape[1]
 
     def read(split: str) -> Features:
-        x, labels = store.read(split, views=split == "train")
-        return Features(torch.from_numpy(x).to(loaders.device), torch.from_numpy(labels).to(loaders.device))
+        x, labels = store.read(split, augmented=split == "train")
+        of, ids = orders[split]
+        known = loaders.dataset.split(of).label[ids]
+        seen = 1 + (passes if split == "train" else 0)
+        if x.shape[1] != dim or not np.array_equal(labels, np.tile(known, seen)):
+            raise UserError(
+                f"{store.path} holds features of other images or of another network: delete it, and they are extracted "
+                "anew"
+            )
+        rows = torch.from_numpy(x).to(loaders.device)
+        if representation.feature_scale != 1:
+            rows = rows / representation.feature_scale
+        return Features(rows, torch.from_numpy(labels).to(loaders.device))
 
     features = {split: read(split) for split in orders}
     every = features["train"]
-    seen = len(every) // (1 + views)
-    return {**features, "train": Features(every.x[:seen], every.labels[:seen]), "views": every}
+    seen = len(every) // (1 + passes)
+    return {**features, "train": Features(every.x[:seen], every.labels[:seen]), "augmented": every}
 
 
 def _job(
     name: str,
     base: Representation,
     dataset: Dataset,
-    options: Options,
+    config: TrainConfig,
     features: dict[str, Features],
     choose_on: str,
     checkpoint: str,
-    plane: dict[str, Any] | None,
+    frame: dict[str, Any] | None,
 ) -> Job:
     counts = dataset.split("train").counts
     task = Task(
         train=features["train"],
-        views=features["views"],
+        augmented=features["augmented"],
         choose=features.get(choose_on),
         choose_on=choose_on,
-        joint=base.model.classifier,
+        joint=_joint(base),
         counts=np.bincount(features["train"].labels.cpu().numpy(), minlength=dataset.classes),
         groups=class_groups(counts),
-        stage2=options.trainings(),
-        seed=options.seed,
+        stage2=config.trainings,
+        seed=config.seed,
+        law=base.about.get("sampler", "instance"),
+        loss=base.about.get("protocol.loss", "cross_entropy"),
+        loss_options=base.about.get("protocol.loss_options", {}),
     )
     determined = {
         "representation": base.key,
-        "feature_dtype": options.feature_dtype,
-        "hold_out": options.hold_out,
-        "seed": options.seed,
+        "feature_dtype": config.feature_dtype,
+        "hold_out": config.hold_out,
+        "seed": config.seed,
     }
-    return Job(name, task, features["test"], counts, determined, checkpoint, plane)
+    return Job(name, task, features["test"], counts, determined, checkpoint, frame)
+
+
+def _joint(base: Representation) -> Any:
+    """Returns the joint classifier for features that are divided by the representation's feature_scale."""
+    joint, scale = base.model.classifier, base.feature_scale
+    return joint if scale == 1 else linear_layer(joint.weight.detach() * scale, joint.bias)
 
 
 def _trained(retraining: Retraining, base: Representation, choose_on: str) -> dict[str, Any]:
-    """How a classifier was trained on images, for results.json."""
+    """Returns how a classifier was trained on images, for its `choices` in results.json."""
     training = retraining.training
-    told = {"epochs": training.epochs, "batch": training.batch, "lr": training.lr[0]}
-    told |= {"weight_decay": training.weight_decay[0]}
+    told = {"epochs": training.epochs, "batch": training.batch, "lr": training.lr}
+    told |= {"weight_decay": training.weight_decay}
     return told | ({"epoch": base.epoch, "chosen_on": choose_on} if retraining.stage2.keep == "best" else {})
 
 
 def _class_start(dataset: Dataset, kept: np.ndarray) -> np.ndarray:
-    """Where each class begins among the training images that are kept, int64 [C + 1]."""
+    """Returns where each class begins among the training images that are not held out, int64 [C + 1].
+
+    kept: the ids of these images, grouped by class.
+    """
     sizes = np.bincount(dataset.split("train").label[kept], minlength=dataset.classes)
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
 def _representation(
     dataset: Dataset,
-    options: Options,
+    config: TrainConfig,
     folder: Path,
     loaders: Loaders,
     orders: dict[str, tuple[str, np.ndarray]],
     ranks: Ranks,
+    begun: Callable[[], None],
 ) -> Representation:
-    if options.representation:
-        return _given(Path(options.representation), dataset, options, loaders.augment, loaders.device)
+    if isinstance(dataset, GivenDataset):
+        return dataset.representation(config, folder, orders, loaders.device, begun)
+    if config.epochs == 0 and not config.representation:
+        return frozen_representation(
+            dataset,
+            config,
+            folder,
+            lambda: _model(dataset, config, loaders.device, ranks),
+            lambda raw: _features(raw, config, folder, loaders, orders, config.augmented_passes)["train"],
+            begun,
+        )
+    if config.representation:
+        given = _given(Path(config.representation), dataset, config, loaders.augment, loaders.device)
+        begun()
+        return given
     kept = orders["train"][1]
     start = _class_start(dataset, kept)
-    drawn = options.sampler, options.seed, options.epochs, options.drawing, options.sampler_options
-    sampler = make_sampler(kept, start, *drawn)
+    sampler = make_sampler(kept, start, config.sampler, config.seed, config.epochs)
     with contextlib.ExitStack() as stack:
         train = stack.enter_context(loaders.train(sampler))
         val = None
         if "val" in orders:
             split, ids = orders["val"]
             val = stack.enter_context(loaders.evaluation(split, ids[ranks.rank :: ranks.world]))
-        model = _model(dataset, options, loaders.device, ranks)
-        schedule, recipe = options.schedule(), options.recipe(np.diff(start).tolist())
+        model = _model(dataset, config, loaders.device, ranks)
         groups = class_groups(dataset.split("train").counts)
-        how = options.seed, options.precision, ranks, options.stage(), groups
-        fit = Trainer(model, schedule, recipe, train, val, *how)
-        return train_representation(options.settings(dataset.digest), fit, options.keeping(folder))
+        head, lr = config.protocol.head_lr, config.protocol.lr
+        stage = Stage() if head is None else Stage(rates={"classifier": head / lr})
+        how = config.schedule, config.protocol, train, val, config.seed, config, ranks, stage
+        fit = Trainer(model, *how, np.diff(start), groups)
+        return train_representation(determined_by(config, dataset), fit, folder, config, begun)
 
 
-def _given(path: Path, dataset: Dataset, options: Options, augment: Augment, device: torch.device) -> Representation:
-    """A representation that was trained elsewhere. Its key here is of what its features depend on."""
-    model, state = load_model(path, options.backbone if is_own(options.backbone) else None)
+def _given(path: Path, dataset: Dataset, config: TrainConfig, augment: Augment, device: torch.device) -> Representation:
+    """Returns a representation from a checkpoint of another run. Its key covers all that its features depend on."""
+    model, state = load_model(path, config.backbone.name if is_own(config.backbone.name) else None)
     classes = model.classifier.out_features
     if classes != dataset.classes:
-        raise UserError(f"{path} has {classes} classes, {dataset.root} {dataset.classes}: choose another of the two")
+        raise UserError(
+            f"{path} has {counted(classes, 'class')}, {dataset.root} {dataset.classes}: choose another of the two"
+        )
     about = {
         "representation": state["key"],
         "dataset": dataset.digest,
-        "image_size": options.image_size,
-        "keep": options.protocol["keep"],
-        "precision": options.precision,
+        "image_size": config.image_size,
+        "crop_pct": config.protocol.crop_pct,
+        "precision": config.precision,
     }
-    if options.protocol["mean"]:
-        about |= options.normalization(dataset)
-    if options.views:
-        about |= {"augment": {**asdict(augment), "scale": list(augment.scale)}, "seed": options.seed}
+    if config.protocol.interpolation != "bilinear":
+        about["interpolation"] = config.protocol.interpolation
+    if config.protocol.mean:
+        about |= config.normalization(dataset)
+    if config.augmented_passes:
+        about |= {"augment": changed(augment), "seed": config.seed}
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     known = state["settings"], state["epoch"], f"given: {path}", state["seconds"], state["images"]
-    return Representation(model, Settings(about).key, *known)
+    return Representation(model, Identity(about).key, *known)
 
 
-def _model(dataset: Dataset, options: Options, device: torch.device, ranks: Ranks) -> Model:
-    """The model as stage 1 begins with it."""
-    classifier = classifier_of(options.protocol["loss"])
-    head = classifier, options.protocol["head_start"], options.backbone_options
-    model = build_model(options.backbone, dataset.classes, options.seed, options.image_size, *head)
-    if options.protocol["pretrained"]:
+def _model(dataset: Dataset, config: TrainConfig, device: torch.device, ranks: Ranks) -> Model:
+    """Returns the model with its initial weights of stage 1, on the device."""
+    protocol, backbone = config.protocol, config.backbone
+    head = classifier_of(protocol.loss), protocol.head_start, backbone.options
+    model = build_model(backbone.name, dataset.classes, config.seed, config.image_size, *head)
+    if protocol.pretrained:
         with ranks.one_after_another():
-            load_pretrained(model, options.protocol["pretrained"])
-    if options.protocol["train_from"]:
-        freeze_before(model, options.protocol["train_from"])
+            load_pretrained(model, protocol.pretrained)
+    if protocol.train_from:
+        freeze_before(model, protocol.train_from)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _say_choice(choose_on: str, names: list[str], val: bool) -> None:
-    """Before the training: to keep images apart behind it means to train again."""
-    if choose_on == "none" and names != ["joint"]:
-        say(
-            f"{'as asked' if val else 'no val split'}: nothing is chosen (tau is 1 where none is given), and no "
-            "temperature is fitted"
-            + ("" if val else "; hold_out=0.1 keeps training images apart for these choices, from stage 1 on")
-        )
-    if choose_on == "train" and names != ["joint"]:
-        say(
-            "tau and other settings are chosen on the training images themselves, as asked: where the network knows "
-            "them by heart the choice means nothing; no temperature is fitted"
-        )
-    if choose_on == "test":
-        say("settings are chosen on the test split, as asked: results are marked, and no fair test of them")

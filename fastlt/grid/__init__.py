@@ -1,1 +1,1 @@
-"""python -m fastlt.grid: many experiments as the cells of one grid."""
+"""Runs many experiments as the cells of a grid: python -m fastlt.grid."""

@@ -1,4 +1,4 @@
-"""What of a command line is the grid's and what its cells', and which cells a grid's parts stand for."""
+"""Separates the grid's own arguments from those of its cells, and expands `key=A,B` into cells."""
 
 import itertools
 import re
@@ -10,14 +10,22 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from fastlt.core.errors import UserError
-from fastlt.experiment.config import GridConfig
+from fastlt.core.overrides import quoted_strings
+from fastlt.experiment.config import TrainConfig
+from fastlt.grid.config import GridConfig
 
 OWN = (*(field.name for field in fields(GridConfig)), "hydra")
-FLAGS = {"--dry-run": "dry_run=true"}  # as everybody types it
+FLAGS = {"--dry-run": "dry_run=true"}  # the usual spelling of a flag -> the override it stands for
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Arguments of the grid, and those that go to every cell."""
+    """Returns (arguments of the grid, arguments for every cell). Raises UserError for Hydra's --multirun.
+
+    Example:
+
+        >>> split_arguments(["grid=demo", "--dry-run", "epochs=2"])
+        (['grid=demo', 'dry_run=true'], ['epochs=2'])
+    """
     own: list[str] = []
     cells: list[str] = []
     for argument in (FLAGS.get(argument, argument) for argument in arguments):
@@ -25,15 +33,22 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             raise UserError(f"{argument}: a grid sweeps by itself, as in seed=0,1,2; leave it out")
         key = re.split(r"[=.@]", argument.lstrip("+~"), maxsplit=1)[0]
         (own if argument.startswith("-") or key in OWN else cells).append(argument)
-    return own, cells
+    return own, quoted_strings(cells, TrainConfig, sweeps=True)
 
 
 def combinations(parts: Sequence[Sequence[str]], given: Sequence[str]) -> list[list[str]]:
-    """The arguments of every cell, one list each: `key=A,B` is a cell with A and one with B.
+    """Expands the parts of a grid into cells; returns the list of arguments of every cell.
 
-    given: what takes the place of the parts' arguments of the same key, in all of them. Cells that differ in their seed
-    only come seed after seed, so that every setting has its first results early. Raises UserError for an argument that
-    cannot be read, and for `data` in the place of several.
+    parts: lists of arguments. `key=A,B` makes a cell with A and a cell with B, and all combinations are made.
+    given: arguments that replace those with the same key in all parts.
+
+    Cells are sorted by seed, so that every setting has its first results early. Raises UserError for an argument that
+    cannot be parsed, and for `data` if the grid has several data sets.
+
+    Example:
+
+        >>> combinations([["sampler=instance,class", "seed=0,1"]], ["seed=0"])
+        [['sampler=instance', 'seed=0'], ['sampler=class', 'seed=0']]
     """
     replacing, parsed = _parse(given), [_parse(part) for part in parts]
     keys = {override.key_or_group for override in replacing}

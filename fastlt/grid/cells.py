@@ -1,82 +1,91 @@
-"""The cells of a grid: experiments whose configuration was settled and written down before the first one began.
+"""The cells of a grid: experiments whose configurations are resolved and written to disk before the first one starts.
 
-out/grid.json           what was planned
-out/cells/NAME.yaml     the settled configuration of a cell and its key
-out/NAME/               its run folder; results.json there names the key once it is finished, failed.json says why not
+out/grid.json           the planned cells
+out/cells/NAME.yaml     the resolved configuration of a cell, and its key
+out/NAME/               its run folder: results.json has the key of a finished cell, failed.json says why a cell failed
 """
 
 import functools
-import hashlib
-import json
-import os
-import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra
-from omegaconf import OmegaConf
 
 from fastlt.core.cli import one_line, own_parts
+from fastlt.core.config import RUN, changed
 from fastlt.core.errors import UserError
+from fastlt.core.identity import Identity
 from fastlt.core.log import say
+from fastlt.core.overrides import quoted_strings
+from fastlt.core.typed import read_json, typed, write_json
+from fastlt.core.yaml_file import write_yaml
 from fastlt.data.shards.reader import Dataset
+from fastlt.experiment.choosing import choose_split
 from fastlt.experiment.config import TrainConfig
 from fastlt.experiment.departures import find_departures
 from fastlt.experiment.embedded import draw_embedded
-from fastlt.train import LOCK, options_of, resolve, settle_precision
+from fastlt.experiment.given import open_dataset
+from fastlt.experiment.identity import determined_by, run_name
+from fastlt.registry import own_sources
+from fastlt.train import LOCK, resolve, settle_precision
 
-# What changes how a cell runs, and not what comes out of it.
-HOW = ("data", "run", "device", "threads", "compile", "save_epochs", "save_minutes", "tensorboard", "overwrite")
-KEPT = ("run", "overwrite")  # keys of training that a grid keeps to itself
+KEPT = ("run", "overwrite")  # keys of training that cells may not set, because the grid sets them
 FAILURE = "failed.json"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One experiment. run: its folder; key: of all that determines its results; config: the settled configuration;
-    overrides: the arguments it was composed of; departures: as in `find_departures`; dataset: what it trains on."""
+    """An experiment of a grid.
+
+    run: its folder. key: a hash of everything that determines its results. config: its resolved configuration.
+    overrides: the arguments it was composed from. departures: from its protocol, as `find_departures` returns them.
+    dataset: the dataset it trains on.
+    """
 
     run: Path
     key: str
-    config: Any
+    config: TrainConfig
     overrides: list[str]
     departures: dict[str, list[Any]]
     dataset: Dataset
 
     @property
     def name(self) -> str:
+        """The name of its folder."""
         return self.run.name
 
     @property
     def frozen(self) -> Path:
-        """The file that `freeze` writes and a job reads."""
+        """The file with the resolved configuration, which `freeze` writes and a job reads."""
         return self.run.parent / "cells" / f"{self.name}.yaml"
 
     @property
     def lock(self) -> Path:
+        """The lock file that is held while the cell is computed."""
         return self.run / LOCK
 
     @property
     def finished(self) -> bool:
-        """Whether its results are there."""
+        """Whether its folder has the results of this cell."""
         return result_key(self.run) == self.key
 
     def failed(self, forgiven: str | None) -> str | None:
-        """Why it failed; the failure with the id `forgiven` does not count, the cell is to be tried again."""
+        """Returns why the cell failed; None if it did not.
+
+        forgiven: the id of an earlier failure that does not count, because the cell is tried again.
+        """
         failure = failure_in(self.run)
         return failure.error if failure is not None and failure.id != forgiven else None
 
     def freeze(self) -> None:
-        """Writes down what a job needs to know."""
-        self.frozen.parent.mkdir(parents=True, exist_ok=True)
-        config = OmegaConf.to_container(self.config, resolve=True)
-        text = OmegaConf.to_yaml({"key": self.key, "departures": self.departures, "config": config})
-        replace_file(self.frozen, text)
+        """Writes the key, departures and configuration of the cell to the file that a job reads."""
+        told = {"key": self.key, "departures": self.departures, "config": asdict(self.config)}
+        write_yaml(self.frozen, told, shared=True)
 
     def planned(self) -> dict[str, Any]:
-        """Its entry in grid.json."""
+        """Returns the entry of the cell in grid.json."""
         return {
             "name": self.name,
             "run": self.name,
@@ -91,24 +100,27 @@ class Cell:
 
 
 class Failure(NamedTuple):
-    """Why a cell has no results. id: of this try alone. Clocks of machines differ and are set back, so that a time
-    cannot tell a failure from the one before it."""
+    """Why a cell has no results.
+
+    id: unique to this try. Times cannot tell failures apart, because the clocks of machines differ and may be set back.
+    error: the reason.
+    """
 
     id: str
     error: str
 
 
 def failure_in(run: Path) -> Failure | None:
-    """How the cell of this folder failed last; None if it did not, or what tells it is damaged."""
+    """Returns the last failure of the cell in a folder; None if it did not fail, or if failed.json is damaged."""
     try:
-        told = json.loads((run / FAILURE).read_text())
+        told = typed(dict[str, Any], read_json(run / FAILURE))
         return Failure(str(told["id"]), str(told["error"]) or "no reason given")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, KeyError):
         return None
 
 
 def result_key(run: Path) -> str | None:
-    """The key of the cell whose results are in this folder."""
+    """Returns the key of the cell whose results a folder has; None without results."""
     path = run / "results.json"
     try:
         state = path.stat()
@@ -119,18 +131,24 @@ def result_key(run: Path) -> str | None:
 
 @functools.cache
 def _key_in(path: Path, *_: int) -> str | None:
-    """Read once for every state of the file: results may hold megabytes, and a grid looks twice a second."""
+    """Reads the key from results.json, once for each state of the file (inode, time, size).
+
+    Results may have megabytes, and a grid checks them twice a second.
+    """
     try:
-        return json.loads(path.read_text()).get("cell")
-    except ValueError:
+        return typed(dict[str, Any], read_json(path)).get("cell")
+    except UserError:
         return None
 
 
 def settle(combinations: Sequence[list[str]], out: Path, device: str, here: bool = True) -> list[Cell]:
-    """Composes and checks all cells; nothing is written but embedded data sets.
+    """Composes and checks all cells of a grid. Nothing is written except embedded data sets.
 
-    device: cpu or cuda, where they will run; here: on this machine. Raises UserError for what no cell may have, one
-    that cannot be composed, and two that would train one representation in one folder.
+    combinations: the arguments of each cell. out: the folder of the grid. device: `cpu` or `cuda`. here: whether the
+    cells will run on this machine.
+
+    Raises UserError for keys that cells may not set, for a cell whose configuration is invalid, and for two cells that
+    would train the same representation in the same folder.
     """
     datasets: dict[str, Dataset] = {}
     cells: dict[str, Cell] = {}
@@ -154,47 +172,36 @@ def settle(combinations: Sequence[list[str]], out: Path, device: str, here: bool
 
 
 def _cell(overrides: list[str], out: Path, device: str, here: bool, datasets: dict[str, Dataset]) -> tuple[Cell, str]:
-    """A cell, and a line for the log on its precision."""
+    """Composes a cell; returns it and a line about its precision for the log."""
     try:
-        overrides = own_parts(overrides)
-        config = hydra.compose("train", overrides)
-        data = config.data
+        overrides = quoted_strings(own_parts(overrides), TrainConfig)
+        composed = hydra.compose("train", overrides)
+        data = composed.features or composed.data
         if data not in datasets:
             draw_embedded(data)
-            datasets[data] = Dataset(data)
-        config = resolve(config, overrides, datasets[data])
-        departures = find_departures(config, overrides, datasets[data].about["protocol"])
-        config.device = device
+            datasets[data] = open_dataset(composed)
         dataset = datasets[data]
-        line = settle_precision(config, dataset, device, lambda options: out / options.run_name(dataset), here)
-        options = options_of(config)
-        options.choose_split(dataset)
+        config = replace(resolve(composed, overrides, dataset), device=device)
+        departures = find_departures(config)
+        config, line = settle_precision(config, dataset, device, lambda config: out / run_name(config, dataset), here)
+        choose_split(config, dataset)
     except UserError:
         raise
     except Exception as error:
         raise UserError(one_line(error, TrainConfig)) from error
-    determined = {name: value for name, value in _plain(config).items() if name not in HOW}
-    text = json.dumps({"dataset": dataset.digest, **determined}, sort_keys=True)
-    key = hashlib.sha256(text.encode()).hexdigest()
-    return Cell(out / options.run_name(dataset), key, config, overrides, departures, dataset), line
+    run = out / run_name(config, dataset)
+    return Cell(run, results_key(config, dataset), config, overrides, departures, dataset), line
+
+
+def results_key(config: TrainConfig, dataset: Dataset) -> str:
+    """Returns a hash of everything that determines a cell's results."""
+    classifiers = own_sources(**{f"classifier {name}": name for name in config.classifier_names})
+    return Identity({**determined_by(config, dataset).about, **changed(config, RUN), **classifiers}).key
 
 
 def write_plan(grid: str, cells: Sequence[Cell], out: Path) -> None:
-    """Writes grid.json and freezes every cell."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Writes grid.json and the configuration of every cell."""
     for cell in cells:
         cell.freeze()
     plan = {"grid": grid, "cells": [cell.planned() for cell in cells]}
-    replace_file(out / "grid.json", json.dumps(plan, indent=1) + "\n")
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    return plain
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Writes a file whole or not at all, also beside another command that writes the same one."""
-    temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    write_json(out / "grid.json", plan, shared=True)

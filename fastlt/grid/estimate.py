@@ -1,4 +1,4 @@
-"""What a grid will take, before it is begun: seconds and bytes of every cell."""
+"""Estimates the time and disk space of a grid before it is started."""
 
 import sys
 from collections.abc import Sequence
@@ -7,21 +7,20 @@ from pathlib import Path
 from shutil import disk_usage
 
 from fastlt.core.log import duration, say
-from fastlt.experiment.options import Options
+from fastlt.core.words import counted
 from fastlt.grid.cells import Cell
 from fastlt.grid.measure import Rates, measure
 from fastlt.stage2.classifiers import IMAGE_CLASSIFIERS
-from fastlt.train import options_of
 
-FIXED = ("joint", "ncm_", "tau_norm", "tau_train", "logit_adjust")  # classifiers without training; prefixes
+FIXED = ("joint", "ncm_", "tau_norm", "tau_train", "logit_adjust")  # prefixes of classifiers without training
 WEIGHT = 4  # bytes
-# What a checkpoint of a training under way holds, in weights: the model, its momentum, and the checkpoint before it.
+# Checkpoints of an unfinished training, in multiples of the model: weights and momentum, of this one and the last one.
 UNDER_WAY = 4
 
 
 @dataclass(frozen=True)
 class Cost:
-    """seconds of a cell; peak: bytes on disk while it is computed; kept: bytes that stay."""
+    """The cost of a cell. seconds: of computing. peak: bytes on disk meanwhile. kept: bytes on disk afterwards."""
 
     seconds: float
     peak: int
@@ -29,25 +28,27 @@ class Cost:
 
 
 def print_estimate(cells: Sequence[Cell], slots: int, threads: int, out: Path) -> None:
-    """Lists the cells with what they will take, and all of them together on so many slots of so many threads each.
+    """Prints the estimated time and disk space of each cell and of the whole grid.
 
-    Rates are measured here, on the real data, for every backbone and kind of input that is not finished.
+    slots: how many cells run at the same time. threads: of each slot. Rates are measured on this machine, with the real
+    data, once for every backbone and kind of input among the unfinished cells.
     """
     costs: dict[str, Cost] = {}
     rates: dict[tuple, Rates] = {}
     for cell in cells:
         if cell.finished:
             continue
-        options = options_of(cell.config)
-        protocol = options.protocol
-        key = (cell.dataset.root, options.backbone, options.image_size, protocol["batch"], options.precision)
+        config, backbone = cell.config, cell.config.backbone.name
+        key = (cell.dataset.root, backbone, config.image_size, config.protocol.batch, config.precision)
         if key not in rates:
-            say(f"measuring {options.backbone} at {options.image_size} pixels on {cell.dataset.name}")
-            rates[key] = found = measure(cell, options, threads)
-            where = f"{cell.config.device}, {threads} threads"
+            what = backbone if config.features else f"{backbone} at {config.image_size} pixels"
+            say(f"measuring {what} on {cell.dataset.name}")
+            rates[key] = found = measure(cell, threads)
+            where = f"{cell.config.device}, {counted(threads, 'thread')}"
             told = f"trains {found.train:.0f} and extracts {found.extract:.0f} images/s"
-            sys.stdout.write(f"measured here ({where}): {options.backbone} at {options.image_size} pixels {told}\n")
-        costs[cell.name] = cost(cell, options, rates[key])
+            told = f"multiply at {found.products / 1e9:.3g} GFLOP/s" if config.features else told
+            sys.stdout.write(f"measured here ({where}): {what} {told}\n")
+        costs[cell.name] = cost(cell, rates[key])
     width = max(len(cell.name) for cell in cells)
     sys.stdout.write(f"{'cell':{width}}  epochs      time      disk\n")
     for cell in cells:
@@ -61,32 +62,33 @@ def print_estimate(cells: Sequence[Cell], slots: int, threads: int, out: Path) -
     peak = kept + beside * max((found.peak - found.kept for found in costs.values()), default=0)
     free = disk_usage(next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())).free
     wall = max(seconds / max(beside, 1), longest)
-    about = f"{len(costs)} of {len(cells)} cells to compute, {beside} side by side: about {duration(wall)}"
+    about = f"{len(costs)} of {counted(len(cells), 'cell')} to compute, {beside} side by side: about {duration(wall)}"
     sys.stdout.write(f"{about}, {_size(kept)} of disk ({_size(peak)} while it runs, {_size(free)} free)\n")
     if peak > free:
         say(f"{out}: the disk is too small for this grid: choose out=DIR on another one")
 
 
-def cost(cell: Cell, options: Options, rates: Rates) -> Cost:
-    """What a cell takes at these rates."""
+def cost(cell: Cell, rates: Rates) -> Cost:
+    """Estimates the cost of a cell from measured rates."""
     sizes = {name: len(split.label) for name, split in cell.dataset.splits.items()}
-    stage2, trained = options.trainings(), 0
-    for name in options.names():
+    config, trained = cell.config, 0
+    stage2 = config.trainings
+    for name in config.classifier_names:
         trained += not name.startswith(FIXED) and name not in IMAGE_CLASSIFIERS
-    on_images = sum(name in IMAGE_CLASSIFIERS for name in options.names())
-    settings = len(stage2.crt.lr) * len(stage2.crt.weight_decay) * stage2.seeds
-    rows, classes = sizes["train"] * (1 + options.views), cell.dataset.classes
-    # A step of a linear classifier is two products, that of the scores and that of the gradient.
+    on_images = sum(name in IMAGE_CLASSIFIERS for name in config.classifier_names)
+    settings = len(stage2.rates(stage2.crt)) * len(stage2.decays(stage2.crt)) * stage2.seeds
+    rows, classes = sizes["train"] * (1 + config.augmented_passes), cell.dataset.classes
+    # A training step of a linear classifier has two matrix products, for the scores and for the gradient.
     operations = trained * settings * stage2.crt.epochs * rows * rates.length * classes * 4
     seconds = (
-        (0 if options.representation else options.epochs) * sizes["train"] / rates.train
-        + (sum(sizes.values()) + options.views * sizes["train"]) / rates.extract
+        (0 if config.representation else config.epochs) * sizes["train"] / rates.train
+        + (sum(sizes.values()) + config.augmented_passes * sizes["train"]) / rates.extract
         + on_images * stage2.crt.epochs * sizes["train"] / rates.train
         + operations / rates.products
     )
-    features = (sum(sizes.values()) + options.views * sizes["train"]) * rates.length * WEIGHT
+    features = (sum(sizes.values()) + config.augmented_passes * sizes["train"]) * rates.length * WEIGHT
     model = rates.weights * WEIGHT
-    classifiers = len(options.names()) * stage2.seeds * rates.length * classes * WEIGHT
+    classifiers = len(config.classifier_names) * stage2.seeds * rates.length * classes * WEIGHT
     kept = features + model * (1 + on_images) + classifiers
     return Cost(seconds, kept + UNDER_WAY * model, kept)
 

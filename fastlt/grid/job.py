@@ -1,7 +1,6 @@
-"""One cell of a grid, computed in a process of its own."""
+"""Computes one cell of a grid in a process of its own."""
 
 import contextlib
-import json
 import os
 import time
 import uuid
@@ -12,27 +11,35 @@ import submitit
 from omegaconf import OmegaConf
 
 from fastlt.core.device import pick_device, set_threads, work_on
-from fastlt.core.errors import UserError
+from fastlt.core.errors import first_line
 from fastlt.core.interrupts import Stopped
 from fastlt.core.lock import Busy, locked
 from fastlt.core.log import tell_progress
-from fastlt.data.shards.reader import Dataset
-from fastlt.grid.cells import FAILURE, failure_in, replace_file, result_key
+from fastlt.core.structured import from_node, schema
+from fastlt.core.typed import write_json
+from fastlt.core.yaml_file import read_yaml
+from fastlt.experiment.config import TrainConfig
+from fastlt.experiment.given import open_dataset
+from fastlt.grid.cells import FAILURE, failure_in, result_key
 from fastlt.train import LOCK, train
 
-ANY = "any"  # failure is to be tried again
+ANY = "any"  # the value of `forgiven` by which a cell is tried again after any failure
 PROGRESS = "progress.json"  # in the run folder of a cell that is being computed
 
 
 def run_cell(frozen: Path, threads: int = 0, slot: Path | None = None, forgiven: str | None = ANY) -> str:
-    """Computes the cell of a frozen file in its run folder: "done", or "busy" where another process does.
+    """Computes a cell in its run folder, and continues what an earlier try left there.
 
-    What it began before goes on: the training behind its checkpoint, features, classifiers. threads: of the CPU; 0 for
-    one per core. slot: lock file of the part of a machine it takes up. forgiven: id of the failure that is to be tried
-    again; "failed" where another process found by now that the cell fails once more. Raises Stopped, after saving, when
-    a signal asked for it, and what made the cell fail, once failed.json tells it.
+    frozen: the file with the cell's configuration.
+    threads: of the CPU; 0 for one per core.
+    slot: the lock file of the slot that the cell occupies.
+    forgiven: the id of an earlier failure after which the cell is tried again, or ANY.
+
+    Returns "done"; "busy" if another process computes the cell; "failed" if another process has found meanwhile that it
+    fails again. Raises Stopped after saving if a signal asked for it, and any error of the cell after writing it to
+    failed.json.
     """
-    cell = OmegaConf.load(frozen)
+    cell = read_yaml(frozen, "give the command of the grid again: it writes the file anew", always=True)
     run = frozen.parent.parent / frozen.stem
     with contextlib.ExitStack() as held:
         try:
@@ -49,18 +56,19 @@ def run_cell(frozen: Path, threads: int = 0, slot: Path | None = None, forgiven:
         tell_progress(run / PROGRESS)
         start = time.monotonic()
         try:
-            device = pick_device(cell.config.device)
+            config = from_node(OmegaConf.merge(schema(TrainConfig), cell.config), TrainConfig)
+            device = pick_device(config.device)
             work_on(device)
-            used = set_threads(threads or cell.config.threads)
-            dataset = Dataset(cell.config.data)
+            used = set_threads(threads or config.threads)
+            dataset = open_dataset(config)
             departures: Any = OmegaConf.to_container(cell.departures)
-            train(cell.config, dataset, run, device, used, departures, further={"cell": cell.key})
+            train(config, dataset, run, device, used, departures, cell=cell.key)
             (run / PROGRESS).unlink(missing_ok=True)
-            (run / FAILURE).unlink(missing_ok=True)  # only now: the command that saw it fail may not have read it yet
+            (run / FAILURE).unlink(missing_ok=True)  # not earlier: another command may still have to read the failure
         except Stopped:
             raise
         except Exception as error:
-            write_failure(run, _line(error), time.monotonic() - start)
+            write_failure(run, first_line(error), time.monotonic() - start)
             raise
         finally:
             tell_progress(None)
@@ -68,15 +76,11 @@ def run_cell(frozen: Path, threads: int = 0, slot: Path | None = None, forgiven:
 
 
 def write_failure(run: Path, error: str, seconds: float, log: str | None = None) -> None:
-    """Writes down why a cell has no results. log: where its output went; default: that of the job this process is."""
-    run.mkdir(parents=True, exist_ok=True)
+    """Writes failed.json, which says why a cell has no results.
+
+    seconds: how long it ran. log: the file with its output; by default that of the submitit job in this process.
+    """
     if log is None and "SUBMITIT_EXECUTOR" in os.environ:
         log = str(submitit.JobEnvironment().paths.stdout)
     failure = {"id": uuid.uuid4().hex, "error": error, "log": log, "seconds": round(seconds, 1)}
-    replace_file(run / FAILURE, json.dumps(failure, indent=1) + "\n")
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    line = lines[0] if lines else "no reason given"
-    return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
+    write_json(run / FAILURE, failure, shared=True)

@@ -1,4 +1,4 @@
-"""Cells on this node: submitit starts their processes, one on every GPU, or some beside one another on its cores."""
+"""Runs cells on this node. submitit starts their processes: one or more on every GPU, or several on the cores."""
 
 import contextlib
 import os
@@ -19,30 +19,39 @@ from fastlt.grid.cells import Cell, failure_in
 from fastlt.grid.job import run_cell, write_failure
 
 POLL = 0.5  # seconds
-YEARS = 60 * 24 * 365 * 10  # minutes; a cell ends by itself
+YEARS = 60 * 24 * 365 * 10  # minutes; submitit needs a time limit, but cells have none here
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A part of this node that computes one cell at a time. gpu: its number, None for cores. threads: of the CPU.
-    number: which of the slots on that GPU, or on the cores."""
+    """A part of this node that computes one cell at a time.
+
+    gpu: the number of its GPU; None for a slot on CPU cores. threads: CPU threads of the cell. number: counts the slots
+    on one GPU, or on the cores.
+    """
 
     gpu: int | None
     threads: int
     number: int
 
     def lock(self, out: Path) -> Path:
-        """Held by the cell that is computed on it, also when the command that started it is gone."""
+        """Returns the lock file that a cell holds while it runs on this slot, even if its command has ended."""
         place = "cpu" if self.gpu is None else f"gpu{self.gpu}-"
         return out / "slots" / f"{socket.gethostname()}-{place}{self.number}.lock"
 
 
 def slots_here(device: str, gpus: int, cores: int, cells: int, at_once: int, threads: int) -> list[Slot]:
-    """The slots of this node.
+    """Returns the slots of this node.
 
-    device: cpu or cuda. gpus, cores: how many there are. cells: how many are to be computed. at_once, threads: as asked
-    for, 0 for as many slots as there are GPUs (or cores, but no more than cells) and an equal share of the cores. More
-    slots than GPUs share them out: a small network does not fill one.
+    device: `cpu` or `cuda`. gpus, cores: how many the node has. cells: how many are to be computed.
+    at_once: the number of slots; 0 for one per GPU, or one per core but no more than cells. With more slots than GPUs
+    several share a GPU, because a small network does not use all of it.
+    threads: CPU threads per slot; 0 for an equal share of the cores.
+
+    Example, two cells on four cores:
+
+        >>> slots_here("cpu", gpus=0, cores=4, cells=2, at_once=0, threads=0)
+        [Slot(gpu=None, threads=2, number=0), Slot(gpu=None, threads=2, number=1)]
     """
     if at_once < 0:
         raise UserError(f"at_once={at_once}: it must be 0 (one on every GPU, or as many as there are cores) or more")
@@ -57,7 +66,7 @@ def slots_here(device: str, gpus: int, cores: int, cells: int, at_once: int, thr
 
 
 def _visible(gpus: int) -> list[int]:
-    """Numbers of the GPUs that this process may use."""
+    """Returns the numbers of the GPUs that this process may use, from CUDA_VISIBLE_DEVICES."""
     told = os.environ.get("CUDA_VISIBLE_DEVICES")
     if told is None:
         return list(range(gpus))
@@ -69,7 +78,11 @@ def _visible(gpus: int) -> list[int]:
 
 @dataclass
 class Progress:
-    """Where every cell stands: names of `waiting`, `running` (here or elsewhere), `done` and `failed` cells."""
+    """The state of all cells of a grid.
+
+    waiting: cells that have not started, or are running elsewhere. running: cells on this node, by name.
+    elsewhere: cells that another command computes. done: finished cells. failed: reasons of failed cells, by name.
+    """
 
     waiting: list[Cell]
     running: dict[str, Cell] = field(default_factory=dict)
@@ -81,12 +94,15 @@ class Progress:
 def run_local(
     cells: Sequence[Cell], slots: Sequence[Slot], out: Path, show: Callable[[Progress], Any]
 ) -> dict[str, str]:
-    """Computes all cells that are not finished; the failed ones by name, with the reason.
+    """Computes all cells that are not finished; returns {name of a failed cell: reason}.
 
-    Other commands may work on the same folder: what they compute is waited for, never computed twice. A failed cell
-    does not stop the others. show: called with where things stand, twice a second.
+    cells: all cells of the grid. slots: what they run on. out: the folder of the grid. show: is called with the
+    progress twice a second.
 
-    Raises Stopped once the cells that were running have saved themselves, when SIGINT or SIGTERM asked for it.
+    Other commands may work on the same folder; cells that they compute are waited for and never computed twice. A
+    failed cell does not stop the others.
+
+    Raises Stopped after SIGINT or SIGTERM, once the running cells have saved themselves.
     """
     return _Node(cells, slots, out, show).run()
 
@@ -96,7 +112,7 @@ class _Node:
         self.progress = Progress(list(cells))
         self.slots, self.out, self.show = slots, out, show
         self.jobs: dict[Slot, tuple[Cell, submitit.Job[str], float]] = {}
-        before = {cell.name: failure_in(cell.run) for cell in cells}  # these are tried again
+        before = {cell.name: failure_in(cell.run) for cell in cells}  # cells that failed earlier are tried again
         self.forgiven = {name: failure and failure.id for name, failure in before.items()}
         self.executor = submitit.LocalExecutor(out / "jobs")
 
@@ -113,11 +129,12 @@ class _Node:
                 time.sleep(POLL)
 
     def _look(self) -> None:
-        """Takes in what has ended, and starts what can be started."""
+        """Registers cells that have ended, and starts cells on free slots."""
         for slot, (cell, job, start) in list(self.jobs.items()):
             if job.done():
                 del self.jobs[slot], self.progress.running[cell.name]
-                # It has results or says why not, or another command is at it by now; else its process did not live to.
+                # A cell that ended has results or a failure, or another command computes it by now. Otherwise its
+                # process was killed before it could write either.
                 told = cell.finished or cell.failed(self.forgiven[cell.name]) or is_locked(cell.lock)
                 if not told and (how := _ended(job)) != "busy":
                     write_failure(cell.run, f"its process was {how}", time.monotonic() - start, str(job.paths.stdout))
@@ -148,9 +165,9 @@ class _Node:
             return self.executor.submit(compute, cell.frozen, slot.threads, slot.lock(self.out), forgiven)
 
     def _stop(self) -> None:
-        """Asks the running cells to save themselves and waits for it."""
+        """Asks the running cells to save themselves, and waits until they have ended."""
         for _, job, _ in self.jobs.values():
-            # The job's id is that of the process which hands the signal on.
+            # The id of a local job is that of its parent process, which passes signals on.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(job.job_id), signal.SIGTERM)
         while not all(job.done() for _, job, _ in self.jobs.values()):
@@ -158,8 +175,9 @@ class _Node:
 
 
 def compute(frozen: Path, threads: int, slot: Path, forgiven: str | None) -> str:
-    """`run_cell` in a process that submitit started: "stopped" where a signal ended it."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit only notes it; where nothing is to be saved, it ends
+    """Runs `run_cell` in a process that submitit started; returns "stopped" if a signal ended it after saving."""
+    # submitit's handler would ignore SIGTERM; with the default one it ends the process while nothing must be saved.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         return run_cell(frozen, threads, slot, forgiven)
     except Stopped:
@@ -167,18 +185,21 @@ def compute(frozen: Path, threads: int, slot: Path, forgiven: str | None) -> str
 
 
 def _ended(job: submitit.Job[str]) -> str:
-    """How the process of a job without results ended."""
-    if not job.paths.result_pickle.exists():  # submitit would wait for it, by the clock
+    """Returns how the process of a job ended: what `compute` returned, or "killed"."""
+    if not job.paths.result_pickle.exists():  # submitit would wait some time for the file
         return "killed"
     try:
         return job.result()
-    except Exception:  # whatever submitit makes of a process that left nothing
+    except Exception:  # submitit raises various errors for a process that left no result
         return "killed"
 
 
 @contextlib.contextmanager
 def _without_interrupt() -> Iterator[None]:
-    """Processes that are started here never see Ctrl-C: the terminal sends it to all, and this one passes it on."""
+    """Starts processes that do not receive Ctrl-C (context manager).
+
+    The terminal sends it to all processes, but this one stops the cells in an orderly way.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,9 +1,10 @@
-"""How fast this machine trains, extracts and multiplies for a cell: some seconds of the real thing."""
+"""Measures how fast this machine trains, extracts features and multiplies matrices for a cell, in a few seconds."""
 
 import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 import numpy as np
 import torch
@@ -12,23 +13,27 @@ from fastlt.core.device import pick_device, work_on
 from fastlt.core.log import Progress
 from fastlt.core.ranks import ALONE
 from fastlt.data.pipeline.loader import Loader
+from fastlt.experiment.given import GivenDataset
 from fastlt.experiment.loaders import Loaders
-from fastlt.experiment.options import Options
 from fastlt.grid.cells import Cell
 from fastlt.longtail.sampler import make_sampler
 from fastlt.models.backbones import Model, build_model, parameters
 from fastlt.stage2.features.extract import extract
 from fastlt.training.trainer import Trainer
 
-SECONDS = 4.0  # that training is measured for, behind a first step that compiles; others take less
-CPU_BATCH = 32  # images; a rate on a CPU hardly depends on it, and 512 of them would take minutes
-ENDLESS = 10**6  # images to extract from
+SECONDS = 4.0  # how long training is measured, after a first step that compiles; other measurements are shorter
+CPU_BATCH = 32  # images; the rate on a CPU hardly depends on the batch size, and a batch of 512 would take minutes
+ENDLESS = 10**6  # images in the loader from which features are extracted, more than are ever used
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Images per second: `train` of stage 1, loading included, `extract` of features; products: floating-point
-    operations per second of stage 2. length: of a feature; weights: of the model."""
+    """Measured rates and sizes.
+
+    train: images per second of stage 1, including loading. extract: images per second of feature extraction.
+    products: floating-point operations per second of stage 2. length: dimension of the features. weights: number of the
+    model's parameters.
+    """
 
     train: float
     extract: float
@@ -37,33 +42,38 @@ class Rates:
     weights: int
 
 
-def measure(cell: Cell, options: Options, threads: int) -> Rates:
-    """Trains and extracts for some seconds as the cell would, with its own images."""
+def measure(cell: Cell, threads: int) -> Rates:
+    """Measures the rates of a cell by training and extracting features with its images for a few seconds.
+
+    For a cell on given features only matrix products are measured. threads: of the CPU.
+    """
     device = pick_device(cell.config.device)
     work_on(device)
-    batch = options.protocol["batch"] if device.type == "cuda" else min(options.protocol["batch"], CPU_BATCH)
-    options = replace(options, protocol={**options.protocol, "batch": batch, "pretrained": None}, accumulate=1)
+    if isinstance(cell.dataset, GivenDataset):
+        dim, classes = cell.dataset.given.dim, cell.dataset.classes
+        products = _product_rate(cell.config.protocol.crt.batch, dim, classes, device)
+        return Rates(inf, inf, products, dim, (dim + 1) * classes)
+    protocol, backbone = cell.config.protocol, cell.config.backbone
+    batch = protocol.batch if device.type == "cuda" else min(protocol.batch, CPU_BATCH)
+    config = replace(cell.config, protocol=replace(protocol, batch=batch, pretrained=None), accumulate=1)
     torch.set_num_threads(threads)
-    loaders = Loaders(cell.dataset, options, device, threads, ALONE)
+    loaders = Loaders(cell.dataset, config, device, threads, ALONE)
     train = cell.dataset.split("train")
-    own = options.sampler_options
-    sampler = make_sampler(train.class_members, train.class_start, options.sampler, 0, 1, options=own)
-    model = build_model(options.backbone, cell.dataset.classes, 0, options.image_size, options=options.backbone_options)
+    sampler = make_sampler(train.class_members, train.class_start, config.sampler, 0, 1)
+    model = build_model(backbone.name, cell.dataset.classes, 0, config.image_size, options=backbone.options)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with loaders.train(sampler) as batches:
-        fit = Trainer(
-            model, options.schedule(), options.recipe(train.counts.tolist()), batches, None, 0, options.precision
-        )
+        fit = Trainer(model, config.schedule, protocol, batches, None, 0, config, class_counts=train.counts)
         trained = _train_rate(fit)
     with loaders.evaluation("test", np.resize(cell.dataset.split("test").class_members, ENDLESS)) as images:
-        extracted = _extract_rate(model, images, options.precision)
+        extracted = _extract_rate(model, images, config.precision)
     length = model.classifier.in_features
-    products = _product_rate(options.protocol["crt"]["batch"], length, cell.dataset.classes, device)
+    products = _product_rate(protocol.crt.batch, length, cell.dataset.classes, device)
     return Rates(trained, extracted, products, length, parameters(model))
 
 
 class _Enough(Exception):
-    """Measured for long enough."""
+    """Raised to end a measurement."""
 
 
 def _train_rate(fit: Trainer) -> float:
@@ -97,12 +107,12 @@ def _product_rate(batch: int, length: int, classes: int, device: torch.device) -
     x, weight = torch.randn(batch, length, device=device), torch.randn(length, classes, device=device)
     marks: list[tuple[float, int]] = []
     while not marks or marks[-1][0] - marks[0][0] < SECONDS / 8:
-        float((x @ weight)[0, 0])  # waits for a GPU
+        float((x @ weight)[0, 0])  # reading a value waits for the GPU
         marks.append((time.monotonic(), 2 * len(marks) * batch * length * classes))
     return _rate(marks)
 
 
 def _rate(marks: Sequence[tuple[float, int]]) -> float:
-    """Units per second between the first and the last mark."""
+    """Returns units per second between the first and the last mark of (time, units)."""
     (start, first), (end, last) = marks[0], marks[-1]
     return (last - first) / max(end - start, 1e-9) if last > first else last / SECONDS

@@ -1,4 +1,4 @@
-"""Handing the cells of a grid to SLURM: one job array, which submitit writes."""
+"""Submits the cells of a grid to SLURM as one job array, by submitit."""
 
 import contextlib
 import io
@@ -11,19 +11,21 @@ from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError
 
 from fastlt.core.errors import UserError
-from fastlt.experiment.config import SlurmConfig
+from fastlt.grid.config import SlurmConfig
 from fastlt.grid.job import run_cell
 from fastlt.grid.requeue import Requeued
 
 LEAST = {"gpus": 0, "cpus": 1, "at_once": 1, "requeue": 0, "signal_seconds": 1}
-EARLY = 60  # seconds that SLURM may send its signal before it is due
+EARLY = 60  # seconds by which SLURM may send its signal too early
 
 
 def submit(cells: Sequence[Path], folder: Path, options: SlurmConfig) -> str:
-    """Submits one job array with a task for every frozen cell, a plain job for a single one; its id. Nothing waits.
+    """Submits a job array with a task for every cell, or a plain job for a single cell; returns the job's id.
 
-    folder: for what submitit writes, one log for every cell among it; all nodes must see it, as they must the cells.
-    Raises UserError for options that make no sense, where there is no SLURM, and with sbatch's words where it refuses.
+    cells: the files with the cells' configurations. folder: where submitit writes its files, including a log for every
+    cell; all nodes must have access to it and to the cells. The function does not wait for the jobs.
+
+    Raises UserError for options out of range, if this machine has no SLURM, and with sbatch's message if it fails.
     """
     minutes = time_limit(options)
     for program in ("sbatch", "srun"):
@@ -37,7 +39,7 @@ def submit(cells: Sequence[Path], folder: Path, options: SlurmConfig) -> str:
         signal_delay_s=options.signal_seconds,
         gpus_per_node=options.gpus or None,
         cpus_per_task=options.cpus,
-        # Since version 22.05 of SLURM srun does not take over what sbatch was given.
+        # Since SLURM 22.05 srun does not inherit --cpus-per-task from sbatch.
         srun_args=[f"--cpus-per-task={options.cpus}"],
         mem=None if options.memory is None else f"{round(options.memory * 1024)}M",
         account=options.account,
@@ -49,7 +51,7 @@ def submit(cells: Sequence[Path], folder: Path, options: SlurmConfig) -> str:
         additional_parameters={"requeue": True, **options.extra},
     )
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it also raises
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints the error that it also raises
             jobs = executor.map_array(
                 Requeued(run_cell), [cell.absolute() for cell in cells], [options.cpus] * len(cells)
             )
@@ -60,7 +62,7 @@ def submit(cells: Sequence[Path], folder: Path, options: SlurmConfig) -> str:
 
 
 def time_limit(options: SlurmConfig) -> int:
-    """The limit in minutes, rounded up. Raises UserError for numbers that are too small, this one among them."""
+    """Returns the time limit in minutes, rounded up. Raises UserError if it or another option is too small."""
     for key, least in LEAST.items():
         if getattr(options, key) < least:
             raise UserError(f"slurm.{key}={getattr(options, key)}: it must be at least {least}")

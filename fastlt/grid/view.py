@@ -1,26 +1,31 @@
-"""Where a grid stands, live on a terminal and as plain lines in a log."""
+"""Shows the progress of a grid, live on a terminal or as plain lines in a log."""
 
-import json
 import shutil
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from fastlt.core.log import duration
+from fastlt.core.errors import UserError
+from fastlt.core.log import duration, printed
+from fastlt.core.typed import read_json, typed
+from fastlt.core.words import counted
 from fastlt.grid.cells import Cell
 from fastlt.grid.job import PROGRESS
 from fastlt.grid.local import Progress
 from fastlt.report.names import label, paper_first, percent
 
 LINE_EVERY = 30.0  # seconds between two lines in a log
-TRAINING = "stage 1"  # what stage 1 calls itself
-SHOWN = 5  # classifiers whose accuracy is told when a cell is finished
+TRAINING = "stage 1"  # the label of stage 1 in progress.json
+SHOWN = 5  # classifiers whose accuracy is printed when a cell is finished
 UP, CLEAR = "\033[F", "\033[J"
 
 
 class View:
-    """Shows a grid of so many `slots`. Call it with the progress as often as you like."""
+    """Shows the progress of a grid. Call it with the current progress, as often as you like.
+
+    slots: how many cells run at the same time. stream: where to write; stderr by default.
+    """
 
     def __init__(self, slots: int, stream: TextIO | None = None):
         self.slots, self.stream = slots, stream or sys.stderr
@@ -28,9 +33,9 @@ class View:
         self._line = -LINE_EVERY
         self._height = 0
         self._told: set[str] = set()
-        self._ready: set[str] | None = None  # finished before this command
-        self._seen: dict[str, float] = {}  # when a cell was first seen running
-        self._took: dict[str, float] = {}  # seconds of the cells that finished under this view
+        self._ready: set[str] | None = None  # cells that were finished before this command
+        self._seen: dict[str, float] = {}  # when each cell was first seen running
+        self._took: dict[str, float] = {}  # seconds that cells took which finished during this command
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
@@ -38,7 +43,7 @@ class View:
             self._ready = {cell.name for cell in progress.done}
         for name in progress.running | progress.elsewhere:
             self._seen.setdefault(name, now)
-        news = self._news(progress, now)
+        news = [printed(line) for line in self._news(progress, now)]
         if self.stream.isatty():
             self._redraw(news, progress)
         else:
@@ -51,7 +56,7 @@ class View:
             self.stream.flush()
 
     def _news(self, progress: Progress, now: float) -> list[str]:
-        """A line for every cell that ended since the last call."""
+        """Returns a line for every cell that ended since the last call."""
         lines = []
         for cell in progress.done:
             if cell.name not in self._told:
@@ -73,7 +78,7 @@ class View:
         failed = f", {len(progress.failed)} failed" if progress.failed else ""
         left = self._left(progress)
         parts = [
-            f"{len(progress.done)} cells done{ready}, {len(cells)} running, {waiting} waiting{failed}",
+            f"{counted(len(progress.done), 'cell')} done{ready}, {len(cells)} running, {waiting} waiting{failed}",
             *([] if left is None else [f"{duration(left)} left"]),
             f"{rate:.0f} images/s",
             f"{duration(time.monotonic() - self.begin)} so far",
@@ -81,7 +86,7 @@ class View:
         return "; ".join(parts)
 
     def _left(self, progress: Progress) -> float | None:
-        """Seconds, from what the cells under way and the finished ones tell; None while nothing is known."""
+        """Estimates the remaining seconds from running and finished cells; None as long as there are no data."""
         under_way = {**progress.running, **progress.elsewhere}
         whole, left = list(self._took.values()), []
         for cell in under_way.values():
@@ -103,7 +108,7 @@ class View:
 
 
 def running_rows(progress: Progress) -> list[str]:
-    """A line for every cell that is being computed."""
+    """Returns a line for every cell that is being computed."""
     rows = []
     for cells, where in ((progress.running, ""), (progress.elsewhere, " (another process)")):
         for name, cell in cells.items():
@@ -112,25 +117,31 @@ def running_rows(progress: Progress) -> list[str]:
             if state:
                 text = f"{state['label']} {100 * state['done'] / max(state['total'], 1):.0f} %"
                 text += f", {state['rate']:.0f} {state['unit']}/s" + (f", {state['note']}" if state["note"] else "")
-            rows.append(f"{name.rpartition('_')[0] or name}{where}: {text}")  # on a terminal there is no room for keys
+            # The name goes without its key, to save room.
+            rows.append(printed(f"{name.rpartition('_')[0] or name}{where}: {text}"))
     return rows
 
 
 def state_of(cell: Cell) -> dict[str, Any] | None:
-    """What the process that computes a cell last told of itself."""
+    """Returns the last progress that the process of a cell has written; None if there is none."""
     try:
-        return json.loads((cell.run / PROGRESS).read_text())
-    except (OSError, ValueError):
+        told = typed(dict[str, Any], read_json(cell.run / PROGRESS))
+        kinds = {"label": str, "unit": str, "note": str, "rate": float, "done": int, "total": int}
+        return {name: typed(kind, told.get(name), name) for name, kind in kinds.items()}
+    except UserError:
         return None
 
 
 def _accuracies(cell: Cell) -> str:
-    """What came out of a cell, in a few words."""
-    rows = json.loads((cell.run / "results.json").read_text())["classifiers"]
-    told = [f"{label(name)} {percent(rows[name].get('all'))}" for name in paper_first(list(rows), SHOWN)]
+    """Returns the most important accuracies of a finished cell in a few words."""
+    try:
+        rows = typed(dict[str, dict[str, Any]], read_json(cell.run / "results.json")["classifiers"])
+        told = [f"{label(name)} {percent(rows[name].get('all'))}" for name in paper_first(list(rows), SHOWN)]
+    except (UserError, KeyError, TypeError):
+        return ", but its results.json is damaged since"
     return f": {', '.join(told)} % of all"
 
 
 def _cut(row: str) -> str:
-    """A row that does not wrap."""
+    """Cuts a row to the width of the terminal, so that it does not wrap."""
     return row[: shutil.get_terminal_size().columns - 1]

@@ -1,4 +1,8 @@
-"""Samplers: (seed, epoch) -> the order of sample ids (paper section 3)."""
+"""Class-aware samplers (section 3 of the paper): the order of the sample ids of an epoch, from a seed and the epoch.
+
+A law, such as `class` or `sqrt`, says how probable each class is at a position of the epoch. A drawing, such as `quota`
+or `iid`, says how samples are drawn with these probabilities.
+"""
 
 import inspect
 import re
@@ -10,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastlt.core.errors import UserError
+from fastlt.core.words import counted
 from fastlt.kernels.sample_order import (
     drawn_classes,
     sample_order,
@@ -17,11 +22,11 @@ from fastlt.kernels.sample_order import (
     sample_order_iid,
     sample_order_reference,
 )
+from fastlt.longtail import DRAWINGS
 from fastlt.registry import call_part, find_part, is_own, own_sources
 
 LAWS = ("instance", "class", "sqrt", "progressive")
-DRAWINGS = ("quota", "iid", "dataloader", "reference")
-REFERENCE_VISIT = 4  # images of a class at each visit in the authors' class-balanced sampler
+REFERENCE_VISIT = 4  # images that the class-balanced sampler of the paper's code takes of a class at each visit
 
 _POWER = {"instance": 1.0, "class": 0.0, "sqrt": 0.5}
 
@@ -29,13 +34,19 @@ _POWER = {"instance": 1.0, "class": 0.0, "sqrt": 0.5}
 def class_probabilities(
     counts: np.ndarray, law: str, progress: float = 0.0, options: Mapping[str, Any] | None = None
 ) -> np.ndarray:
-    """Probability that the next image is of class j: p_j = n_j^q / sum_i n_i^q.
+    """Returns the probability of each class at a position, p_j = n_j^q / sum_i n_i^q, float64 [C].
 
-    counts: [C] training images per class. law: instance (q = 1), class (q = 0), sqrt (q = 1/2), root_N (q = 1/N, N a
-    number from 1 on) or progressive: (1 - progress) p^instance + progress p^class, progress = t/T in [0, 1]. Or
-    `package.module:NAME` of the user's own, called as NAME(counts float64 [C], progress, **options): it gives weights
-    [C] in proportion to p. Classes without images get 0. Returns float64 [C]. Raises UserError on an unknown law, or
-    weights that are none.
+    counts: training images n_j of each class, [C]. A class without images gets probability 0.
+    law: instance (q = 1), class (q = 0), sqrt (q = 1/2), root_N (q = 1/N for a number N of at least 1), or progressive,
+        which is (1 - progress) p^instance + progress p^class. Or `package.module:NAME` of a user's own function, called
+        as NAME(counts float64 [C], progress, **options), which returns weights [C] in proportion to p.
+    progress: share t/T of the training that is done, in [0, 1].
+    options: keyword arguments for an own law.
+
+    Raises UserError for an unknown law, or if an own law returns something else than valid weights.
+
+    >>> class_probabilities(np.array([900, 100]), "sqrt").tolist()
+    [0.75, 0.25]
     """
     if is_own(law):
         return _own_probabilities(np.asarray(counts, np.float64), law, progress, options or {})
@@ -48,20 +59,21 @@ def class_probabilities(
 
 
 def _own_probabilities(counts: np.ndarray, law: str, progress: float, options: Mapping[str, Any]) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):  # of classes without images
+    with np.errstate(divide="ignore", invalid="ignore"):  # an own law may divide by the count 0 of an empty class
         found = call_part("sampler", law, find_part("sampler", law, {}), options, counts, progress)
     weight = np.asarray(found, np.float64)
     weight = np.where(counts > 0, weight, 0.0) if weight.shape == counts.shape else weight
     if weight.shape != counts.shape or not np.isfinite(weight).all() or weight.min() < 0 or not weight.sum() > 0:
         raise UserError(
-            f"sampler={law} gives {np.array2string(weight, threshold=4)} for {len(counts)} classes: it must give a "
+            f"sampler={law} gives {np.array2string(weight, threshold=4)} for {counted(len(counts), 'class')}: it must "
+            "give a "
             "finite weight of at least 0 for each class, and not 0 for all"
         )
     return weight / weight.sum()
 
 
 def _power(law: str) -> float:
-    """q of a law other than `progressive`."""
+    """Returns the power q of a built-in law other than `progressive`. Raises UserError for an unknown law."""
     root = re.fullmatch(r"root_(\d+(?:\.\d+)?)", law)
     if root and float(root[1]) >= 1:
         return 1 / float(root[1])
@@ -71,55 +83,102 @@ def _power(law: str) -> float:
 
 
 def by_quota(law: str, drawing: str) -> bool:
-    """Whether the order is that of `quota` drawing, which for the law `instance` is a permutation."""
+    """Returns whether this law and drawing give the order of `quota` drawing.
+
+    `dataloader` and `reference` draw the law `instance` as `quota` does, as a permutation.
+    """
     return drawing == "quota" or (law == "instance" and drawing in ("dataloader", "reference"))
 
 
 def quotas(probabilities: np.ndarray, length: int, seed: int, epoch: int) -> np.ndarray:
-    """Positions each class gets in an epoch: a seeded stochastic rounding of length * p_j.
+    """Returns how many positions of an epoch each class gets, int64 [C]: length * p_j, rounded at random.
 
-    Systematic rounding: one random offset for all classes, so that the sum is exactly `length`, every class is less
-    than one away from length * p_j, and on average exact. Returns int64 [C].
+    probabilities: p, float64 [C]. length: positions of the epoch. seed, epoch: determine the rounding.
+
+    The rounding is systematic, with one random offset for all classes. So the sum is exactly `length`, every class is
+    less than one away from length * p_j, and its expectation is exactly length * p_j.
+
+    >>> quotas(np.array([0.5, 0.25, 0.25]), 100, seed=0, epoch=0).tolist()
+    [50, 25, 25]
     """
     offset = np.random.default_rng([seed, epoch]).random()
     edges = np.concatenate([[0.0], np.cumsum(probabilities * length)])
     edges[-1] = length
     whole = np.rint(edges)
-    # length * p_j that is whole but for the last bits of a float must not be rounded at random.
+    # An edge that is whole except for the last bits of a float must not be rounded at random.
     edges = np.where(np.abs(edges - whole) < 1e-6, whole, edges)
     return np.diff(np.floor(edges + offset)).astype(np.int64)
 
 
+@dataclass(frozen=True)
+class SamplerConfig:
+    """The sampler of a training.
+
+    name: a law: instance, class, sqrt, progressive or root_N, as in `class_probabilities`, or package.module:NAME of an
+        own law or own order (see `make_sampler`).
+    drawing: how images are drawn with these probabilities: quota, iid, dataloader or reference, as in Sampler.
+    options: keyword arguments for an own law or order.
+    """
+
+    name: str
+    drawing: str = "quota"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if is_own(self.name):
+            find_part("sampler", self.name, {})
+        elif self.options:
+            raise UserError(f"sampler.options={self.options}: sampler={self.name} takes none")
+        elif self.name != "progressive":
+            _power(self.name)
+        if self.drawing not in DRAWINGS:
+            raise UserError(f"sampler.drawing={self.drawing} is unknown: allowed are {', '.join(DRAWINGS)}")
+
+
 class Order(Protocol):
-    """What the loader asks of a sampler."""
+    """The methods that the loader needs of a sampler. len() is the number of positions of an epoch."""
 
     def __len__(self) -> int: ...
 
     def order(self, epoch: int) -> np.ndarray:
-        """Sample ids of the epoch, int64."""
+        """Returns the sample ids of an epoch in their order, int64."""
         ...
 
     def others(self, sample: int) -> np.ndarray:
-        """The samples that may stand in for a damaged one, int64."""
+        """Returns the ids of the samples that may replace `sample` if it is damaged, int64, the first choice first."""
         ...
 
     def described(self) -> dict[str, Any]:
-        """What tells this order from others, as plain values."""
+        """Returns plain values that differ for different orders, by which a loader's state is checked."""
         ...
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """The order of an epoch's samples as a pure function of the epoch.
+    """The order of the samples of an epoch, as a pure function of the seed and the epoch. An epoch has N positions.
 
-    members: int64 [N], sample ids grouped by class. class_start: int64 [C + 1]. law, options: as in
-    `class_probabilities`. epochs: of the training; `progressive` goes from instance in the first to class in the last.
-    drawing: one of DRAWINGS. An epoch has N positions, whatever the law.
+    members: sample ids grouped by class, int64 [N].
+    class_start: where each class begins in `members`, and N, int64 [C + 1].
+    law, options: as in `class_probabilities`.
+    epochs: of the training. The law `progressive` goes from instance-balanced in the first to class-balanced in the
+        last.
+    drawing: how samples are drawn.
+        - `quota`: each class gets its expected number of positions, rounded, and its images take turns across epochs.
+        - `iid`: independent draws of a class, then of one of its images.
+        - `dataloader`: what code with a PyTorch DataLoader usually does, a permutation (shuffle=True) for the law
+          `instance` and independent draws (WeightedRandomSampler) for every other law.
+        - `reference`: what the paper's code does: a permutation for `instance`; four images at each visit of a class
+          for `class`; a class drawn independently, then its next image, for `progressive`; independent draws for roots.
 
-    `dataloader` is what code with a PyTorch DataLoader usually does: instance-balanced a permutation (shuffle=True), by
-    any other law independent draws (WeightedRandomSampler). `reference` is what the authors' code does:
-    instance-balanced a permutation; class-balanced four images at each visit of a class; progressively-balanced a class
-    drawn on its own, then its next image; by a root independent draws.
+    Raises UserError for an unknown law or drawing.
+
+    Example:
+
+    >>> class_start = np.array([0, 6, 8])  # six images of class 0, two of class 1
+    >>> sampler = Sampler(np.arange(8), class_start, law="class", seed=0)
+    >>> sampler.quota(epoch=0).tolist()
+    [4, 4]
+    >>> ids = sampler.order(epoch=0)  # int64 [8]; the two images of class 1 come twice each
     """
 
     members: np.ndarray
@@ -131,14 +190,9 @@ class Sampler:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        SamplerConfig(self.law, self.drawing, dict(self.options))
         if is_own(self.law):
             self.probabilities(0)
-        elif self.options:
-            raise UserError(f"sampler.options={dict(self.options)}: sampler={self.law} takes none")
-        elif self.law != "progressive":
-            _power(self.law)
-        if self.drawing not in DRAWINGS:
-            raise UserError(f"sampler.drawing={self.drawing} is unknown: allowed are {', '.join(DRAWINGS)}")
         if self.drawing == "reference" and self.law == "class" and not self.counts.all():
             raise UserError(
                 f"class {np.argmin(self.counts)} has no image, and sampler.drawing=reference visits every class: take "
@@ -150,34 +204,34 @@ class Sampler:
 
     @property
     def counts(self) -> np.ndarray:
-        """Images per class, int64 [C]."""
+        """Returns the number of images of each class, int64 [C]."""
         return np.diff(self.class_start)
 
     def others(self, sample: int) -> np.ndarray:
-        """The other samples of a sample's class, int64, from the one behind it on, in a circle."""
+        """Returns the other samples of a sample's class, int64, beginning with the next in `members`, cyclically."""
         place = int(np.flatnonzero(self.members == sample)[0])
         number = int(np.searchsorted(self.class_start, place, "right")) - 1
         start, end = self.class_start[number : number + 2]
         return np.concatenate([self.members[place + 1 : end], self.members[start:place]])
 
     def described(self) -> dict[str, Any]:
-        """What tells this order from others."""
+        """Returns everything that the order depends on, as plain values by name."""
         about = {"law": self.law, "seed": self.seed, "epochs": self.epochs, "drawing": self.drawing}
         about |= {"samples": len(self), "crc32": zlib.crc32(self.members.tobytes())}
         own = {"options": dict(self.options), **own_sources(law=self.law)} if is_own(self.law) else {}
         return {**about, **own}
 
     def probabilities(self, epoch: int) -> np.ndarray:
-        """Class probabilities of an epoch, float64 [C]."""
+        """Returns the class probabilities of an epoch, float64 [C]."""
         progress = min(epoch / (self.epochs - 1), 1.0) if self.epochs > 1 else 0.0
         return class_probabilities(self.counts, self.law, progress, self.options)
 
     def quota(self, epoch: int) -> np.ndarray:
-        """Positions of each class in an epoch under `quota` drawing, int64 [C], sum N."""
+        """Returns the number of positions of each class in an epoch under `quota` drawing, int64 [C], with sum N."""
         return quotas(self.probabilities(epoch), len(self), self.seed, epoch)
 
     def order(self, epoch: int) -> np.ndarray:
-        """Sample ids of the epoch, int64 [N]."""
+        """Returns the sample ids of an epoch in their order, int64 [N]."""
         at, theirs = (len(self), self.seed, epoch), self.drawing == "reference"
         if theirs and self.law == "class":
             return sample_order_reference(self.members, self.class_start, REFERENCE_VISIT, *at)
@@ -195,24 +249,21 @@ class Sampler:
         return sample_order(self.members, self.class_start, self.quota(epoch), drawn, self.seed, epoch)
 
 
-def make_sampler(
-    members: np.ndarray,
-    class_start: np.ndarray,
-    law: str,
-    seed: int,
-    epochs: int,
-    drawing: str = "quota",
-    options: Mapping[str, Any] | None = None,
-) -> Order:
-    """A Sampler; or an order of the user's own, where `law` is the `package.module:NAME` of a class with a method
-    `order`, such as a subclass of Sampler: it is made as NAME(members, class_start, seed=, epochs=, **options).
+def make_sampler(members: np.ndarray, class_start: np.ndarray, config: SamplerConfig, seed: int, epochs: int) -> Order:
+    """Returns the sampler that a configuration describes.
 
-    Raises UserError if there is no such law, or an own class gives no Order.
+    members, class_start, seed, epochs: as in Sampler.
+    config: its name is a law, which gives a Sampler, or the `package.module:NAME` of a class with a method `order`,
+        such as a subclass of Sampler. That class is called as NAME(members, class_start, seed=, epochs=, **options).
+
+    Raises UserError for an unknown law, or for an own class that lacks a method of Order or whose `order` returns
+    something else than int64 ids.
     """
+    law, options = config.name, config.options
     found = find_part("sampler", law, {}) if is_own(law) else None
     if not (inspect.isclass(found) and hasattr(found, "order")):
-        return Sampler(members, class_start, law, seed, epochs, drawing, options or {})
-    order = call_part("sampler", law, found, {"seed": seed, "epochs": epochs, **(options or {})}, members, class_start)
+        return Sampler(members, class_start, law, seed, epochs, config.drawing, options)
+    order = call_part("sampler", law, found, {"seed": seed, "epochs": epochs, **options}, members, class_start)
     missing = [name for name in ("__len__", "others", "described") if not hasattr(order, name)]
     if missing:
         raise UserError(f"sampler={law} has no {', '.join(missing)}: it must have the methods of Sampler")
@@ -224,9 +275,10 @@ def make_sampler(
 
 @dataclass(frozen=True)
 class InOrder:
-    """Every sample of `ids` once, in that order, in every epoch: for evaluation.
+    """The samples of `ids` in the given order, once each, in every epoch: the order for evaluation.
 
-    labels: [n], classes of `ids` if a damaged sample may be replaced by another of its class; without, it may not.
+    ids: sample ids, int64 [n].
+    labels: class indices of these, [n], if another sample of its class may replace a damaged one; None forbids that.
     """
 
     ids: np.ndarray

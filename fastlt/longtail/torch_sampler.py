@@ -1,4 +1,4 @@
-"""The samplers of the paper for a torch.utils.data.DataLoader of one's own."""
+"""The class-aware samplers as a torch.utils.data.Sampler, for users who keep their own DataLoader."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,13 +10,13 @@ import torch.utils.data
 
 from fastlt.core.errors import UserError
 from fastlt.core.resumable import Resumable, whole_number
-from fastlt.longtail.sampler import make_sampler
+from fastlt.longtail.sampler import SamplerConfig, make_sampler
 
 MAX_CLASSES = 2**20
 
 
 class TorchSampler(Resumable, torch.utils.data.Sampler[int]):
-    """Sample numbers of an epoch, in the same order in which a Loader with such a Sampler reads the images.
+    """A torch.utils.data.Sampler that yields the indices of an epoch's samples in the order of a `fastlt.Sampler`.
 
     ```python
     sampler = TorchSampler(labels, "class", seed=0)
@@ -27,14 +27,18 @@ class TorchSampler(Resumable, torch.utils.data.Sampler[int]):
             ...
     ```
 
-    Every loop is one epoch: the one that `set_epoch` named, or else the one after the last that was begun. An epoch has
-    as many positions as there are samples, whatever the law; rank r of W takes r, r + W, ..., and every rank the same
-    number of them.
+    Every loop over the sampler is one epoch: the one that `set_epoch` named, or else the one after the last loop's. An
+    epoch has as many positions as there are samples, whatever the law. Rank r of W takes the positions r, r + W, ...,
+    and all ranks take the same number of positions.
 
-    labels: class of every sample, whole numbers from 0 on, [N]. law: instance, class, sqrt, root_N, progressive, or
-    `package.module:NAME` of one's own with `options` (sampler.py). epochs: of the training, for `progressive`.
-    drawing: quota, iid or reference. rank, world: of this process; default: torch.distributed's where it is
-    initialized, else one process. Raises UserError on what cannot be.
+    labels: class index of every sample, [N], whole numbers from 0 on.
+    law: instance, class, sqrt, root_N, progressive, or `package.module:NAME` of your own; see `class_probabilities`.
+    epochs: of the training, for the law `progressive`.
+    drawing: quota, iid, dataloader or reference; see `fastlt.Sampler`.
+    rank, world: of this process; None takes those of torch.distributed if it is initialized, else one process.
+    options: keyword arguments for an own law.
+
+    Raises UserError for labels that are not whole numbers, or another value that is not allowed.
     """
 
     def __init__(
@@ -57,16 +61,16 @@ class TorchSampler(Resumable, torch.utils.data.Sampler[int]):
         seed, epochs = whole_number("seed", seed, 0, 2**63 - 1), whole_number("epochs", epochs, 1)
         members = np.argsort(array, kind="stable")
         class_start = np.concatenate([[0], np.cumsum(np.bincount(array))])
-        self.order = make_sampler(members, class_start, law, seed, epochs, drawing, options)
+        self.order = make_sampler(members, class_start, SamplerConfig(law, drawing, dict(options or {})), seed, epochs)
         super().__init__(self.order.described(), len(self.order), world)
         self._begun = 0
 
     def __len__(self) -> int:
-        """Samples of an epoch on this rank."""
+        """Returns the number of samples of an epoch on this rank."""
         return len(self.order) // self.world
 
     def __iter__(self) -> Iterator[int]:
-        """Sample numbers of the next epoch; behind `load_state_dict` what is left of that one."""
+        """Yields the sample indices of the next epoch; after `load_state_dict`, those left of that state's epoch."""
         epoch, position = self._next
         self._begin(epoch, position)
         self._begun = epoch
@@ -78,11 +82,11 @@ class TorchSampler(Resumable, torch.utils.data.Sampler[int]):
         self._at = self._next
 
     def state_dict(self, used: int | None = None) -> dict[str, Any]:
-        """Where the sampler stands, as plain values: for `load_state_dict`.
+        """Returns the position of the sampler, as plain values for `load_state_dict`.
 
-        used: samples of this epoch that this rank has trained on, from the beginning of the epoch on. A DataLoader with
-        workers takes numbers ahead of its batches, so there it must be given: batches of this epoch times their size.
-        Without it all numbers that were taken count.
+        used: number of samples of this epoch that this rank has trained on, counted from the beginning of the epoch. A
+            DataLoader with worker processes takes indices ahead of its batches, so `used` is needed there: the number
+            of batches of this epoch times the batch size. None counts all indices that were taken.
         """
         if used is None:
             return super().state_dict()
@@ -96,10 +100,10 @@ class TorchSampler(Resumable, torch.utils.data.Sampler[int]):
 
 
 def _classes(labels: Any) -> np.ndarray:
-    """Labels as int64 [N]."""
+    """Returns labels as an int64 array [N]. Raises UserError if they are not class indices."""
     try:
         array = np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels)
-    except ValueError:  # rows of several lengths
+    except ValueError:  # a ragged nested list
         array = np.empty((0, 0))
     if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
         raise UserError(

@@ -1,6 +1,11 @@
-"""Backbones: images -> pooled features. torchvision's building blocks, the ResNet-32 of CIFAR, and the user's own."""
+"""Backbones, which turn images into pooled features.
+
+There are ResNets of torchvision's building blocks, ResNet-32 for CIFAR, networks of timm and torchvision, and the
+user's own. A Model is a backbone with its joint classifier. Parts of a backbone can be frozen.
+"""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
 
@@ -9,12 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastlt.core.errors import UserError
-from fastlt.registry import call_part, find_part, reason
+from fastlt.models.libraries import KINDS, build_network, check_network
+from fastlt.registry import call_part, find_part, library_of, reason
 
 
 class CifarBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut without parameters: strided, missing channels filled with zeros (He et al.
-    2016, option A)."""
+    """A residual block of two 3x3 convolutions for small images.
+
+    The shortcut has no parameters: it is strided, and missing channels are zeros (He et al. 2016, option A).
+    """
 
     def __init__(self, channels_in: int, channels: int, stride: int):
         super().__init__()
@@ -34,7 +42,7 @@ class CifarBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """ResNet for small images, 6 n + 2 layers with `blocks` = n: 16, 32 and 64 channels, features [N, 64]."""
+    """ResNet for small images with 6 n + 2 layers, of 16, 32 and 64 channels; features are [N, 64]. blocks: n."""
 
     def __init__(self, blocks: int):
         super().__init__()
@@ -56,10 +64,11 @@ class CifarResNet(nn.Module):
 
 
 class ProjectedResNet(CifarResNet):
-    """A CifarResNet whose features are projected to [N, length], to be drawn.
+    """A CifarResNet whose features are projected to [N, length]; with a length of 2 they can be drawn.
 
-    A linear layer and a batch norm without parameters, and no ReLU: features have mean 0 and variance 1, and so fill
-    the plane all around the origin. Without the batch norm two features collapse onto a line.
+    The projection is a linear layer and a batch norm without parameters, and no ReLU follows. So the features have mean
+    0 and variance 1 and lie all around the origin. Without the batch norm, two-dimensional features collapse onto a
+    line.
     """
 
     def __init__(self, blocks: int, length: int):
@@ -71,7 +80,7 @@ class ProjectedResNet(CifarResNet):
 
 
 def _torchvision(block: str, layers: list[int], **options: Any) -> nn.Module:
-    from torchvision.models import resnet  # here: its import costs as long as torch's own
+    from torchvision.models import resnet  # not at the top, because it takes as long to import as torch itself
 
     network = resnet.ResNet(getattr(resnet, block), layers, **options)
     network.fc = nn.Identity()  # type: ignore[assignment]
@@ -80,7 +89,7 @@ def _torchvision(block: str, layers: list[int], **options: Any) -> nn.Module:
 
 _NEXT = {"groups": 32, "width_per_group": 4}  # 32x4d of Xie et al. 2017
 
-# name -> (constructor, length of the feature)
+# name -> (constructor, number of features D)
 BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet32": (partial(CifarResNet, 5), 64),
     "resnet10": (partial(_torchvision, "BasicBlock", [1, 1, 1, 1]), 512),
@@ -93,22 +102,59 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnext152": (partial(_torchvision, "Bottleneck", [3, 8, 36, 3], **_NEXT), 2048),
     "resnet32_2d": (partial(ProjectedResNet, 5, 2), 2),
 }
-IMAGE_SIZE = 224  # pixels; what an own backbone is tried on where nothing else is said
+IMAGE_SIZE = 224  # default side in pixels of the images on which an own backbone is tried
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The backbone of a training.
+
+    name: a backbone such as resnet32 or resnext50, timm:NAME, torchvision:NAME, or package.module:NAME of your own.
+    options: keyword arguments of an own backbone, or one of a library.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        find_backbone(self.name)
+
+
+def find_backbone(name: str) -> Any:
+    """Returns what `build_backbone` makes the backbone with. Raises UserError, in one line, for an unknown name."""
+    if library_of(name):
+        check_network(name)
+        return build_network
+    return find_part("backbone", name, BACKBONES, ", ".join(KINDS))
 
 
 def build_backbone(
     name: str, image_size: int = IMAGE_SIZE, options: Mapping[str, Any] | None = None
 ) -> tuple[nn.Module, int]:
-    """A backbone with random weights, in training mode, and the length D of its features.
+    """Returns a backbone with random weights, in training mode, and the number D of its features.
 
-    name: a key of BACKBONES, or `package.module:factory`: an importable callable that takes `options` as keywords and
-    gives a module from float32 images [N, 3, H, W] to float features [N, D]. Its D is found by one forward pass of
-    zeros [2, 3, image_size, image_size] in eval mode. The module is imported and the callable called, so a name that
-    comes out of somebody's file must never reach this function unasked.
+    name: one of three forms.
+        - A key of BACKBONES.
+        - `timm:NAME` or `torchvision:NAME`, a network of that library without its classifier.
+        - `package.module:factory` of your own: a callable that takes `options` as keyword arguments and returns a
+          module from float32 images [N, 3, H, W] to float features [N, D].
+    image_size: side of the images. For the second and third form, D is found by a forward pass of zeros
+        [2, 3, image_size, image_size] in eval mode.
+    options: keyword arguments of a library's network or an own backbone.
 
-    Raises UserError, in one line, where there is no such backbone or it gives no features [N, D].
+    An own backbone's module is imported and its factory called, which runs its code. So a name that was read from a
+    file of unknown origin must not be passed on without the user's consent.
+
+    Raises UserError, in one line, if there is no such backbone or its output is not [N, D].
+
+    >>> backbone, length = build_backbone("resnet32")
+    >>> length, backbone(torch.zeros(4, 3, 32, 32)).shape
+    (64, torch.Size([4, 64]))
     """
-    found = find_part("backbone", name, BACKBONES)
+    if library_of(name):
+        network = build_network(name, image_size, options or {})
+        return network, _feature_length(name, network, image_size)
+    found = find_backbone(name)
     if name in BACKBONES:
         construct, length = found
         return call_part("backbone", name, lambda: construct(), options or {}), length
@@ -122,7 +168,7 @@ def build_backbone(
 
 @torch.no_grad()
 def _feature_length(name: str, network: nn.Module, image_size: int) -> int:
-    shape = [2, 3, image_size, image_size]  # two images, so that a lost batch dimension shows
+    shape = [2, 3, image_size, image_size]  # two images, so that a missing batch dimension is noticed
     try:
         features = network.eval()(torch.zeros(shape))
     except Exception as error:
@@ -141,10 +187,10 @@ def _feature_length(name: str, network: nn.Module, image_size: int) -> int:
 
 
 class CosineClassifier(nn.Module):
-    """Cosines in [-1, 1] of features and a weight vector for each class: cos(x, w_c), without bias.
+    """A classifier whose logits are cosines in [-1, 1]: cos(x, w_c) for the weight vector w_c of each class.
 
-    It has what nn.Linear has: weight [C, D], bias (None), in_features, out_features. Its weights begin as random
-    directions of length 1, and their lengths never matter.
+    It has the attributes of nn.Linear: weight [C, D], bias (None), in_features, out_features. The weights are
+    initialized as random vectors of norm 1; their norms do not influence the logits.
     """
 
     def __init__(self, in_features: int, out_features: int):
@@ -154,21 +200,24 @@ class CosineClassifier(nn.Module):
         self.bias = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """float32 [..., C] of features [..., D], under autocast too: losses multiply cosines, and their errors."""
+        """Returns cosines, float32 [..., C], of features [..., D].
+
+        They are float32 under autocast as well, because losses multiply cosines by a large scale, and so their errors.
+        """
         with torch.autocast(x.device.type, enabled=False):
             return functional.linear(_unit(x.float()), _unit(self.weight))
 
 
-_SHORT = 1e-6  # a vector up to this length has no direction
+_SHORT = 1e-6  # a vector of at most this norm is treated as zero
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Vectors at length 1. One without direction becomes 0, with gradient 0 in place of an endless one."""
+    """Returns vectors [..., D] scaled to norm 1. A zero vector stays zero, with gradient 0 instead of infinity."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return torch.where(length > _SHORT, x / length.clamp_min(_SHORT), 0.0)
 
 
-# Kinds of joint classifier: (length of the feature, classes) -> module.
+# Kinds of joint classifier: functions from (features D, classes C) to a module.
 JOINT: dict[str, Callable[[int, int], nn.Linear | CosineClassifier]] = {
     "linear": nn.Linear,
     "cosine": CosineClassifier,
@@ -178,8 +227,10 @@ JOINT: dict[str, Callable[[int, int], nn.Linear | CosineClassifier]] = {
 class Model(nn.Module):
     """A backbone and its joint classifier.
 
-    backbone, image_size, options: as in `build_backbone`. classifier: a key of JOINT. frozen: parts of the backbone,
-    by dotted name, that `freeze` or `freeze_before` froze; "" is all of it.
+    backbone, image_size, options: as in `build_backbone`. classes: C. classifier: a key of JOINT.
+
+    The attribute `frozen` holds the names of the parts of the backbone that `freeze` or `freeze_before` froze, such as
+    "layer1"; "" is the whole backbone.
     """
 
     def __init__(
@@ -198,11 +249,11 @@ class Model(nn.Module):
         self.classifier = JOINT[classifier](length, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, or cosines, [N, C] of float images [N, 3, H, W]."""
+        """Returns logits (or cosines) [N, C] of float images [N, 3, H, W]."""
         return self.classifier(self.backbone(images))
 
     def train(self, mode: bool = True) -> Self:
-        """Training or eval mode; frozen parts stay in eval mode."""
+        """Sets training mode or, with mode=False, eval mode. Frozen parts stay in eval mode."""
         super().train(mode)
         for name in self.frozen:
             self.backbone.get_submodule(name).eval()
@@ -221,10 +272,11 @@ def build_model(
     head_start: str = "uniform",
     options: Mapping[str, Any] | None = None,
 ) -> Model:
-    """A model with seeded random weights; torch's global generator is left as it was.
+    """Returns a Model with random weights from a seed, without changing torch's global random generator.
 
-    head_start: how the weights of a linear joint classifier begin: `uniform` within 1 / sqrt(D), as PyTorch's do, or
-    `kaiming_normal` with standard deviation sqrt(2 / D) (He et al. 2015), as in LDAM-DRW's code.
+    backbone, classes, image_size, classifier, options: as in Model.
+    head_start: initial weights of a linear joint classifier: `uniform` within 1 / sqrt(D), as in PyTorch, or
+        `kaiming_normal` with standard deviation sqrt(2 / D) (He et al. 2015), as in LDAM-DRW's code.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -235,22 +287,25 @@ def build_model(
 
 
 def freeze(model: Model) -> None:
-    """Only the classifier is trained from now on: the backbone's parameters get requires_grad=False, and it stays in
-    eval mode."""
+    """Freezes the backbone, so that only the classifier is trained.
+
+    Its parameters get requires_grad=False, and it stays in eval mode.
+    """
     model.backbone.requires_grad_(False)
     model.frozen = ("",)
     model.train(model.training)
 
 
 def freeze_before(model: Model, part: str) -> None:
-    """Only the backbone's `part`, what follows it and the classifier are trained from now on (Places-LT: "layer4").
+    """Freezes the part of the backbone before `part`, so that only `part`, what follows it and the classifier train.
 
-    part: name of a child, or of one further inside as "layers.10". Children count in the order in which they were
-    registered, which in the networks here is that of the forward pass. Parameters of those before `part` get
-    requires_grad=False, and these children stay in eval mode whatever `model.train()` says: their batch norm goes on
-    using the statistics it was trained with. The authors' code leaves its frozen layers in training mode, where the
-    statistics drift towards those of the sampler. Parameters that a module around `part` holds itself, in no child,
-    stay as they are.
+    part: name of a submodule of the backbone, such as "layer4" (which the paper uses on Places-LT) or "layers.10".
+
+    Submodules are ordered as they were registered, which for the networks here is the order of the forward pass. Those
+    before `part` get requires_grad=False and stay in eval mode whatever `model.train()` says, so their batch norm keeps
+    its running statistics. The paper's code leaves frozen layers in training mode, where the statistics drift towards
+    those of the sampler. Parameters that belong directly to a module around a frozen part, such as the class token and
+    the position embeddings of a transformer, are frozen as well.
 
     Raises UserError if the backbone has no such part.
     """
@@ -267,29 +322,69 @@ def freeze_before(model: Model, part: str) -> None:
         around, prefix = children[name], f"{prefix}{name}."
     for name in before:
         model.backbone.get_submodule(name).requires_grad_(False)
+        for parameter in _held_around(model, name):
+            parameter.requires_grad_(False)
     model.frozen = tuple(dict.fromkeys((*model.frozen, *before)))
     model.train(model.training)
 
 
 def thaw(model: Model) -> None:
-    """All that was frozen is trained again. Parameters of a frozen part that never were will be, too."""
+    """Unfreezes all frozen parts. All their parameters are trained then, even those that never were."""
     for name in model.frozen:
         model.backbone.get_submodule(name).requires_grad_(True)
+        for parameter in _held_around(model, name):
+            parameter.requires_grad_(True)
     model.frozen = ()
     model.train(model.training)
 
 
+def _held_around(model: Model, part: str) -> list[nn.Parameter]:
+    """Returns the parameters that belong directly to the modules around a part of the backbone, not to a child."""
+    names = part.split(".")
+    around = [".".join(names[:depth]) for depth in range(len(names))] if part else []
+    return [value for name in around for value in model.backbone.get_submodule(name).parameters(recurse=False)]
+
+
 def last_block(model: Model) -> str:
-    """Name of the backbone's last block: its last child that has parameters, layer4 of torchvision's networks; of
-    CIFAR's ResNets the blocks of 64 channels, by the name of the first. Raises UserError if no child has parameters."""
+    """Returns the name of the backbone's last block, for `freeze_before`.
+
+    It is the last child that has weights of more than one dimension, such as layer4 of torchvision's ResNets. If that
+    child is called `blocks` or `stages`, as in timm's transformers, it is the last block within it. For a CifarResNet
+    it is the first of the blocks with 64 channels. Raises UserError if no child has such weights.
+    """
     if isinstance(model.backbone, CifarResNet):
         return f"layers.{2 * len(model.backbone.layers) // 3}"
-    names = [name for name, child in model.backbone.named_children() if any(True for _ in child.parameters())]
+    names = [name for name, child in model.backbone.named_children() if any(p.ndim > 1 for p in child.parameters())]
     if not names:
         raise UserError(f"backbone={model.backbone_name} has no last block: no part of it has parameters")
-    return names[-1]
+    inner = [name for name, _ in model.backbone.get_submodule(names[-1]).named_children()]
+    return f"{names[-1]}.{inner[-1]}" if names[-1] in ("blocks", "stages") and inner else names[-1]
+
+
+def layer_depths(backbone: nn.Module) -> dict[str, int]:
+    """Returns, by name of a parameter, the number of layers after the layer that it belongs to; 0 for the last layer.
+
+    A layer is a child of the backbone that has parameters, or each member of a child that is an nn.Sequential or an
+    nn.ModuleList. Parameters of the backbone itself, such as a class token, belong to the first layer.
+
+    >>> depths = layer_depths(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
+    >>> depths["0.weight"], depths["2.weight"]
+    (1, 0)
+    """
+    layers: list[str] = []
+    for name, child in backbone.named_children():
+        parts = isinstance(child, nn.Sequential | nn.ModuleList) and len(child)
+        inner = [f"{name}.{part}" for part, _ in child.named_children()] if parts else [name]
+        layers += [one for one in inner if any(True for _ in backbone.get_submodule(one).parameters())]
+    behind = {name: len(layers) - 1 - number for number, name in enumerate(layers)}
+
+    def of(parameter: str) -> int:
+        parts = parameter.split(".")
+        return next((behind[name] for n in (2, 1) if (name := ".".join(parts[:n])) in behind), len(layers) - 1)
+
+    return {name: of(name) for name, _ in backbone.named_parameters()}
 
 
 def parameters(model: nn.Module) -> int:
-    """Number of parameters, frozen ones included."""
+    """Returns the number of parameters of a module, frozen ones included."""
     return sum(p.numel() for p in model.parameters())

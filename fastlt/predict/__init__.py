@@ -1,1 +1,1 @@
-"""Class names and confidences of new images, by a finished run: python -m fastlt.predict."""
+"""Predicts the classes of new images with a finished run: python -m fastlt.predict."""

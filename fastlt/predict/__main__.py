@@ -1,38 +1,35 @@
-"""`python -m fastlt.predict RUN PATH...`: names the classes of new images."""
+"""The command `python -m fastlt.predict RUN PATH...`, which predicts the classes of new images."""
 
 import argparse
 import io
 import os
 import sys
 import warnings
-from collections.abc import Generator, Iterator
-from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import NoReturn
-
-import torch
 
 from fastlt.core.cli import DEBUG, Parser, guard
 from fastlt.core.device import pick_device, set_threads, work_on
 from fastlt.core.errors import UserError
-from fastlt.core.log import Progress, duration, say
-from fastlt.predict.images import ahead
-from fastlt.predict.output import LAYOUTS, Row, check_place, layout, writer
+from fastlt.core.log import say
+from fastlt.data.shards.encode import MAX_PIXELS
+from fastlt.predict import embeddings
+from fastlt.predict.output import LAYOUTS
+from fastlt.predict.parts import check_places
 from fastlt.predict.paths import Paths
 from fastlt.predict.predictor import Predictor
+from fastlt.predict.work import Work
 
 FAILED = 1  # exit code when an image got no prediction
-AHEAD = 2  # batches of images that are decoded while the model works
-NOT_FINITE = "the model gives scores that are not finite"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m fastlt.predict",
         description="Names the classes of new images by a finished run, the most probable first, with the confidence "
-        "of each. Images are seen as they were when the run was evaluated. A backbone or classifier of one's own, "
-        "package.module:NAME, is imported. Exit code 0, or 1 if an image could not be read.",
+        "and the group (many, medium or few training images) of each. Images are seen as they were when the run was "
+        "evaluated. A backbone or classifier of one's own, package.module:NAME, is imported. With --out or --features, "
+        "the same command goes on after an interruption. Exit code 0, or 1 if an image could not be read.",
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a finished run")
     parser.add_argument(
@@ -44,9 +41,24 @@ def _parser() -> argparse.ArgumentParser:
         help="one of the run's (default: crt, else tau_norm, else the first but joint)",
     )
     parser.add_argument("--top", metavar="K", type=int, default=5, help="classes told of an image (5)")
+    parser.add_argument(
+        "--coverage",
+        metavar="P",
+        type=float,
+        help="tell of each image a set of classes, too, that contains the true one with this probability, such as 0.9",
+    )
     parser.add_argument("--format", choices=LAYOUTS, default="table", help="of the output (table)")
     parser.add_argument("--out", metavar="FILE", type=Path, help="write there, not to stdout")
+    parser.add_argument(
+        "--features",
+        metavar="FILE",
+        type=Path,
+        help="write the features of the backbone to this .parquet, .h5 or .npz file; predictions then need --out",
+    )
     parser.add_argument("--batch", metavar="N", type=int, default=64, help="images that the model sees at once (64)")
+    parser.add_argument(
+        "--max-pixels", metavar="N", type=int, default=MAX_PIXELS, help=f"larger images are not read ({MAX_PIXELS})"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto: a GPU if there is one)")
     parser.add_argument("--threads", metavar="N", type=int, default=0, help="0 for one per core (0)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -54,63 +66,39 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    for name in ("top", "batch"):
+    for name in ("top", "batch", "max_pixels"):
         if getattr(options, name) < 1:
-            raise UserError(f"--{name}={getattr(options, name)}: it must be 1 or more")
-    if options.out is not None:
-        check_place(options.out)
+            raise UserError(f"--{name.replace('_', '-')}={getattr(options, name)}: it must be 1 or more")
+    files = {f"--{name}": path for name in ("out", "features") if (path := getattr(options, name)) is not None}
+    if options.features is not None:
+        embeddings.check_ending(options.features)
+    if len({path.absolute() for path in files.values()}) < len(files):
+        raise UserError(f"--out={options.out} and --features={options.features} are one file: give two")
+    if files:
+        check_places(files)
     device, threads = pick_device(options.device), set_threads(options.threads)
     work_on(device)
     predictor = Predictor(options.run, options.classifier, device)
-    top = min(options.top, len(predictor.class_names))
-    failed = 0
-    stdin = sys.stdin.buffer if sys.stdin else io.BytesIO()  # None where whoever started this closed it
+    predictor.evaluation = predictor.evaluation.reading(options.max_pixels)
+    calibration = None if options.coverage is None else predictor.calibration(options.coverage)
+    stdin = sys.stdin.buffer if sys.stdin else io.BytesIO()  # sys.stdin is None if the parent process closed it
     with Paths(options.paths, stdin) as paths:
-        told = f"classifier {predictor.name} of {options.run}"
-        text = layout(options.format, top, predictor.class_names, paths.longest, told)
-        with (
-            writer(options.out) as write,
-            Progress("predicting", paths.count) as progress,
-            closing(_rows(paths, predictor, top, options.batch, threads)) as parts,
-        ):
-            say(f"{told}, {paths.count:,} images")
-            write(text.head)
-            for rows in parts:
-                write("".join(map(text.line, rows)))
-                failed += sum(row.error is not None for row in rows)
-                progress.advance(len(rows), f"{failed:,} failed" if failed else "")
-        say(f"{paths.count:,} images in {duration(progress.seconds)}, {failed:,} failed")
+        work = Work(options, predictor, calibration, paths, threads)
+        if calibration is not None and (shortage := calibration.shortage("the held-out split")):
+            say(f"note: --coverage: {shortage}")
+        failed = work.into_files(files) if files else work.to_stdout()
     return FAILED if failed else 0
 
 
-def _rows(paths: Paths, predictor: Predictor, top: int, batch: int, threads: int) -> Generator[list[Row], None, None]:
-    """Rows in the order of the paths, about `batch` at once."""
-    loaded = ahead(lambda path: (path, predictor.evaluation.load(path)), paths, threads, AHEAD * batch)
-    while part := list(islice(loaded, batch)):
-        images = [image for _, image in part if isinstance(image, torch.Tensor)]
-        best = iter(_best(images, predictor, top)) if images else iter(())
-        yield [Row(path, error=image) if isinstance(image, str) else _row(path, next(best)) for path, image in part]
-
-
-def _best(images: list[torch.Tensor], predictor: Predictor, top: int) -> Iterator[list[tuple[str, float]]]:
-    confidences, classes = predictor.top(torch.stack(images), top)
-    for values, numbers in zip(confidences.tolist(), classes.tolist(), strict=True):
-        yield [(predictor.class_names[number], value) for number, value in zip(numbers, values, strict=True)]
-
-
-def _row(path: str, best: list[tuple[str, float]]) -> Row:
-    finite = best[0][1] == best[0][1]
-    return Row(path, best) if finite else Row(path, error=NOT_FINITE)
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command and exits: 0, 1 if an image got no prediction, 2 after one line about wrong input."""
+    """Runs the command and exits with 0, with 1 if an image got no prediction, or with 2 for wrong input."""
 
     def command() -> NoReturn:
         options = _parser().parse_args(arguments)
         if options.debug:
             os.environ[DEBUG] = "1"
-        # Pillow's remarks on odd metadata. Here, as threads that silence them one by one would undo each other's.
+        # Silences Pillow's warnings of odd metadata, for the whole process: filters are global, so threads that set
+        # and restored them would interfere with each other.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             sys.exit(_predict(options))

@@ -1,11 +1,11 @@
-"""Image files as inputs of a model: the pixels that evaluation sees during training, file by file and ahead of it."""
+"""Loads image files as inputs of a model, with the same preprocessing as in evaluation, in parallel threads."""
 
 import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,9 +14,9 @@ import torch
 
 from fastlt.data.plan import NO_JITTER, center_boxes
 from fastlt.data.shards.encode import BadImage, Encoding, decode
-from fastlt.kernels.crop_resize import crop_resize_into
+from fastlt.kernels.crop_resize import INTERPOLATIONS, crop_resize_into
 
-MAX_BYTES = 1 << 30  # larger files are not read: what Pillow opens below its limit of pixels is smaller
+MAX_BYTES = 1 << 30  # larger files are not read; images within Pillow's limit of pixels are smaller
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,22 +24,31 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How images were seen when the run was evaluated.
+    """The preprocessing of images in the evaluation of a run.
 
-    size: pixels of the input's side. keep: share of the short side that the central crop takes. mean, std: of the RGB
-    channels in 0..1. encoding: how the dataset was stored: it decides on orientation and on what was made smaller.
+    size: height and width of the model's input in pixels.
+    crop_pct: the share of the short side that the central crop takes.
+    mean, std: of the RGB channels in 0..1.
+    encoding: how the dataset was stored, which determines the handling of EXIF orientation and of large images.
+    interpolation: the filter of the resize, `bilinear` or `bicubic`.
     """
 
     size: int
-    keep: float
+    crop_pct: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
     encoding: Encoding
+    interpolation: str = "bilinear"
+
+    def reading(self, max_pixels: int) -> "Evaluation":
+        """Returns the same preprocessing, but for images of at most `max_pixels` pixels."""
+        return replace(self, encoding=replace(self.encoding, max_pixels=max_pixels))
 
     def load(self, path: str) -> torch.Tensor | str:
-        """The normalized image, float32 [size, size, 3]; the reason in words if there is none in the file.
+        """Loads an image file as a normalized image, float32 [size, size, 3]; returns the reason as a string if it
+        cannot be read.
 
-        Of an image file it is bit for bit what the CPU pipeline gives of that file converted.
+        The result equals, bit for bit, that of the CPU pipeline for the same file after conversion.
         """
         try:
             status = os.stat(path)  # noqa: PTH116 - a Path is not needed, and there may be millions
@@ -56,19 +65,28 @@ class Evaluation:
             return str(error)
 
     def input(self, pixels: np.ndarray) -> torch.Tensor:
-        """The normalized image of uint8 pixels [H, W, 3]."""
+        """Crops, resizes and normalizes uint8 pixels [H, W, 3]; returns float32 [size, size, 3]."""
         height, width = (np.array([side], np.int32) for side in pixels.shape[:2])
-        (box,), (window,) = center_boxes(height, width, self.size, self.keep)
+        (box,), (window,) = center_boxes(height, width, self.size, self.crop_pct, self.interpolation)
         box[:2] -= window[:2]
-        # Products and quotients in float32, as in pipeline/loader.py: the last bit of every value depends on it.
+        # Computed in float32 as in pipeline/loader.py, because the last bit of every value depends on it.
         mean, std = (np.array(values, np.float32) * 255 for values in (self.mean, self.std))
         image = np.empty((self.size, self.size, 3), np.float32)
-        crop_resize_into(image.transpose(2, 0, 1), pixels, window, box, 0, NO_JITTER, mean, 1 / std)
+        filtered = INTERPOLATIONS.index(self.interpolation)
+        crop_resize_into(image.transpose(2, 0, 1), pixels, window, box, 0, NO_JITTER, mean, 1 / std, filtered)
         return torch.from_numpy(image)
 
 
 def ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int, depth: int) -> Iterator[Result]:
-    """Results of `function` in the order of `items`, of which `depth` are worked on, or wait, ahead of the taker."""
+    """Yields function(item) for each item, in order, computed by a pool of threads.
+
+    threads: the number of threads. depth: how many results are computed ahead of the consumer.
+
+    Example:
+
+        >>> list(ahead(abs, [-1, 2, -3], threads=2, depth=2))
+        [1, 2, 3]
+    """
     waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:

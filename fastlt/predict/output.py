@@ -1,93 +1,131 @@
-"""Predictions as text: an aligned table, CSV or JSON lines."""
+"""Writes predictions as an aligned table, as CSV or as JSON lines."""
 
 import contextlib
-import csv
-import io
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tqdm import tqdm
 
-from fastlt.core.errors import UserError
-from fastlt.predict.paths import printed
+from fastlt.core.log import printed
+from fastlt.core.spreadsheet import csv_row
 
-DIGITS = 4  # of a confidence
-NAME = 24  # characters of a class name in the table
+DIGITS = 4  # decimals of a confidence
+GROUP = len("medium")  # characters of the longest name of a group
+SHOWN = 10  # classes of a prediction set that the table lists
+NAME = 24  # characters of a class name in the table; longer names are cut
+
+
+class Prediction(NamedTuple):
+    """A predicted class: its name, confidence in 0..1, and group (`many`, `medium` or `few` by its training images)."""
+
+    name: str
+    confidence: float
+    group: str
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is said of one image: (class name, confidence in 0..1) of the most probable classes, best first, or why
-    there are none."""
+    """What is told of an image.
+
+    path: of the image. best: the most probable classes, best first. error: why there is no prediction; None if there
+    is one. members: the names of the classes in its prediction set; None if no sets were asked for.
+    """
 
     path: str
-    best: Sequence[tuple[str, float]] = ()
+    best: Sequence[Prediction] = ()
     error: str | None = None
+    members: Sequence[str] | None = None
 
 
 class Layout(Protocol):
-    """How rows are written. head: what stands above them."""
+    """An output format. head: the text before the first row."""
 
     head: str
 
-    def line(self, row: Row) -> str: ...
+    def line(self, row: Row) -> str:
+        """Returns a row as text, with a line break at its end."""
+        ...
 
 
 class Table:
-    """Columns for reading, aligned; long class names are cut, and control characters written as escapes."""
+    """An aligned table. Long class names are cut, and control characters are escaped."""
 
-    def __init__(self, top: int, class_names: Sequence[str], longest: int, title: str):
-        """longest: characters of the longest path. title: the first line."""
+    def __init__(self, top: int, class_names: Sequence[str], longest: int, title: str, sets: bool = False):
+        """top: classes per image. longest: the number of characters of the longest path. title: the first line.
+
+        sets: whether the rows have prediction sets.
+        """
         self._width = max(len("class"), *(len(_cut(name)) for name in class_names))
         self._path = max(len("image"), longest)
-        columns = "  ".join(f"{f'class {rank}':{self._width + len(' 0.') + DIGITS}}" for rank in range(1, top + 1))
+        columns = [f"{f'class {rank}':{self._width + len(' 0.') + DIGITS + 1 + GROUP}}" for rank in range(1, top + 1)]
+        columns = "  ".join([*columns, "set"] if sets else columns)
         self.head = f"{title}\n" + f"{'image':{self._path}}  {columns}".rstrip() + "\n"
 
     def line(self, row: Row) -> str:
         if row.error is None:
-            told = "  ".join(f"{_cut(name):{self._width}} {value:.{DIGITS}f}" for name, value in row.best)
+            cells = [
+                f"{_cut(one.name):{self._width}} {one.confidence:.{DIGITS}f} {one.group:{GROUP}}" for one in row.best
+            ]
+            if row.members is not None:
+                more = len(row.members) - SHOWN
+                listed = ", ".join(_cut(name) for name in row.members[:SHOWN]) + (f", {more} more" if more > 0 else "")
+                cells.append(f"{len(row.members)}: {listed}")
+            told = "  ".join(cells).rstrip()
         else:
             told = f"error: {printed(row.error)}"
         return f"{printed(row.path):{self._path}}  {told}\n"
 
 
 class Csv:
-    """path, class_1, confidence_1, ..., class_k, confidence_k, error."""
+    """CSV with the columns path, class_1, confidence_1, group_1, ..., class_k, confidence_k, group_k, set, error.
 
-    def __init__(self, top: int):
-        self._top = top
-        columns = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("class", "confidence")]
-        self.head = _comma_separated(["path", *columns, "error"])
+    `set` is there if prediction sets were asked for, and holds the names of a set as a JSON list.
+    """
+
+    def __init__(self, top: int, sets: bool = False):
+        self._top, self._sets = top, sets
+        columns = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("class", "confidence", "group")]
+        self.head = csv_row(["path", *columns, *(["set"] if sets else []), "error"], "\n")
 
     def line(self, row: Row) -> str:
-        best = [cell for name, value in row.best for cell in (name, f"{value:.{DIGITS}f}")]
-        return _comma_separated([row.path, *best, *[""] * (2 * self._top - len(best)), row.error or ""])
+        best = [cell for one in row.best for cell in (one.name, f"{one.confidence:.{DIGITS}f}", one.group)]
+        best += [""] * (3 * self._top - len(best))
+        members = "" if row.members is None else json.dumps(list(row.members), ensure_ascii=False)
+        return csv_row([row.path, *best, *([members] if self._sets else []), row.error or ""], "\n")
 
 
 class JsonLines:
-    """{"path", "predictions": [{"class", "confidence"}], "error"} a line; letters beyond ASCII are escapes."""
+    """A JSON object {"path", "predictions": [{"class", "confidence", "group"}], "error"} per line, in ASCII.
+
+    Where prediction sets were asked for, "set" is the list of the classes in it.
+    """
 
     head = ""
 
     def line(self, row: Row) -> str:
-        predictions = [{"class": name, "confidence": round(value, DIGITS)} for name, value in row.best]
-        return json.dumps({"path": row.path, "predictions": predictions, "error": row.error}) + "\n"
+        predictions = [
+            {"class": one.name, "confidence": round(one.confidence, DIGITS), "group": one.group} for one in row.best
+        ]
+        members = {} if row.members is None else {"set": list(row.members)}
+        return json.dumps({"path": row.path, "predictions": predictions, **members, "error": row.error}) + "\n"
 
 
 LAYOUTS = ("table", "csv", "jsonl")
 
 
-def layout(name: str, top: int, class_names: Sequence[str], longest: int, title: str) -> Layout:
-    """One of LAYOUTS, for `top` classes an image; the rest is for the table."""
+def layout(name: str, top: int, class_names: Sequence[str], longest: int, title: str, sets: bool = False) -> Layout:
+    """Returns an output format.
+
+    name: one of LAYOUTS. top: classes per image. class_names, longest, title, sets: see `Table`.
+    """
     if name == "csv":
-        return Csv(top)
-    return JsonLines() if name == "jsonl" else Table(top, class_names, longest, title)
+        return Csv(top, sets)
+    return JsonLines() if name == "jsonl" else Table(top, class_names, longest, title, sets)
 
 
 def _cut(name: str) -> str:
@@ -95,54 +133,25 @@ def _cut(name: str) -> str:
     return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
 
 
-def _comma_separated(cells: Sequence[str]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
+# --- stdout ---
 
-
-# --- where it goes ---
-
-ENCODING, ERRORS = "utf-8", "surrogateescape"  # names that are not UTF-8 leave as the bytes they came in
-
-
-def check_place(out: Path) -> None:
-    """Raises UserError if `out` may not be written: before the work, not behind it."""
-    if out.is_dir():
-        raise UserError(f"--out={out} is a folder: give the name of a file in it")
-    if out.exists():
-        raise UserError(f"--out={out} exists: choose another name, or move it away")
+ENCODING, ERRORS = "utf-8", "surrogateescape"  # file names that are not UTF-8 are written as their original bytes
 
 
 @contextlib.contextmanager
-def writer(out: Path | None) -> Iterator[Callable[[str], object]]:
-    """Writes text to stdout, at once, or to a file, which is there under its name when it is complete.
+def on_stdout() -> Iterator[Callable[[str], object]]:
+    """Gives a function that writes text to stdout immediately (context manager).
 
-    Raises UserError if the file cannot be written. Ends the process quietly when nobody reads stdout any more.
+    The process ends without an error message if the reader of stdout has closed it.
     """
-    if out is None:
-        sys.stdout.reconfigure(encoding=ENCODING, errors=ERRORS)  # type: ignore[union-attr]
-        try:
-            yield _print
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is written at exit
-            sys.exit(128 + signal.SIGPIPE)
-        return
-    temporary = out.with_name(out.name + ".tmp")
+    sys.stdout.reconfigure(encoding=ENCODING, errors=ERRORS)  # type: ignore[union-attr]
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding=ENCODING, errors=ERRORS, newline="") as file:
-            yield file.write
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(out)
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be written ({error.strerror}): choose another place") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)  # renamed by now, unless it was cut off
+        yield _print
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes its buffer at exit
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def _print(text: str) -> None:
-    tqdm.write(text, end="")  # a bar on the same terminal makes room
+    tqdm.write(text, end="")  # moves a progress bar on the same terminal out of the way
     sys.stdout.flush()

@@ -1,43 +1,38 @@
-"""Calibration before and after temperature scaling: the table of report.md, and which classifiers are drawn."""
+"""The table of calibration in report.md, before and after temperature scaling, and which classifiers are drawn."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from fastlt.experiment.results import Results
 from fastlt.report.choices import DAGGER, marked
-from fastlt.report.names import escaped, number, paper_first, percent, split_name
+from fastlt.report.names import escaped, paper_first, percent, split_name
 
-MOST = 6  # panels of the figure
-
-
-def calibrated(results: dict[str, Any], name: str) -> dict[str, Any]:
-    """Temperature, ece and reliability of a classifier with its temperature; empty where it has none."""
-    return results["classifiers"][name].get("calibrated") or {}
+MOST = 6  # panels in the figure
 
 
-def fitted_on(results: dict[str, Any]) -> str:
-    """On which split the temperatures were fitted, ` on val`; with a dagger for test; empty if it is not known."""
-    split = results.get("temperature_on")
+def fitted_on(results: Results) -> str:
+    """Returns the split that temperatures were fitted on, as ` fitted on val` (test with a dagger); "" if unknown."""
+    split = results.temperature_on
     if split is None:
         return ""
     return f" fitted on {split_name(split)}" + (f" {DAGGER}" if split == "test" else "")
 
 
-def drawn_reliability(results: dict[str, Any]) -> list[str]:
-    """The classifiers with a reliability diagram: at most MOST, the paper's first."""
-    return paper_first([name for name, row in results["classifiers"].items() if row.get("reliability")], MOST)
+def drawn_reliability(results: Results) -> list[str]:
+    """Returns the classifiers whose reliability diagrams are drawn: at most MOST, the paper's first."""
+    return paper_first([name for name, row in results.classifiers.items() if row.reliability], MOST)
 
 
-def calibration_table(results: dict[str, Any]) -> str:
-    """ECE before and after, and the temperature, of every classifier; empty where none has a temperature."""
-    names = [name for name in results["classifiers"] if calibrated(results, name)]
+def calibration_table(results: Results) -> str:
+    """Returns a Markdown table of the ECE before and after scaling, and of the temperatures; "" if there are none."""
+    names = [name for name, row in results.classifiers.items() if row.calibrated]
     if not names:
         return ""
-    dagger = f" {DAGGER}" if results.get("temperature_on") == "test" else ""
+    dagger = f" {DAGGER}" if results.temperature_on == "test" else ""
     lines = [f"| classifier | ECE | ECE with temperature{dagger} | temperature |", "|---|---:|---:|---:|"]
     for name in names:
-        before, after = results["classifiers"][name].get("ece"), calibrated(results, name)
-        temperature = number(after.get("temperature"))
-        texts = [percent(before), percent(after.get("ece")), "-" if temperature is None else f"{temperature:.3g}"]
+        before, after = results.classifiers[name].ece, results.classifiers[name].calibrated
+        assert after is not None
+        temperature = "-" if after.temperature is None else f"{after.temperature:.3g}"
+        texts = [percent(before), percent(after.ece), temperature]
         lines.append(f"| {escaped(marked(results, name))} | " + " | ".join(texts) + " |")
     return "\n".join(lines)

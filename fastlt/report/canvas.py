@@ -1,4 +1,4 @@
-"""What the figures of a report share: colours and lines of classifiers, the order of classes, legends."""
+"""Shared code of the figures of a report: colours and line styles of classifiers, the order of classes, legends."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fastlt.core.log import printed
 from fastlt.core.palette import WIDTH
+from fastlt.experiment.results import Results
 from fastlt.report.choices import marked
 
-MOST_LINES = 6  # classifiers in a figure with a line each
+MOST_LINES = 6  # classifiers in a figure that has a line for each
 LONGEST = 32  # letters of a name in a figure
 
-# Okabe and Ito's: colours that stay apart for every kind of colour vision.
+# The colours of Okabe and Ito, which can be told apart with every kind of colour vision.
 CLASSIFIER_COLOURS = {
     "joint": "#4d4d4d",
     "ncm_l2": "#56b4e9",
@@ -25,7 +27,7 @@ CLASSIFIER_COLOURS = {
     "lws": "#cc79a7",
 }
 OTHER_COLOURS = ("#d55e00", "#332288", "#999933", "#882255", "#44aa99", "#661100")
-# Bars stand beside their names: there a colour only says which classifiers are of one kind.
+# In bar charts names stand beside the bars, so a colour only needs to say which classifiers are of one kind.
 _KINDS = {
     "ncm": CLASSIFIER_COLOURS["ncm_l2"],
     "crt": CLASSIFIER_COLOURS["crt"],
@@ -35,18 +37,21 @@ _KINDS = {
     "retrain": "#d55e00",
 }
 _OTHER_KIND = "#332288"
-# Readable without colour, too.
+# Line styles, so that figures can be read without colours.
 _LINES = {"joint": "-", "crt": "--", "tau_norm": "-.", "lws": (0, (1, 1))}
 _OTHER_LINES = ((0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1)), (0, (2, 1)), (0, (10, 1, 1, 1)), "-")
 
 
 def bar_colours(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each name: the paper's classifiers have their own, relatives of one of them the same."""
+    """Returns {classifier: colour}. The paper's classifiers have fixed colours, and their variants share them."""
     return {name: _bar_colour(name) for name in names}
 
 
 def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Colour and line of at most MOST_LINES names, all different: the paper's keep theirs in every report."""
+    """Returns {classifier: colour and line style for matplotlib} for at most MOST_LINES classifiers.
+
+    All styles differ, and the paper's classifiers have the same style in every report.
+    """
     names = list(names)
     assert len(names) <= MOST_LINES
     others = [name for name in names if name not in CLASSIFIER_COLOURS]
@@ -59,32 +64,32 @@ def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def shown_name(results: dict[str, Any], name: str) -> str:
-    """The label with its dagger, cut at the front where one's own package.module:NAME would leave no room to draw."""
-    text = marked(results, name)
+def shown_name(results: Results, name: str) -> str:
+    """Returns the label of a classifier for a figure, with its dagger. A long package.module:NAME is cut in front."""
+    text = printed(marked(results, name))
     return text if len(text) <= LONGEST else f"…{text[1 - LONGEST :]}"
 
 
 def new_figure(height: float) -> tuple[Figure, Axes]:
-    """A figure of the house's width and so many inches of height, with one pair of axes."""
+    """Returns a figure of the common width and the given height in inches, with one pair of axes."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots()
 
 
-def class_order(results: dict[str, Any]) -> np.ndarray:
-    """The classes from most to fewest training images, equal ones in their own order."""
-    return np.argsort(-np.asarray(results["class_counts"]["train"]), kind="stable")
+def class_order(results: Results) -> np.ndarray:
+    """Returns the class indices from most to fewest training images; ties keep their order."""
+    return np.argsort(-np.asarray(results.class_counts["train"]), kind="stable")
 
 
-def sorted_counts(results: dict[str, Any]) -> np.ndarray:
-    """Training images per class, from most to fewest."""
-    return np.asarray(results["class_counts"]["train"])[class_order(results)]
+def sorted_counts(results: Results) -> np.ndarray:
+    """Returns the numbers of training images per class, in descending order."""
+    return np.asarray(results.class_counts["train"])[class_order(results)]
 
 
 def add_legend(figure: Figure, axes: Axes) -> None:
-    """A legend above the axes, where no data can be, in one row if it fits; the figure grows with its rows."""
+    """Adds a legend above the axes, in one row if it fits; the figure becomes higher for further rows."""
     lines, names = axes.get_legend_handles_labels()
-    widths = [0.08 * len(name) + 0.6 for name in names]  # inches, about
+    widths = [0.08 * len(name) + 0.6 for name in names]  # approximate, in inches
     columns = len(names) if sum(widths) < WIDTH else max(1, int(WIDTH / max(widths)))
     figure.set_figheight(figure.get_figheight() + 0.24 * (-(-len(names) // columns) - 1))
     figure.legend(lines, names, loc="outside upper left", ncols=columns, columnspacing=1.2, handlelength=2.2)

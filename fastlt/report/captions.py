@@ -1,11 +1,11 @@
-"""What stands below a figure of report.md, and in its place where it cannot be seen."""
+"""Captions and alternative texts of the figures in report.md."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from fastlt.core.groups import GROUPS
+from fastlt.experiment.results import Results
 from fastlt.report.calibration import drawn_reliability, fitted_on
 from fastlt.report.canvas import MOST_LINES
 from fastlt.report.draw_classes import block_size, drawn_norms
@@ -15,20 +15,18 @@ from fastlt.report.names import escaped, label, listed, long_name, number
 from fastlt.report.shifted import drawn_over_priors
 
 
-def figure(results: dict[str, Any], name: str) -> str:
-    """Markdown of a figure: the picture, linked to the SVG, and its caption."""
+def figure(results: Results, name: str) -> str:
+    """Returns a figure as Markdown: the PNG with its alternative text, linked to the SVG, and the caption."""
     alt, caption = _over_tau(results, name) if name in over_tau(results) else _CAPTIONS[name](results)
     alt = " ".join(alt.split()).replace("[", "(").replace("]", ")")
     return f"[![{alt}](figures/{name}.png)](figures/{name}.svg)\n\n*{' '.join(caption.split())}*"
 
 
-def _accuracy(results: dict[str, Any]) -> tuple[str, str]:
-    rows = results["classifiers"]
+def _accuracy(results: Results) -> tuple[str, str]:
+    rows = results.classifiers
     caption = "Accuracy on test of every classifier on every group"
     caption += "; the dashed line is joint" if "joint" in rows else ""
-    caption += (
-        "; whiskers are ± the standard deviation over seeds" if any(row.get("std") for row in rows.values()) else ""
-    )
+    caption += "; whiskers are ± the standard deviation over seeds" if any(row.std for row in rows.values()) else ""
     names = listed(rows) if len(rows) <= MOST_LINES else f"{len(rows)} classifiers"
     return (
         f"Bars: accuracy on many, medium, few and all classes for {names}; the table holds the numbers.",
@@ -36,19 +34,20 @@ def _accuracy(results: dict[str, Any]) -> tuple[str, str]:
     )
 
 
-def _regions(results: dict[str, Any]) -> tuple[str, str]:
-    shown, rows = drawn_regions(results), results["classifiers"]
-    known = [name for name, row in rows.items() if "regions" in row]
-    points, images = points_within(results["plane"]), sum(results["class_counts"]["test"])
+def _regions(results: Results) -> tuple[str, str]:
+    assert results.decision_regions is not None
+    shown, rows = drawn_regions(results), results.classifiers
+    known = [name for name, row in rows.items() if row.regions is not None]
+    points, images = points_within(results.decision_regions), sum(results.class_counts["test"])
     caption = (
         "What each classifier predicts where in the plane of the backbone's two features; points are "
         f"{'the' if points == images else f'{points:,} of {images:,}'} test images in the colour and with the marker "
         "of their own class; above each panel accuracies on test in %"
     )
-    if results["groups"]["few"]:
+    if results.groups["few"]:
         shares = "; ".join(f"{escaped(label(name))} {few_share(results, name):.0f} %" for name in shown)
         caption += f". Share of the drawn plane that goes to few-shot classes: {shares}"
-    if any(rows[name].get("seeds", 1) > 1 for name in shown):
+    if any(rows[name].seeds > 1 for name in shown):
         caption += ". With several seeds, regions are those of the first"
     if len(shown) < len(known):
         caption += f"; drawn are {len(shown)} of {len(known)} classifiers, the paper's first"
@@ -58,21 +57,21 @@ def _regions(results: dict[str, Any]) -> tuple[str, str]:
     )
 
 
-def _over_tau(results: dict[str, Any], figure: str) -> tuple[str, str]:
+def _over_tau(results: Results, figure: str) -> tuple[str, str]:
     name = over_tau(results)[figure]
-    tau = number((results["classifiers"][name].get("choices") or {}).get("tau"))
+    tau = number(results.classifiers[name].choices.get("tau"))
     at = "" if tau is None else f", with a line at the tau of this run, {tau:.3g}"
     caption = f"Accuracy of {long_name(name)} on test over tau: a larger tau favours rare classes"
     if tau is not None:
-        chosen = "interval" in results["classifiers"][name]["choices"]
+        chosen = "interval" in results.classifiers[name].choices
         caption += "; the line is the chosen tau, the grey band holds all equally good ones" if chosen else ""
         caption += "" if chosen else "; the line is the tau of this run, which was set"
     return f"Lines: accuracy on many, medium, few and all classes over tau{at}.", f"{caption}."
 
 
-def _shifted(results: dict[str, Any]) -> tuple[str, str]:
+def _shifted(results: Results) -> tuple[str, str]:
     shown = drawn_over_priors(results)
-    known = [name for name, row in results["classifiers"].items() if row.get("shifted")]
+    known = [name for name, row in results.classifiers.items() if row.shifted]
     caption = "Accuracy on test sets whose classes are long-tailed themselves, in the order of training or against it"
     if len(shown) < len(known):
         others = len(shown) - ("joint" in shown)
@@ -83,9 +82,9 @@ def _shifted(results: dict[str, Any]) -> tuple[str, str]:
     return f"Lines: accuracy of {listed(shown)} over the imbalance of the test classes.", f"{caption}."
 
 
-def _reliability(results: dict[str, Any]) -> tuple[str, str]:
+def _reliability(results: Results) -> tuple[str, str]:
     shown = drawn_reliability(results)
-    known = [name for name, row in results["classifiers"].items() if row.get("reliability")]
+    known = [name for name, row in results.classifiers.items() if row.reliability]
     caption = (
         "Accuracy over confidence, a point for each fifteenth of confidence, the larger the more images it holds; "
     )
@@ -97,10 +96,10 @@ def _reliability(results: dict[str, Any]) -> tuple[str, str]:
     return alt, f"{caption}."
 
 
-def _norms(results: dict[str, Any]) -> tuple[str, str]:
+def _norms(results: Results) -> tuple[str, str]:
     shown = drawn_norms(results)
-    known = [name for name, row in results["classifiers"].items() if "weight_norms" in row]
-    block = block_size(len(results["class_counts"]["train"]))
+    known = [name for name, row in results.classifiers.items() if row.weight_norms is not None]
+    block = block_size(len(results.class_counts["train"]))
     caption = "Norm of each class's weight vector divided by the mean norm of its classifier"
     caption += f", averaged over {block} neighbouring classes" if block > 1 else ""
     if len(shown) < len(known):
@@ -108,23 +107,23 @@ def _norms(results: dict[str, Any]) -> tuple[str, str]:
     return f"Lines: relative weight norms of {listed(shown)} over classes sorted by training images.", f"{caption}."
 
 
-def _counts(results: dict[str, Any]) -> tuple[str, str]:
-    train = results["class_counts"]["train"]
-    groups = ", ".join(f"{results['groups'][group]} {group}" for group in GROUPS)
+def _counts(results: Results) -> tuple[str, str]:
+    train = results.class_counts["train"]
+    groups = ", ".join(f"{results.groups[group]} {group}" for group in GROUPS)
     alt = f"Training images of each class, sorted, falling from {max(train):,} to {min(train):,}; {groups} classes."
     return alt, "Training images of each class on a log scale, most frequent class first."
 
 
-def _sampling(results: dict[str, Any]) -> tuple[str, str]:
+def _sampling(results: Results) -> tuple[str, str]:
     alt = "Lines: probability of each class under instance, class, sqrt and progressive sampling, classes sorted."
     caption = (
         "Probability that a draw is of a given class: the three fixed laws above, and below the progressive law, which "
-        f"goes from instance at t/T = 0 to class at t/T = 1; this run used {escaped(results['sampler'])}."
+        f"goes from instance at t/T = 0 to class at t/T = 1; this run used {escaped(results.sampler)}."
     )
     return alt, caption
 
 
-_CAPTIONS: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
+_CAPTIONS: dict[str, Callable[[Results], tuple[str, str]]] = {
     "accuracy_by_group": _accuracy,
     "decision_regions": _regions,
     "shifted_priors": _shifted,

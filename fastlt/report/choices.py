@@ -1,9 +1,10 @@
-"""What was chosen for a classifier, on which split, and how: in words, for the terminal and for report.md."""
+"""Describes in words which hyperparameters were chosen for a classifier, on which split, and how."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from fastlt.experiment.results import Results
 from fastlt.report.names import CRITERIA, label, number, split_name
 
 DAGGER = "†"
@@ -14,67 +15,76 @@ DAGGER_NOTE = (
 NOTHING_CHOSEN = (
     "Nothing is chosen by looking at accuracies (tau is 1 where none is given), and no temperature is fitted"
 )
-# These say how a choice was made; the rest is the choice.
+# Keys of `choices` that say how a choice was made. All other keys are the hyperparameters themselves.
 _CHOICE_FACTS = {"chosen_on", "criterion", "accuracy", "interval", "bootstrap", "grid"}
 
 
-def chosen_on(results: dict[str, Any], name: str) -> str | None:
-    """The split on which the classifier's settings were chosen, or None where they were set and not chosen."""
-    choices = results["classifiers"][name].get("choices") or {}
+def chosen_on(results: Results, name: str) -> str | None:
+    """Returns the split on which a classifier's hyperparameters were chosen; None if they were set by the user."""
+    choices = results.classifiers[name].choices
     searched = any(key in choices for key in ("criterion", "interval", "grid"))
-    split = choices.get("chosen_on", results.get("choose_on") if searched else None)
+    split = choices.get("chosen_on", results.choose_on if searched else None)
     return None if split is None else split_name(split)
 
 
-def chosen_in_words(results: dict[str, Any], name: str) -> str | None:
-    """`chosen_on` with a dagger for test, and with what it means for train."""
+def chosen_in_words(results: Results, name: str) -> str | None:
+    """Returns `chosen_on` in words: with a dagger for test, and an explanation for train."""
     split = chosen_on(results, name)
     if split == "test":
         return f"test {DAGGER}"
     return "train, the images it was fitted to" if split == "train" else split
 
 
-def chosen_on_test(results: dict[str, Any], name: str) -> bool:
-    """Whether the test images had a say in this row: through the classifier's settings or through the checkpoint."""
-    return chosen_on(results, name) == "test" or "on test" in str((results.get("checkpoint") or {}).get("chosen"))
+def chosen_on_test(results: Results, name: str) -> bool:
+    """Returns whether hyperparameters of a classifier, or the checkpoint, were chosen on the test images."""
+    return chosen_on(results, name) == "test" or "on test" in results.checkpoint.chosen
 
 
-def marked(results: dict[str, Any], name: str) -> str:
-    """The classifier's label, with a dagger if it was chosen on test."""
+def marked(results: Results, name: str) -> str:
+    """Returns a classifier's label, with a dagger if it was chosen on test."""
     return f"{label(name)} {DAGGER}" if chosen_on_test(results, name) else label(name)
 
 
 def settings(choices: dict[str, Any]) -> str:
-    """The settings of a classifier in words, e.g. `epochs 10, lr 0.2`; empty where there are none."""
+    """Returns the hyperparameters of a classifier in words, such as `epochs 10, lr 0.2`; "" if it has none."""
     return ", ".join(f"{key} {_plain(value)}" for key, value in choices.items() if key not in _CHOICE_FACTS)
 
 
 def how_chosen(choices: dict[str, Any]) -> str:
-    """What the search for a setting found, e.g. `equally good from 0.69 to 0.74; by mean class accuracy, 48.1 %`."""
+    """Returns how a choice was made, such as `equally good from 0.69 to 0.74; by mean class accuracy, 48.1 %`."""
     parts = [_of_grid(choices), _interval(choices.get("interval")), _criterion(choices), _bootstrap(choices)]
     return "; ".join(part for part in parts if part)
 
 
-def notes(results: dict[str, Any], short: bool = False) -> list[str]:
-    """The lines under the terminal table: what was chosen, on which split, how (if not short), and the dagger."""
-    lines = []
-    for name, row in results["classifiers"].items():
+def notes(results: Results, short: bool = False) -> list[str]:
+    """Returns the lines below the table in the terminal.
+
+    They say which classifiers could not be fitted, which hyperparameters were chosen, on which split and (unless
+    `short`) how, and what the dagger means.
+    """
+    lines = not_fitted(results)
+    for name, row in results.classifiers.items():
         split = chosen_in_words(results, name)
         if split is not None:
-            choices = row["choices"]
-            # Beside what a grid was searched for stands what was set.
+            choices = row.choices
+            # `choices` has all hyperparameters; only those with several values in the grid were chosen.
             chosen = {key: choices[key] for key in _varied(choices) if key in choices} or choices
             found = "" if short else how_chosen(choices)
             lines.append(f"{label(name)}: {settings(chosen)}, chosen on {split}" + (f" ({found})." if found else "."))
-    if results.get("choose_on") == "none":
+    if results.choose_on == "none":
         lines.append(f"{NOTHING_CHOSEN}.")
-    if any(chosen_on_test(results, name) for name in results["classifiers"]):
+    if any(chosen_on_test(results, name) for name in results.classifiers):
         lines.append(f"{DAGGER} {DAGGER_NOTE}.")
     return lines
 
 
+def not_fitted(results: Results) -> list[str]:
+    """Returns a sentence for each classifier that could not be fitted."""
+    return [f"{label(name)} could not be fitted: {error}." for name, error in results.failed.items()]
+
+
 def _varied(choices: dict[str, Any]) -> dict[str, list[str]]:
-    """The settings that the grid has several values of, with these."""
+    """Returns {hyperparameter: its values in the grid} for those with more than one value."""
     grid = choices.get("grid") or []
     keys = dict.fromkeys(key for entry in grid for key in entry if key != "accuracy")
     values = {key: list(dict.fromkeys(_plain(entry.get(key)) for entry in grid)) for key in keys}
@@ -82,7 +92,7 @@ def _varied(choices: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _of_grid(choices: dict[str, Any]) -> str:
-    """The choice among the grid's values, key by key: `lr 0.1 of 0.05, 0.1, 0.2`."""
+    """Returns the chosen values and those they were chosen from, such as `lr 0.1 of 0.05, 0.1, 0.2`."""
     return "; ".join(
         key + (f" {_plain(choices[key])}" if key in choices else "") + f" of {', '.join(values)}"
         for key, values in _varied(choices).items()

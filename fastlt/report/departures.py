@@ -1,21 +1,24 @@
-"""What a run does otherwise than its protocol says: as its command spells it, and in plain words."""
+"""Departures of a run from its protocol: the keys that have other values, as overrides and in words."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-# Where the key alone would not be understood.
+from fastlt.experiment.results import Results
+
+# Names for keys that would not be understood by themselves.
 _WORDS = {
     "lr": "learning rate",
-    "protocol.keep": "share of the short side that evaluation sees",
+    "protocol.crop_pct": "share of the short side that evaluation sees",
+    "protocol.interpolation": "interpolation of resized images",
     "stage2.keep": "epoch kept",
     "stepped": "learning rate moves with every",
     "jitter": "colour jitter",
     "ema": "decay of averaged weights",
     "mode": "classifiers trained on",
     "bn": "BatchNorm of the frozen backbone in stage 2",
-    "views": "augmented passes over the training images",
+    "augmented_passes": "augmented passes over the training images",
     "feature_dtype": "stored features",
     "hold_out": "share of train held out",
     "choose_on": "choices made on",
@@ -27,7 +30,10 @@ _SECTIONS = {"protocol": "", "sampler": "stage 1: ", "stage2": "stage 2: ", "crt
 
 @dataclass(frozen=True)
 class Departure:
-    """key: of the configuration. usual, used: the protocol's value and the run's, as Hydra reads them."""
+    """A key of the configuration that has another value than in the protocol.
+
+    key: the key. usual, used: the values of the protocol and of the run, as Hydra reads them.
+    """
 
     key: str
     usual: str
@@ -35,17 +41,19 @@ class Departure:
 
     @property
     def given(self) -> str:
-        """What the command says: `protocol.lr=0.3`."""
+        """The departure as an override, such as `protocol.lr=0.3`."""
         return f"{self.key}={self.used}"
 
     @property
     def words(self) -> str:
-        """`learning rate 0.3 in place of 0.1`; of fewer epochs `shortened: 2 of 200 epochs`."""
+        """The departure in words: `learning rate 0.3 in place of 0.1`, or `shortened: 2 of 200 epochs`."""
         usual, used = ("none" if value in ("null", "[]", "{}") else value for value in (self.usual, self.used))
         if self.key == "representation":
             return "a given representation, whose training is not recorded"
         if self.key == "epochs":
-            return f"shortened: {used} of {usual} epochs" if self.shortens else f"{used} epochs in place of {usual}"
+            if self.shortens:
+                return f"shortened: {used} of {usual} epochs"
+            return f"{used} {'epoch' if used == '1' else 'epochs'} in place of {usual}"
         *sections, last = self.key.split(".")
         what = _WORDS.get(self.key) or _WORDS.get(last, last.replace("_", " "))
         where = "".join(_SECTIONS.get(section, f"{section}: ") for section in sections)
@@ -53,25 +61,26 @@ class Departure:
 
     @property
     def shortens(self) -> bool:
-        """Whether there are fewer epochs than the protocol has."""
+        """Whether the run has fewer epochs than the protocol."""
         return self.key == "epochs" and float(self.used) < float(self.usual)
 
 
-def departures(results: dict[str, Any]) -> list[Departure]:
-    """Every one, in the order of results.json; what is held out of train and where choices are made first."""
+def departures(results: Results) -> list[Departure]:
+    """Returns all departures of a run: first what is held out of train and the split for choices, then the others in
+    the order of results.json."""
     found = {}
-    if results.get("hold_out"):
-        found["hold_out"] = Departure("hold_out", "0", as_hydra(results["hold_out"]))
-    # What training takes when it is not told: held-out images, else val, else none.
-    untold = "held_out" if results.get("hold_out") else "val" if "val" in results["class_counts"] else "none"
-    if results.get("choose_on", untold) != untold:
-        found["choose_on"] = Departure("choose_on", untold, results["choose_on"])
-    told = (results.get("departures") or {}).items()
+    if results.hold_out:
+        found["hold_out"] = Departure("hold_out", "0", as_hydra(results.hold_out))
+    # The default of choose_on: held-out images if there are any, else val, else folds of train.
+    untold = "held_out" if results.hold_out else "val" if "val" in results.class_counts else "folds"
+    if results.choose_on != untold:
+        found["choose_on"] = Departure("choose_on", untold, results.choose_on)
+    told = results.departures.items()
     return list({**found, **{key: Departure(key, as_hydra(a), as_hydra(b)) for key, (a, b) in told}}.values())
 
 
 def as_hydra(value: Any) -> str:
-    """A value as Hydra reads it."""
+    """Returns a value in the form in which Hydra reads it, such as `[0.1,0.2]`, `null` or `true`."""
     if isinstance(value, list):
         return f"[{','.join(map(as_hydra, value))}]"
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Reliability diagrams: accuracy over confidence, before and after temperature scaling."""
+"""Draws reliability diagrams: accuracy over confidence, before and after temperature scaling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fastlt.core.palette import WIDTH, styled
-from fastlt.report.calibration import calibrated, drawn_reliability, fitted_on
+from fastlt.experiment.results import Bins, ClassifierResult, Results
+from fastlt.report.calibration import drawn_reliability, fitted_on
 from fastlt.report.canvas import shown_name
 from fastlt.report.names import percent
 
@@ -21,8 +22,11 @@ SMALLEST, LARGEST = 6.0, 60.0  # areas of the points, in points squared
 
 
 @styled
-def reliability(results: dict[str, Any]) -> Figure | None:
-    """A panel for each classifier: a point for each bin of confidence, its area by the images in it."""
+def reliability(results: Results) -> Figure | None:
+    """Draws a panel for each classifier, with a point for each bin of confidence whose area shows its images.
+
+    None if the results have no reliability diagrams.
+    """
     names = drawn_reliability(results)
     if not names:
         return None
@@ -33,30 +37,30 @@ def reliability(results: dict[str, Any]) -> Figure | None:
     figure = Figure(figsize=(WIDTH, deep * (WIDTH / 3 + 0.16 * lines) + 0.75), layout="constrained")
     grid = figure.subplots(deep, wide, sharex=True, sharey=True, squeeze=False)
     for axes, name, title in zip(grid.flat, names, titles, strict=False):
-        _panel(axes, results["classifiers"][name])
+        _panel(axes, results.classifiers[name])
         axes.set_title("\n".join(title), fontsize=10.5)
     for axes in list(grid.flat)[len(names) :]:
         axes.set_visible(False)
     figure.supxlabel("confidence, %", fontsize=12)
     figure.supylabel("accuracy on test, %", fontsize=12)
     kinds = [Line2D([], [], **BEFORE, label="as it is")]
-    if any(calibrated(results, name) for name in names):
+    if any(results.classifiers[name].calibrated for name in names):
         kinds.append(Line2D([], [], **AFTER, label=f"with a temperature{fitted_on(results)}"))
     figure.legend(handles=kinds, loc="outside upper left", ncols=2, columnspacing=1.2, handlelength=1.6)
     return figure
 
 
-def _panel(axes: Axes, row: dict[str, Any]) -> None:
+def _panel(axes: Axes, row: ClassifierResult) -> None:
     axes.plot((0, 100), (0, 100), color="#888888", linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-    _points(axes, row["reliability"], BEFORE)
-    text = f"ECE {percent(row.get('ece'))}"
-    after = row.get("calibrated") or {}
-    if after.get("reliability"):
-        _points(axes, after["reliability"], AFTER)
-        text += f" → {percent(after.get('ece'))}"
+    assert row.reliability is not None
+    _points(axes, row.reliability, BEFORE)
+    text = f"ECE {percent(row.ece)}"
+    if row.calibrated and row.calibrated.reliability:
+        _points(axes, row.calibrated.reliability, AFTER)
+        text += f" → {percent(row.calibrated.ece)}"
     axes.annotate(text, (0, 1), (3, -3), xycoords="axes fraction", textcoords="offset points", va="top", fontsize=10)
     axes.set_xlim(-4, 104)
-    axes.set_ylim(-4, 118)  # room for the ECE above every point
+    axes.set_ylim(-4, 118)  # leaves room for the ECE above all points
     axes.set_xticks((0, 50, 100))
     axes.set_yticks((0, 50, 100))
     axes.tick_params(labelsize=10)
@@ -64,8 +68,8 @@ def _panel(axes: Axes, row: dict[str, Any]) -> None:
     axes.grid()
 
 
-def _points(axes: Axes, bins: dict[str, list[Any]], style: dict[str, Any]) -> None:
-    filled = [row for row in zip(bins["confidence"], bins["accuracy"], bins["count"], strict=True) if None not in row]
+def _points(axes: Axes, bins: Bins, style: dict[str, Any]) -> None:
+    filled = [row for row in zip(bins.confidence, bins.accuracy, bins.count, strict=True) if None not in row]
     if not filled:
         return
     confidence, accuracy, count = (np.asarray(column, dtype=float) for column in zip(*filled, strict=True))

@@ -1,4 +1,4 @@
-"""Where the runs are that a report is asked for."""
+"""Finds the runs for a report."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from fastlt.core.errors import UserError
 
 
 def find_runs(roots: list[Path], also: str = "") -> list[Path]:
-    """The folders below `roots` (or those themselves) that hold a results.json, each once, in order.
+    """Returns the folders in or below `roots` that have a results.json, each once, in order.
 
-    also: name of a file that stands in for one, so that a root which holds it needs no results.json.
+    also: the name of another file; a root that has it needs no results.json.
 
     Raises:
-        UserError: a root is no folder or holds no results.json.
+        UserError: a root is no folder, or has no results.json.
     """
     runs: list[Path] = []
     for root in roots:

@@ -1,12 +1,14 @@
-"""What people read in place of the names in results.json, and how numbers and foreign names are written."""
+"""Readable names for the names in results.json, and formatting of numbers and of names from outside."""
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from fastlt.core.groups import FEW, GROUPS, MANY
+from fastlt.core.log import printed
+from fastlt.experiment.results import Results
 
 LABELS = {
     "joint": "joint",
@@ -31,12 +33,16 @@ LABELS = {
     "mlp_3": "MLP, 3 hidden layers",
     "balanced_softmax": "balanced softmax",
     "logit_adjust": "logit adjustment",
+    "logit_adjust_mult": "logit adjustment (multiplicative)",
     "logit_adjusted_loss": "logit-adjusted loss",
+    "max_norm": "MaxNorm",
+    "los": "LOS",
+    "cosine_means": "cosine from class means",
     "retrain_all": "B + C",
     "retrain_all_slow": "B + C (B at 0.1 lr)",
     "retrain_last": "LB + C",
 }
-# For sentences; the others are named by their label.
+# Names for use in sentences. Classifiers that are not listed use their label.
 LONG_NAMES = {
     "joint": "the joint classifier",
     "ncm_l2": "the nearest class mean (L2)",
@@ -63,7 +69,7 @@ LONG_NAMES = {
     "retrain_all_slow": "re-training of backbone, at 0.1 lr, and classifier (B + C)",
     "retrain_last": "re-training of last block and classifier (LB + C)",
 }
-# What a figure or table with room for a few shows before any other.
+# The paper's classifiers, which have priority in figures and tables that show only a few.
 PAPER = ("joint", "crt", "tau_norm", "lws", "ncm_l2", "ncm_cosine")
 SAMPLERS = {
     "instance": "instance-balanced sampling",
@@ -71,7 +77,7 @@ SAMPLERS = {
     "sqrt": "square-root sampling",
     "progressive": "progressively-balanced sampling",
 }
-SPLITS = {"held_out": "held-out train"}  # what people read; the others are words already
+SPLITS = {"held_out": "held-out train", "folds": "5 folds of train"}  # the names of other splits are readable
 SCOPES = {
     "many": f"the many-shot classes (more than {MANY} training images)",
     "medium": f"the medium-shot classes ({FEW} to {MANY} training images)",
@@ -83,55 +89,59 @@ CRITERIA |= {group: f"accuracy on the {group} classes" for group in GROUPS}
 
 
 def label(name: str) -> str:
-    """The classifier's name for people; a name this module does not know stays as it is."""
+    """Returns the readable name of a classifier; an unknown name is returned unchanged.
+
+    Example:
+
+        >>> label("ncm_l2"), label("mymodule:Mine")
+        ('NCM (L2)', 'mymodule:Mine')
+    """
     return LABELS.get(name, name)
 
 
 def long_name(name: str) -> str:
-    """The classifier's name for a sentence, as Markdown."""
+    """Returns the name of a classifier for a sentence, as Markdown."""
     return LONG_NAMES.get(name, escaped(label(name)))
 
 
 def listed(names: Iterable[str]) -> str:
-    """Labels as one line of Markdown; labels may hold commas."""
+    """Returns labels in one line of Markdown, separated by semicolons because labels may have commas."""
     return "; ".join(escaped(label(name)) for name in names)
 
 
 def split_name(split: Any) -> str:
-    """The split's name for people."""
+    """Returns the readable name of a split."""
     return SPLITS.get(split, str(split))
 
 
-def sampling(results: dict[str, Any]) -> str:
-    """The sampling law of stage 1 in words."""
-    return SAMPLERS.get(results["sampler"], f"{results['sampler']} sampling")
+def sampling(results: Results) -> str:
+    """Returns the sampler of stage 1 in words, such as `class-balanced sampling`."""
+    return SAMPLERS.get(results.sampler, f"{results.sampler} sampling")
 
 
 def prior_name(prior: str) -> str:
-    """The name of a shifted prior for people: `forward 50`."""
+    """Returns the readable name of a shifted prior, such as `forward 50`."""
     return prior.replace("_", " ")
 
 
 def paper_first(names: list[str], most: int) -> list[str]:
-    """At most so many of the names, the paper's before others; each part in its own order."""
+    """Returns at most `most` classifiers: the paper's in the order of PAPER, then others in the given order."""
     known = [name for name in PAPER if name in names]
     return (known + [name for name in names if name not in PAPER])[:most]
 
 
 def number(value: Any) -> float | None:
-    """`value` as a finite float, or None for null, NaN and infinity (an empty group has no accuracy)."""
-    return float(value) if value is not None and math.isfinite(value) else None
+    """Returns a value as a float; None if it is no number."""
+    return float(value) if isinstance(value, int | float) else None
 
 
-def percent(value: Any) -> str:
-    """An accuracy or error with one decimal, `-` for none."""
-    found = number(value)
-    return "-" if found is None else f"{found:.1f}"
+def percent(value: float | None) -> str:
+    """Formats a percentage with one decimal; `-` for None."""
+    return "-" if value is None else f"{value:.1f}"
 
 
 def escaped(value: Any) -> str:
-    """A name from outside as one line of Markdown that cannot break a table or start markup of its own."""
-    text = " ".join(str(value).split()).replace("\\", "\\\\")
-    for mark in "|*`<[":
-        text = text.replace(mark, f"\\{mark}")
-    return text
+    """Escapes outside text for one line of Markdown, so that it cannot break a table or become markup or a link."""
+    text = printed(" ".join(str(value).split()))
+    # Underscores, colons and dots are escaped only where Markdown gives them a meaning, to keep other text readable.
+    return re.sub(r"[\\|*`<\[&~$@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.", r"\\\g<0>", text)

@@ -1,9 +1,8 @@
-"""report.md: what was found, what was chosen where, what else was measured, and how to run it again."""
+"""Writes the text of report.md: results, choices, further measurements, and how to repeat the run."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from fastlt.experiment.results import Results
 from fastlt.report.calibration import calibration_table, fitted_on
 from fastlt.report.captions import figure
 from fastlt.report.choices import (
@@ -14,24 +13,32 @@ from fastlt.report.choices import (
     chosen_on_test,
     how_chosen,
     marked,
+    not_fitted,
     settings,
 )
 from fastlt.report.confusion import most_confused
 from fastlt.report.figures import OVER_TAU
-from fastlt.report.names import escaped, long_name, sampling, split_name
+from fastlt.report.names import escaped, label, long_name, sampling, split_name
 from fastlt.report.repeat import how_it_was_run
 from fastlt.report.shifted import shifted_table
 from fastlt.report.summary import summary
 from fastlt.report.table import SPREAD, cells, columns, seeds_note
 
-# The figures of these sections stand in them, all others behind.
+# Figures that belong to a section; all others follow at the end.
 _PLACED = ("accuracy_by_group", "decision_regions", "shifted_priors", "reliability")
 
 
-def page(results: dict[str, Any], drawn: list[str]) -> str:
-    """The text of report.md for the results and the names of the figures that were drawn."""
-    representation = f"{escaped(results['backbone'])}, {escaped(sampling(results))}, seed {results['seed']}"
-    parts = [f"# {escaped(results['dataset'])}: {representation}", summary(results), _table(results)]
+# How the images on which hyperparameters are chosen are related to the training images.
+_SEEN = {
+    "train": ", the images that the classifiers were fitted to",
+    "folds": ": by classifiers that were trained on the other four{backbone}; no temperature is fitted",
+}
+
+
+def page(results: Results, drawn: list[str]) -> str:
+    """Returns the text of report.md. drawn: the names of the figures that were drawn."""
+    representation = f"{escaped(results.backbone)}, {escaped(sampling(results))}, seed {results.seed}"
+    parts = [f"# {escaped(results.dataset)}: {representation}", summary(results), _table(results)]
     parts += [*_drawn(results, drawn, "accuracy_by_group"), *_drawn(results, drawn, "decision_regions")]
     parts += [_choices(results)]
     parts += [figure(results, name) for name in drawn if name.startswith(OVER_TAU)]
@@ -43,12 +50,12 @@ def page(results: dict[str, Any], drawn: list[str]) -> str:
     return "\n\n".join(part for part in [*parts, how_it_was_run(results)] if part) + "\n"
 
 
-def _drawn(results: dict[str, Any], drawn: list[str], name: str) -> list[str]:
+def _drawn(results: Results, drawn: list[str], name: str) -> list[str]:
     return [figure(results, name)] if name in drawn else []
 
 
-def _table(results: dict[str, Any]) -> str:
-    names = list(results["classifiers"])
+def _table(results: Results) -> str:
+    names = list(results.classifiers)
     heads = columns(results)
     body = [cells(results, column) for column in heads]
     lines = ["| classifier | " + " | ".join(column.heading for column in heads) + " |"]
@@ -57,6 +64,7 @@ def _table(results: dict[str, Any]) -> str:
         found = [column[row] for column in body]
         texts = [(f"**{cell.text}**" if cell.best else cell.text) + f" {cell.spread}".rstrip() for cell in found]
         lines.append(f"| {escaped(marked(results, name))} | " + " | ".join(texts) + " |")
+    lines += [f"| {escaped(label(name))} |" + " - |" * len(heads) for name in results.failed]
     bold = "; the best of a column is bold" if any(cell.best for column in body for cell in column) else ""
     about = (
         "Accuracy on test in %, in brackets the number of classes. many, medium, few: mean of the accuracies of their "
@@ -69,34 +77,33 @@ def _table(results: dict[str, Any]) -> str:
     if seeds := seeds_note(results):
         about += f"; {', '.join(SPREAD)}: {escaped(seeds)}"
     lines += ["", f"{about}{bold}."]
+    lines += [line for failed in not_fitted(results) for line in ("", escaped(failed))]
     if any(chosen_on_test(results, name) for name in names):
         lines += ["", f"{DAGGER} {DAGGER_NOTE}."]
     return "\n".join(["## Results", "", *lines])
 
 
-def _choices(results: dict[str, Any]) -> str:
+def _choices(results: Results) -> str:
     lines = ["## Choices", ""]
-    if results.get("choose_on") == "none":
-        lines += [f"{NOTHING_CHOSEN}.{'' if 'val' in results['class_counts'] else ' There is no val split.'}", ""]
-    elif "choose_on" in results:
-        text = f"What is chosen by looking at accuracies is chosen on **{escaped(split_name(results['choose_on']))}**"
-        seen = ", the images that the classifiers were fitted to" if results["choose_on"] == "train" else ""
+    if results.choose_on == "none":
+        lines += [f"{NOTHING_CHOSEN}.{'' if 'val' in results.class_counts else ' There is no val split.'}", ""]
+    else:
+        text = f"What is chosen by looking at accuracies is chosen on **{escaped(split_name(results.choose_on))}**"
+        trained = "" if results.epochs == 0 else ", on features of a backbone that was trained on all"
+        seen = _SEEN.get(results.choose_on, "").replace("{backbone}", trained)
         lines += [f"{text}{seen}.", ""]
     lines += ["| what | setting | chosen on | how |", "|---|---|---|---|"]
-    checkpoint = results.get("checkpoint") or {}
-    if "epoch" in checkpoint:
-        of = f" of {results['epochs']}" if "epochs" in results else ""
-        lines.append(f"| checkpoint | epoch {checkpoint['epoch']}{of} | | {escaped(checkpoint.get('chosen', ''))} |")
-    for name, row in results["classifiers"].items():
-        choices = row.get("choices") or {}
-        if choices:
+    of = f" of {results.epochs}" if results.epochs is not None else ""
+    lines.append(f"| checkpoint | epoch {results.checkpoint.epoch}{of} | | {escaped(results.checkpoint.chosen)} |")
+    for name, row in results.classifiers.items():
+        if row.choices:
             split = chosen_in_words(results, name) or "not chosen, set"
-            cell = [marked(results, name), settings(choices), split, how_chosen(choices)]
+            cell = [marked(results, name), settings(row.choices), split, how_chosen(row.choices)]
             lines.append("| " + " | ".join(map(escaped, cell)) + " |")
     return "\n".join(lines)
 
 
-def _shifted(results: dict[str, Any]) -> str:
+def _shifted(results: Results) -> str:
     table = shifted_table(results)
     if not table:
         return ""
@@ -108,7 +115,7 @@ def _shifted(results: dict[str, Any]) -> str:
     return f"## Other priors in test\n\n{table}\n\n{about}"
 
 
-def _calibration(results: dict[str, Any], drawn: list[str]) -> str:
+def _calibration(results: Results, drawn: list[str]) -> str:
     table = calibration_table(results)
     if not table:
         return "## Calibration" if "reliability" in drawn else ""
@@ -117,16 +124,16 @@ def _calibration(results: dict[str, Any], drawn: list[str]) -> str:
         f"ECE in %; the temperature T of softmax(scores / T) is one number for each classifier{where}. It changes "
         "confidences, not predictions."
     )
-    if results.get("temperature_on") == "test":
+    if results.temperature_on == "test":
         about += f"\n\n{DAGGER} fitted to the test images themselves, so the ECE with temperature is flattering."
     return f"## Calibration\n\n{table}\n\n{about}"
 
 
-def _confused(results: dict[str, Any]) -> str:
+def _confused(results: Results) -> str:
     name, table = most_confused(results)
     if not table:
         return ""
-    seeds = results["classifiers"][name].get("seeds", 1)
+    seeds = results.classifiers[name].seeds
     several = f", all {seeds} seeds together" if seeds > 1 else ""
     about = f"The most frequent errors of {long_name(name)} on test{several}; it has the highest mean class accuracy."
     return f"## Most confused\n\n{table}\n\n{about}"

@@ -1,32 +1,32 @@
-"""Accuracy under shifted priors of the test classes: which classifiers are drawn, and the table of report.md."""
+"""The table of accuracies under shifted priors of the test classes in report.md, and which classifiers are drawn."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from fastlt.experiment.results import Results
 from fastlt.report.choices import marked
-from fastlt.report.names import escaped, number, percent, prior_name
+from fastlt.report.names import escaped, percent, prior_name
 
-MOST = 6  # lines of the figure
+MOST = 6  # lines in the figure
 COLUMNS = ("forward_50", "forward_10", "uniform", "backward_10", "backward_50")
 
 
-def priors(results: dict[str, Any]) -> list[str]:
-    """The names of the priors in order, as in results.json."""
-    names = (name for row in results["classifiers"].values() for name in row.get("shifted") or {})
+def priors(results: Results) -> list[str]:
+    """Returns the names of the priors in the order of results.json."""
+    names = (name for row in results.classifiers.values() for name in row.shifted)
     return list(dict.fromkeys(names))
 
 
-def drawn_over_priors(results: dict[str, Any]) -> list[str]:
-    """joint and those with the highest mean over all priors, at most MOST, in the order of results.json."""
-    means = {name: _mean(row["shifted"]) for name, row in results["classifiers"].items() if row.get("shifted")}
+def drawn_over_priors(results: Results) -> list[str]:
+    """Returns joint and the classifiers with the highest mean over all priors, at most MOST, in the order of
+    results.json."""
+    means = {name: _mean(row.shifted) for name, row in results.classifiers.items() if row.shifted}
     ranked = sorted(means, key=lambda name: (name != "joint", -means[name]))[:MOST]
     return [name for name in means if name in ranked]
 
 
-def shifted_table(results: dict[str, Any]) -> str:
-    """Rows of classifiers, columns of priors; empty where the results hold none."""
-    rows = {name: row["shifted"] for name, row in results["classifiers"].items() if row.get("shifted")}
+def shifted_table(results: Results) -> str:
+    """Returns a Markdown table of accuracies: classifiers x priors; "" if the results have none."""
+    rows = {name: row.shifted for name, row in results.classifiers.items() if row.shifted}
     shown = [prior for prior in COLUMNS if prior in priors(results)]
     if not rows or not shown:
         return ""
@@ -42,12 +42,12 @@ def shifted_table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _printed(row: dict[str, Any], prior: str) -> float:
-    """The number as the table shows it, so that equal ones are marked alike; below 0 for none."""
+def _printed(row: dict[str, float | None], prior: str) -> float:
+    """Returns the accuracy rounded as in the table, so that equal numbers are marked alike; -1 if there is none."""
     text = percent(row.get(prior))
     return -1.0 if text == "-" else float(text)
 
 
-def _mean(shifted: dict[str, Any]) -> float:
-    values = [value for value in map(number, shifted.values()) if value is not None]
+def _mean(shifted: dict[str, float | None]) -> float:
+    values = [value for value in shifted.values() if value is not None]
     return sum(values) / len(values) if values else 0.0

@@ -1,44 +1,48 @@
-"""The first paragraph of report.md: what was found, in plain words; every judgement follows from the numbers."""
+"""Writes the first paragraph of report.md, the results in words. Every judgement follows from the numbers."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from fastlt.core.groups import FEW, GROUPS, class_groups
+from fastlt.core.words import agree, counted
+from fastlt.experiment.results import Results
 from fastlt.report.choices import DAGGER, chosen_on_test
 from fastlt.report.departures import departures
-from fastlt.report.names import SCOPES, escaped, listed, long_name, number, sampling
+from fastlt.report.names import SCOPES, escaped, listed, long_name, sampling
 
-SAME = 0.05  # points; less does not show in one decimal
+SAME = 0.05  # percentage points; smaller differences do not show in one decimal
 
 
-def summary(results: dict[str, Any]) -> str:
-    """One paragraph in plain words; every judgement in it follows from the numbers."""
+def summary(results: Results) -> str:
+    """Returns the paragraph: what was trained, the most important comparisons, and the limits of the evidence."""
     return " ".join([_trained(results), *_found(results), _limits(results)])
 
 
-def _trained(results: dict[str, Any]) -> str:
-    train, test = results["class_counts"]["train"], results["class_counts"]["test"]
-    many = "" if results.get("epochs") == 1 else "s"
-    epochs = f" for {results['epochs']} epoch{many}" if "epochs" in results else ""
+def _trained(results: Results) -> str:
+    train, test = results.class_counts["train"], results.class_counts["test"]
+    epochs = f" for {counted(results.epochs, 'epoch')}" if results.epochs is not None else ""
     usual = next((one.usual for one in departures(results) if one.shortens), "")
     epochs += f" (shortened: its protocol has {usual})" if usual else ""
-    rows = len(results["classifiers"])
+    rows = len(results.classifiers)
+    how, joint = "was trained on", f"with {escaped(sampling(results))}{epochs}"
+    if results.epochs == 0:
+        how = "gives, as it came, features of"
+        joint = f"; its joint classifier is trained with {escaped(sampling(results))}"
     return (
-        f"{escaped(results['backbone'])} was trained on {escaped(results['dataset'])} ({len(train):,} classes, "
-        f"{sum(train):,} training images, from {max(train):,} in the largest class to {min(train):,} in the smallest) "
-        f"with {escaped(sampling(results))}{epochs}; {rows} {'classifier is' if rows == 1 else 'classifiers are'} "
-        f"measured on {sum(test):,} test images."
+        f"{escaped(results.backbone)} {how} {escaped(results.dataset)} ({counted(len(train), 'class')}, "
+        f"{counted(sum(train), 'training image')}, from {max(train):,} in the largest class to {min(train):,} in the "
+        f"smallest){'' if results.epochs == 0 else ' '}{joint}; {counted(rows, 'classifier')} "
+        f"{agree(rows, 'is', 'are')} measured on {counted(sum(test), 'test image')}."
     )
 
 
-def _found(results: dict[str, Any]) -> list[str]:
+def _found(results: Results) -> list[str]:
     rarest = [group for group in reversed(GROUPS) if _scores(results, group)][:1]
     sentences = []
-    if min(results["class_counts"]["train"]) >= FEW:
+    if min(results.class_counts["train"]) >= FEW:
         sentences.append(f"No class has fewer than {FEW} training images.")
     sentences += [_compared(results, key) for key in (*rarest, "all") if _scores(results, key)]
     if rarest != ["many"]:
@@ -46,8 +50,8 @@ def _found(results: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def _compared(results: dict[str, Any], key: str) -> str:
-    """Joint against the best of the others on one group (or on all), worded by what the numbers allow."""
+def _compared(results: Results, key: str) -> str:
+    """Returns a sentence that compares joint with the best other classifier on a group or on all images."""
     scores = _scores(results, key)
     over = f"Over {SCOPES[key]}" if key == "all" else f"On {SCOPES[key]}"
     others = {name: score for name, score in scores.items() if name != "joint"}
@@ -68,8 +72,8 @@ def _compared(results: dict[str, Any], key: str) -> str:
     return f"{start} ({difference}){verdict}."
 
 
-def _price(results: dict[str, Any]) -> list[str]:
-    """What the best classifier over all images but joint gives up, or gains, on the many-shot classes."""
+def _price(results: Results) -> list[str]:
+    """Returns a sentence on how the best classifier other than joint (over all images) does on many-shot classes."""
     many = _scores(results, "many")
     others = {name: score for name, score in _scores(results, "all").items() if name != "joint" and name in many}
     if "joint" not in many or not others:
@@ -85,18 +89,18 @@ def _price(results: dict[str, Any]) -> list[str]:
     return [f"{start} reaches {moved} {_long(results, 'joint')} ({numbers}){verdict}."]
 
 
-def _maybe_chance(results: dict[str, Any], key: str, first: float, second: float) -> str:
-    """The clause behind a difference below twice its standard error; nothing behind a larger one."""
+def _maybe_chance(results: Results, key: str, first: float, second: float) -> str:
+    """Returns a clause that calls a difference below twice its standard error possible chance; "" for a larger one."""
     images = sum(_tested(results, key))
     if not images or abs(first - second) < SAME or abs(first - second) >= 2 * _chance(results, key, first, second):
         return ""
-    return f", a difference that {images:,} test images cannot tell from chance"
+    return f", a difference that {counted(images, 'test image')} cannot tell from chance"
 
 
-def _limits(results: dict[str, Any]) -> str:
-    flattered = [name for name in results["classifiers"] if chosen_on_test(results, name)]
+def _limits(results: Results) -> str:
+    flattered = [name for name in results.classifiers if chosen_on_test(results, name)]
     text = "This is one run with one seed: another seed may move each of these numbers."
-    if any(row.get("seeds", 1) > 1 for row in results["classifiers"].values()):
+    if any(row.seeds > 1 for row in results.classifiers.values()):
         text = (
             "This is one representation with one seed, and ± is only what the seeds of its classifiers move: another "
             "representation may move each of these numbers by more."
@@ -109,34 +113,36 @@ def _limits(results: dict[str, Any]) -> str:
     return text
 
 
-def _scores(results: dict[str, Any], key: str) -> dict[str, float]:
-    """The classifiers that have a number for this group."""
-    pairs = {name: number(row.get(key)) for name, row in results["classifiers"].items()}
+def _scores(results: Results, key: str) -> dict[str, float]:
+    """Returns {classifier: accuracy} for a group, or for `all`; without classifiers that have no number."""
+    pairs = {name: getattr(row, key) for name, row in results.classifiers.items()}
     return {name: score for name, score in pairs.items() if score is not None}
 
 
-def _tested(results: dict[str, Any], key: str) -> list[int]:
-    """Test images of every class of a group that has any."""
-    train, test = (np.asarray(results["class_counts"][split]) for split in ("train", "test"))
+def _tested(results: Results, key: str) -> list[int]:
+    """Returns the numbers of test images of the classes of a group, without classes that have none."""
+    train, test = (np.asarray(results.class_counts[split]) for split in ("train", "test"))
     inside = test > 0
     if key != "all":
         inside &= class_groups(train) == GROUPS.index(key)
     return test[inside].tolist()
 
 
-def _chance(results: dict[str, Any], key: str, first: float, second: float) -> float:
-    """Standard error in points of the difference of two accuracies on the test images of a group.
+def _chance(results: Results, key: str, first: float, second: float) -> float:
+    """Returns the standard error, in percentage points, of the difference of two accuracies on a group's test images.
 
-    Both are taken as independent. They share their test images, so the true error is mostly smaller: this errs on the
-    side of calling less a finding. One hit and one miss are added (Agresti and Coull), or 0 % would count as certain.
+    The two accuracies are treated as independent. As they share their test images, the true error is mostly smaller, so
+    fewer differences are called findings than could be. One hit and one miss are added (Agresti and Coull), because
+    otherwise 0 % would count as certain.
     """
     tested = _tested(results, key)
     images = sum(tested)
-    # `all` is over images; a group is a mean of its classes, in which an image of a small class weighs more.
+    # `all` is a mean over images. The accuracy of a group is a mean over its classes, in which an image of a class with
+    # few test images weighs more.
     spread = 1 / images if key == "all" else sum(1 / count for count in tested) / len(tested) ** 2
     shares = [(score / 100 * images + 1) / (images + 2) for score in (first, second)]
     return 100 * math.sqrt(sum(share * (1 - share) for share in shares) * spread)
 
 
-def _long(results: dict[str, Any], name: str) -> str:
+def _long(results: Results, name: str) -> str:
     return f"{long_name(name)} {DAGGER}" if chosen_on_test(results, name) else long_name(name)

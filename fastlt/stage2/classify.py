@@ -1,45 +1,48 @@
-"""Stage 2: fits every classifier that is not fitted yet, measures it on test, and keeps it."""
+"""Stage 2: fits classifiers, measures them on the test features, and stores them, reusing those already stored."""
 
-import hashlib
+import os
+import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cache, partial
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from fastlt.core.checkpoint import write_checkpoint
-from fastlt.core.errors import UserError
-from fastlt.core.log import Progress, say
-from fastlt.core.settings import Settings
-from fastlt.core.torch_file import Unreadable, read_torch_file
+from fastlt.core.config import changed
+from fastlt.core.errors import DEBUG, UserError, first_line
+from fastlt.core.files import NotWritten
+from fastlt.core.identity import Identity
+from fastlt.core.log import Progress, regret, say
+from fastlt.core.torch_file import Unreadable, read_torch_file, write_torch_file
 from fastlt.registry import is_own, own_sources
 from fastlt.stage2.classifiers import find_classifier
 from fastlt.stage2.classifiers.base import Classifier, Features, Task, Tensors
+from fastlt.stage2.code_digest import SOURCES, code_digest
+from fastlt.stage2.conformal import unfit_of
 from fastlt.stage2.decision_regions import SIDE, lattice, write_regions
-from fastlt.stage2.evaluate import ROWS, average, evaluate
+from fastlt.stage2.evaluate import ROWS, Scores, average, evaluate
 from fastlt.stage2.temperature import fit_temperature
 
 SCHEMA = 1
-CODE = (
-    "stage2/classifiers/*.py",
-    "longtail/*.py",
-    "longtail/losses/*.py",
-    "kernels/*.py",
-    "stage2/classify.py",
-    "stage2/evaluate.py",
-    "stage2/temperature.py",
-)
+# Modules that compute the results of every classifier; their code is part of each classifier's key.
+MEASURING = ("fastlt.stage2.evaluate", "fastlt.stage2.temperature", "fastlt.stage2.conformal")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A classifier to fit. counts: int64 [C], training images that decide on groups, those held out included. about:
-    what its task depends on, besides Stage2. checkpoint: the weights below it. plane: as in `plane_of`, where its
-    features lie in one and its regions are wanted. trained: how these weights were, where they were on images."""
+    """A classifier to fit and measure.
+
+    name: of the classifier. task: what it learns from. test: the features that it is measured on.
+    counts: training images of each class, held-out ones included, int64 [C]; they determine the groups.
+    about: settings that the task depends on, besides Stage2.
+    checkpoint: path of the checkpoint with the weights that the features were extracted with.
+    frame: as `region_frame` returns it, if decision regions are wanted.
+    trained: how these weights were trained, if the classifier was trained on images.
+    """
 
     name: str
     task: Task
@@ -47,61 +50,76 @@ class Job:
     counts: np.ndarray
     about: Mapping[str, Any]
     checkpoint: str
-    plane: dict[str, Any] | None = None
+    frame: dict[str, Any] | None = None
     trained: Mapping[str, Any] = field(default_factory=dict)
 
 
-def classify(jobs: Iterable[Job], folder: Path, total: int) -> dict[str, dict[str, Any]]:
-    """A row of results.json for each of `total` jobs; `folder`/NAME.pt keeps its tensors and the row. What is there and
-    depends on the same, the source of a user's own classifier included, is taken from there. A job is let go before the
-    next is asked for: features of several representations need not fit into memory.
+class Classified(NamedTuple):
+    """What `classify` returns.
 
-    Raises UserError where some could not be fitted, when all others are done and kept.
+    rows: by name, the entry of results.json of each fitted classifier. failed: by name, why another was not fitted.
+    """
+
+    rows: dict[str, dict[str, Any]]
+    failed: dict[str, str]
+
+
+def classify(jobs: Iterable[Job], folder: Path, total: int) -> Classified:
+    """Fits and measures the classifiers of `total` jobs, one after the other.
+
+    The file FOLDER/NAME.pt stores the tensors and the results of each. It is reused if everything that the classifier
+    depends on is unchanged: its settings, fastlt's code, and the source of a user's own classifier. A job is released
+    before the next one is taken from the iterator, so the features of several representations need not fit into memory.
+
+    An exception in one classifier is noted in `failed` and does not stop the others. Raises NotWritten if a file cannot
+    be written.
     """
     rows: dict[str, dict[str, Any]] = {}
-    failed = []
-    folder.mkdir(parents=True, exist_ok=True)
+    failed: dict[str, str] = {}
     with Progress("classifiers", total, "classifiers") as progress:
         for job in jobs:
             try:
                 state = _kept(job, folder) or _fit(job, folder)
                 rows[job.name] = {**state["row"], **_regions(job, state["tensors"])}
-            except UserError as error:
-                failed.append(f"{job.name}: {error}")
+            except NotWritten:
+                raise
+            except Exception as error:  # one classifier, perhaps the user's own, must not stop the others
+                if os.environ.get(DEBUG) == "1":
+                    raise
+                failed[job.name] = first_line(error)
+                regret(f"classifier {job.name}: {failed[job.name]}")
             progress.advance(1, job.name)
-    if failed:
-        raise UserError(f"{'; '.join(failed)}, or leave it out of classifiers=[...]; the others are kept")
-    return rows
+    return Classified(rows, failed)
 
 
 def file_of(folder: Path, name: str) -> Path:
-    """Where a classifier is kept."""
+    """Returns the path of the file that stores a classifier."""
     return folder / f"{name.replace(':', '.')}.pt"
 
 
 def _key(job: Job) -> str:
-    settings = {**asdict(job.task.stage2), "views": len(job.task.views) // len(job.task.train) - 1}
-    uses = {name: settings[name] for name in find_classifier(job.name).uses}
+    passes = len(job.task.augmented) // len(job.task.train) - 1
+    settings = {**changed(job.task.stage2), **({"augmented_passes": passes} if passes else {})}
+    classifier = find_classifier(job.name)
+    uses = {name: value for name, value in settings.items() if name.partition(".")[0] in classifier.uses}
     uses |= {**own_sources(classifier=job.name), **_options(job)}
-    about = {"classifier": job.name, "code": _code(), "choose_on": job.task.choose_on, **job.about, **uses}
-    return Settings(about).key
+    about = {"classifier": job.name, "choose_on": job.task.choose_on, **job.about, **uses}
+    return Identity({**about, "code": _code(classifier, job.name)}).key
 
 
 def _options(job: Job) -> dict[str, Any]:
-    """What the user sets for an own classifier."""
+    """Returns the keyword arguments that the user sets for an own classifier; none for a built-in one."""
     return dict(job.task.stage2.options.get(job.name.rpartition(":")[2], {})) if is_own(job.name) else {}
 
 
-@cache
-def _code() -> str:
-    """Digest of the source that rows come from: an older fastlt's are fitted again."""
-    here, digest = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(path for pattern in CODE for path in here.glob(pattern)):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-_code()  # while it is the source that was imported: a run may go on for hours
+def _code(classifier: Classifier, name: str) -> str:
+    """Returns a digest of the code of fastlt that computes this classifier; it is fitted again if that changes."""
+    own = vars(sys.modules[name.partition(":")[0]]) if is_own(name) else {}
+    parts = own.values() or [
+        one.func if isinstance(one, partial) else one for one in (classifier.fit, classifier.scores)
+    ]
+    modules = [str(getattr(one, "__module__", None) or getattr(one, "__name__", None)) for one in parts]
+    return code_digest([*modules, *MEASURING], SOURCES, alone=[__name__])
 
 
 def _kept(job: Job, folder: Path) -> dict[str, Any] | None:
@@ -125,10 +143,11 @@ def _fit(job: Job, folder: Path) -> dict[str, Any]:
     if not all(tensor.isfinite().all() for tensors in (fitted.tensors, *fitted.others) for tensor in tensors.values()):
         raise UserError("its training diverged: lower its learning rate, such as stage2.lr=[0.01]")
     measured = [_measured(classifier, tensors, job) for tensors in (fitted.tensors, *fitted.others)]
+    temperature = measured[0].get("calibrated", {}).get("temperature", 1.0)
     row = average(measured)
     row["choices"] = {**job.trained, **fitted.choices}
     if "weight" in fitted.tensors and fitted.tensors["weight"].shape == task.weight.shape:
-        row["weight_norms"] = fitted.tensors["weight"].double().norm(dim=1).tolist()  # squares may leave float32
+        row["weight_norms"] = fitted.tensors["weight"].double().norm(dim=1).tolist()  # squares may overflow float32
     if fitted.curves is not None:
         splits = {task.choose_on: task.choose, "test": job.test}
         row["curves"] = {name: fitted.curves(features) for name, features in splits.items() if features is not None}
@@ -138,28 +157,46 @@ def _fit(job: Job, folder: Path) -> dict[str, Any]:
         "classifier": job.name,
         "key": row["key"],
         "checkpoint": job.checkpoint,
-        "temperature": measured[0].get("calibrated", {}).get("temperature", 1.0),
+        "temperature": temperature,
+        "held_out": _unfit(partial(classifier.scores, fitted.tensors), temperature, _apart(task)),
         "tensors": {name: tensor.cpu() for name, tensor in fitted.tensors.items()},
         "row": row,
     }
-    write_checkpoint(state, file_of(folder, job.name))
+    write_torch_file(state, file_of(folder, job.name))
     return state
 
 
 def _measured(classifier: Classifier, tensors: Tensors, job: Job) -> dict[str, Any]:
     scores = partial(classifier.scores, tensors)
-    # A classifier is surer on the images it was fitted to, and rightly: a temperature from there misleads.
-    apart = None if job.task.choose_on == "train" else job.task.choose
+    apart = _apart(job.task)
     temperature = None if apart is None else fit_temperature(scores, apart)
     return evaluate(scores, job.test, job.counts, temperature)
 
 
+def _apart(task: Task) -> Features | None:
+    """Returns images that were not trained on, for temperature and prediction sets; None if there are none.
+
+    Classifiers are more confident on the images that they were trained on.
+    """
+    return None if task.choose_on == "train" else task.choose
+
+
+@torch.inference_mode()
+def _unfit(scores: Scores, temperature: float, apart: Features | None) -> dict[str, torch.Tensor] | None:
+    """Returns what prediction sets are calibrated by: `unfit`, 1 - p_y of each image, float64 [n], and its `labels`."""
+    if apart is None:
+        return None
+    tiles = zip(apart.x.split(ROWS), apart.labels.split(ROWS), strict=True)
+    parts = [unfit_of((scores(x.float()).float() / temperature).softmax(1), y) for x, y in tiles]
+    return {"unfit": torch.from_numpy(np.concatenate(parts)), "labels": apart.labels.cpu()}
+
+
 @torch.inference_mode()
 def _regions(job: Job, tensors: Tensors) -> dict[str, list[str]]:
-    """What is predicted where in the plane, with several seeds by the first; nothing where there is no plane."""
-    if job.plane is None:
+    """Returns {"regions": decision regions} of the first seed's classifier, or {} if the job has no frame."""
+    if job.frame is None:
         return {}
     scores = partial(find_classifier(job.name).scores, tensors)
-    tiles = torch.from_numpy(lattice(job.plane)).split(ROWS)
+    tiles = torch.from_numpy(lattice(job.frame)).split(ROWS)
     predicted = torch.cat([scores(x).max(1)[1] for x in tiles])
     return {"regions": write_regions(predicted.view(SIDE, SIDE).numpy())}

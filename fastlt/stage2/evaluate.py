@@ -1,4 +1,4 @@
-"""Predictions -> accuracy by group and class, top-5, calibration, confusions, accuracy under shifted priors."""
+"""Measures a classifier: accuracy by group and class, top-5, calibration, confusions, accuracy under shifted priors."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -10,10 +10,10 @@ import torch
 from fastlt.core.groups import GROUPS, class_groups
 from fastlt.stage2.classifiers.base import Features
 
-ROWS = 2048  # scores held at once
-BINS = 15  # of the expected calibration error
-CONFUSIONS = 20  # pairs that are kept
-IMBALANCES = (50, 25, 10, 5, 2)  # of the shifted priors, in both directions
+ROWS = 2048  # samples whose scores are computed at once, which bounds the memory
+BINS = 15  # number of bins of the expected calibration error
+CONFUSIONS = 20  # number of class pairs that are listed
+IMBALANCES = (50, 25, 10, 5, 2)  # imbalances of the shifted priors, forward and backward
 MEASURES = (*GROUPS, "all", "mean_class", "macro_f1", "top5", "ece")
 
 Scores = Callable[[torch.Tensor], torch.Tensor]
@@ -21,18 +21,33 @@ Scores = Callable[[torch.Tensor], torch.Tensor]
 
 @torch.inference_mode()
 def evaluate(scores: Scores, test: Features, counts: np.ndarray, temperature: float | None = None) -> dict[str, Any]:
-    """Measures of a classifier on a split, in percent; None for a group or class without test images.
+    """Measures a classifier on a split and returns a dict of the measures, in percent.
 
-    scores: float32 features [n, D] -> [n, C]; the largest wins, of equal ones the first class. counts: training images
-    per class [C]. temperature: T of softmax(scores / T).
+    scores: a function from float32 features [n, D] to scores [n, C]. The class with the largest score is predicted, of
+        equal ones the first.
+    test: features and labels of the split.
+    counts: training images of each class, [C], which determine the groups.
+    temperature: T; with it, softmax(scores / T) is measured as well.
 
-    many, medium, few: mean accuracy of the group's classes. all: over images. mean_class: over classes with test
-    images. macro_f1: see there. ece: expected calibration error of softmax(scores); reliability: the bins it follows
-    from. confusions: the most frequent wrong pairs, [true class, predicted class, images, percent of the true class's
-    images]. shifted: see `shifted_accuracies`. calibrated, where a temperature is given: temperature, ece and
-    reliability with it.
+    The dict holds, with None for a group or class without test images:
+        many, medium, few: mean accuracy of the classes of the group.
+        all, mean_class: accuracy over images, and its mean over the classes with test images.
+        per_class: accuracy of each class, a list of length C.
+        macro_f1: see `macro_f1`.
+        top5: share of the images whose class is among the five highest scores.
+        ece, reliability: expected calibration error of softmax(scores), and the bins that it is computed from.
+        confusions: the most frequent wrong pairs, [true class, predicted class, images, percent of the true class's].
+        shifted: see `shifted_accuracies`.
+        calibrated: temperature, ece and reliability with the temperature, if one is given.
 
-    Raises ValueError for a row of scores that is not finite.
+    Raises ValueError if a score is not finite.
+
+    Example: four test images of two classes; the only image of the rare class is classified wrongly.
+
+    >>> test = Features(torch.eye(2)[[0, 0, 0, 1]], torch.tensor([0, 0, 0, 1]))
+    >>> measures = evaluate(lambda x: x @ torch.tensor([[1.0, 0.0], [0.6, 0.4]]), test, np.array([500, 5]))
+    >>> measures["many"], measures["few"], measures["all"], measures["mean_class"]
+    (100.0, 0.0, 75.0, 50.0)
     """
     tiles = zip(test.x.split(ROWS), test.labels.split(ROWS), strict=True)
     columns = [_row_facts(scores(x.float()).float(), y, temperature) for x, y in tiles]
@@ -65,10 +80,12 @@ def evaluate(scores: Scores, test: Features, counts: np.ndarray, temperature: fl
 
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    """Mean over classes of F1 = 2 TP / (2 TP + FP + FN), in percent, as scikit-learn's f1_score(average="macro"), which
-    the authors' evaluation prints: over all classes that have samples or are predicted.
+    """Returns the mean over classes of F1 = 2 TP / (2 TP + FP + FN), in percent.
 
-    labels, predicted: int64 [n] below `classes`.
+    The mean is over all classes that have samples or are predicted, as in scikit-learn's f1_score(average="macro"),
+    which the paper's code prints.
+
+    labels, predicted: class indices, int64 [n]. classes: the number of classes.
     """
     right = np.bincount(labels[predicted == labels], minlength=classes)
     either = np.bincount(labels, minlength=classes) + np.bincount(predicted, minlength=classes)
@@ -76,9 +93,11 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray, classes: int) -> float:
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> dict[str, list[Any]]:
-    """Reliability diagram in bins of equal width: count, mean confidence and accuracy, in percent, None for no sample.
+    """Returns a reliability diagram: `count`, mean `confidence` and `accuracy` of BINS bins of equal width.
 
-    confidence: float [n], in 0..1. right: bool [n].
+    confidence: of the predicted classes, float [n] in 0..1. right: whether they are the true ones, bool [n].
+
+    Confidence and accuracy are in percent, and None for an empty bin.
     """
     place = np.minimum((confidence.astype(np.float64) * BINS).astype(np.int64), BINS - 1)
     count = np.bincount(place, minlength=BINS)
@@ -93,19 +112,24 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> dict[str, list[Any
 
 
 def calibration_error(bins: dict[str, list[Any]]) -> float:
-    """Expected calibration error in percent: the mean gap of confidence and accuracy over the samples of all bins."""
+    """Returns the expected calibration error in percent: |confidence - accuracy| of a bin, averaged over all samples.
+
+    bins: as `reliability` returns them.
+    """
     filled = [row for row in zip(bins["count"], bins["confidence"], bins["accuracy"], strict=True) if row[0]]
     return sum(count * abs(confidence - accuracy) for count, confidence, accuracy in filled) / sum(bins["count"])
 
 
 def shifted_accuracies(per_class: np.ndarray, counts: np.ndarray, present: np.ndarray) -> dict[str, float]:
-    """Accuracy, in percent, on test sets whose class priors are long-tailed themselves (Hong et al. 2021, LADE).
+    """Returns the accuracy, in percent, on test sets with long-tailed class priors (Hong et al. 2021, LADE).
 
-    sum_c pi_c accuracy_c: the exact expectation over test sets drawn from these priors, no resampling. pi falls
-    exponentially from the class with most training images to that with fewest, by the imbalance that the name ends in:
-    forward with the frequent classes frequent in test, too, backward with the rare ones. Equal classes go by number.
-    per_class: float [C], percent. counts: training images [C]. present: bool [C], classes that have test images; the
-    priors of the others are shared out.
+    per_class: accuracy of each class in percent, float [C].
+    counts: training images of each class, [C]; classes with equal counts are ordered by index.
+    present: bool [C], the classes that have test images. The priors of the others are distributed over these.
+
+    Each value is sum_c pi_c accuracy_c, the exact expectation over test sets drawn with the priors pi, so nothing is
+    resampled. `forward_50`: pi falls exponentially from the class with most training images to the class with fewest,
+    by a factor of 50 in all. `backward_50`: it rises in the same way. `uniform`: all priors are equal.
     """
     position = np.empty(len(counts))
     position[np.argsort(-np.asarray(counts), kind="stable")] = np.linspace(0, 1, len(counts))
@@ -121,11 +145,11 @@ def shifted_accuracies(per_class: np.ndarray, counts: np.ndarray, present: np.nd
 
 
 def average(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """The results of `evaluate` for one classifier with several seeds as one; a single one is returned as it is.
+    """Averages the results of `evaluate` over the S seeds of a classifier; the result of one seed is returned as it is.
 
-    Every number is the mean over seeds, None where any is None. confusions: the images of all seeds together, a pair
-    that is not among the most frequent of a seed counted as 0 there; the share is of all seeds' images. seeds: how
-    many. std: sample standard deviation (S - 1) of the measures over seeds.
+    Every number is the mean over seeds, or None if it is None for any seed. `confusions` adds up the images of all
+    seeds, where a pair that a seed does not list counts as 0, and the percentage is of the images of all seeds. `seeds`
+    is S. `std` holds the sample standard deviation (divided by S - 1) of each measure.
     """
     if len(results) == 1:
         return results[0]
@@ -139,12 +163,16 @@ def average(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _row_facts(scores: torch.Tensor, labels: torch.Tensor, temperature: float | None) -> list[torch.Tensor]:
-    """Of every row: finite or not, predicted class, rank of its own class, confidence (and with the temperature)."""
+    """Returns, for each row of scores [n, C], five (or four) tensors [n].
+
+    These are whether the row is finite, the predicted class, the rank of the true class (from 0), the confidence of the
+    predicted class and, with a temperature, that confidence with it.
+    """
     best, predicted = scores.max(1)
     finite = best.isfinite() & scores.amin(1).isfinite()
     own = scores.gather(1, labels[:, None])
     classes = torch.arange(scores.shape[1], device=scores.device)
-    # Which of equal scores topk takes is not defined; this is the first class, as for the prediction.
+    # Which of equal scores torch.topk takes is undefined. Here it is the first class, as in the prediction.
     before = (scores > own) | ((scores == own) & (classes < labels[:, None]))
     below = scores - best[:, None]
     tempered = [] if temperature is None else [(below / temperature).exp_().sum(1).reciprocal()]
@@ -161,7 +189,7 @@ def _confusions(labels: np.ndarray, predicted: np.ndarray, total: np.ndarray) ->
 
 
 def _average(values: list[Any]) -> Any:
-    """The mean of numbers, place by place in lists and key by key in dicts; None where any is None."""
+    """Returns the mean of numbers, or of lists and dicts element by element; None if any of the numbers is None."""
     first = values[0]
     if any(value is None for value in values):
         return None

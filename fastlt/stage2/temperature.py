@@ -6,20 +6,23 @@ import torch
 
 from fastlt.stage2.classifiers.base import Features
 
-TILE = 1024  # rows of scores that are worked on at once
-BOUNDS = (1e-3, 1e3)  # of T
-STEPS = 50  # Newton needs about ten
-ACCURACY = 1e-6  # relative, of 1 / T
+TILE = 1024  # samples whose scores are processed at once
+BOUNDS = (1e-3, 1e3)  # smallest and largest T
+STEPS = 50  # maximum number of iterations; Newton's method needs about ten
+ACCURACY = 1e-6  # relative accuracy of 1 / T
 
 
 @torch.inference_mode()
 def fit_temperature(scores: Callable[[torch.Tensor], torch.Tensor], features: Features, rows: int = 20000) -> float:
-    """T in [1e-3, 1e3] that minimizes the mean negative log-likelihood of softmax(scores / T).
+    """Returns the T in [1e-3, 1e3] that minimizes the mean negative log-likelihood of softmax(scores / T).
 
-    scores: float32 features [n, D] -> [n, C]. Of more than `rows` samples so many, evenly spread, are taken. The loss
-    is convex in b = 1 / T: Newton's iteration in b, kept within what is left of the bounds. Where it has no minimum T
-    is a bound: the lower one if all samples are right, the upper one if the labels score below the average class. Where
-    all scores of every row are equal, T is 1.
+    scores: a function from float32 features [n, D] to scores [n, C].
+    features: held-out samples with their labels.
+    rows: maximum number of samples; of more, so many evenly spread ones are used.
+
+    The loss is convex in b = 1 / T. It is minimized by Newton's method in b within a shrinking bracket. If it has no
+    minimum, T is a bound: the lower one if all samples are classified correctly, the upper one if true classes score
+    below the average class. If all scores of each row are equal, T is 1.
 
     Raises ValueError if a score is not finite.
     """
@@ -36,7 +39,7 @@ def fit_temperature(scores: Callable[[torch.Tensor], torch.Tensor], features: Fe
         slope, curvature = _slopes(tiles, inverse)
         low, high = (inverse, high) if slope < 0 else (low, inverse)
         step = slope / curvature if curvature > 0 else float("inf")
-        # Far from the minimum the loss is flat or nearly linear, and Newton would leave the bracket.
+        # Far from the minimum the loss is flat or nearly linear, so that a Newton step would leave the bracket.
         moved = inverse - step if low <= inverse - step <= high else (low * high) ** 0.5
         done = abs(moved - inverse) <= ACCURACY * inverse
         inverse = moved
@@ -48,7 +51,7 @@ def fit_temperature(scores: Callable[[torch.Tensor], torch.Tensor], features: Fe
 def _below_best(
     scores: Callable[[torch.Tensor], torch.Tensor], features: Features, rows: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(scores less the best of their row [n, C], labels [n]) of the samples, in tiles."""
+    """Returns the samples in tiles of (scores minus the largest score of their row [n, C], labels [n])."""
     count = len(features)
     taken = torch.arange(min(rows, count), device=features.x.device) * count // min(rows, count)
     tiles = []
@@ -61,7 +64,10 @@ def _below_best(
 
 
 def _slopes(tiles: list[tuple[torch.Tensor, torch.Tensor]], inverse: float) -> tuple[float, float]:
-    """First and second derivative by b = 1 / T of the mean loss: E[s] - s_y and Var[s] under softmax(b s)."""
+    """Returns the first and second derivative of the mean loss by b = 1 / T.
+
+    For a row of scores s these are E[s] - s_y and Var[s] under softmax(b s).
+    """
     slope = torch.zeros((), dtype=torch.float64, device=tiles[0][0].device)
     curvature = slope.clone()
     for below, labels in tiles:

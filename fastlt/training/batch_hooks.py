@@ -1,4 +1,4 @@
-"""Batch hooks: what is done to a whole batch on the device, between the loader and the model."""
+"""Batch hooks: functions that change the images and labels of a batch on the device, between loader and model."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -12,43 +12,98 @@ from torch import Tensor
 from fastlt.core.errors import UserError
 from fastlt.registry import call_part, check_options, find_part
 
-Labels = Tensor | list[tuple[float, Tensor]]
+Labels = Tensor | list[tuple[float, Tensor]]  # see make_batch_hook
 Hook = Callable[[Tensor, Tensor, tuple[int, ...]], tuple[Tensor, Labels]]
 
 
 def none(images: Tensor, labels: Tensor, key: tuple[int, ...]) -> tuple[Tensor, Labels]:
-    """The batch as it is."""
+    """Returns the batch unchanged."""
     return images, labels
 
 
-def mixup(images: Tensor, labels: Tensor, key: tuple[int, ...], alpha: float = 0.2) -> tuple[Tensor, Labels]:
-    """mixup (Zhang et al. 2018): lambda x_i + (1 - lambda) x_j with both labels, one lambda from Beta(alpha, alpha) for
-    the batch. alpha: greater than 0."""
+def mixup(
+    images: Tensor, labels: Tensor, key: tuple[int, ...], alpha: float = 0.2, partner: float | None = None
+) -> tuple[Tensor, Labels]:
+    """Mixes each image with another one of the batch: lambda x_i + (1 - lambda) x_j (mixup, Zhang et al. 2018).
+
+    images, labels, key, and what is returned: as in `make_batch_hook`.
+    alpha: greater than 0; one lambda is drawn from Beta(alpha, alpha) for the whole batch.
+    partner: how x_j is drawn, as `power` in `partners`.
+    """
     rng = np.random.default_rng(key)
     share = float(rng.beta(alpha, alpha))
-    other = torch.from_numpy(rng.permutation(len(labels))).to(labels.device, non_blocking=True)
+    other = partners(labels, rng, partner)
     return share * images + (1 - share) * images[other], [(share, labels), (1 - share, labels[other])]
 
 
-BATCH_HOOKS: dict[str, Hook] = {"none": none, "mixup": mixup}
+def cutmix(
+    images: Tensor, labels: Tensor, key: tuple[int, ...], alpha: float = 1.0, partner: float | None = None
+) -> tuple[Tensor, Labels]:
+    """Replaces a box of each image by that of another one of the batch (CutMix, Yun et al. 2019).
+
+    images, labels, key, and what is returned: as in `make_batch_hook`. The shares of the two labels are the shares of
+    the area. The box is the same for the whole batch.
+    alpha: greater than 0. The box has the area 1 - lambda of the image, with lambda from Beta(alpha, alpha). Its centre
+        is uniform in the image, so it may be cut off at the edge.
+    partner: how the other image is drawn, as `power` in `partners`.
+    """
+    rng = np.random.default_rng(key)
+    height, width = images.shape[2:]
+    side = np.sqrt(1 - rng.beta(alpha, alpha))
+    y, x = rng.integers(height), rng.integers(width)
+    tall, wide = int(height * side) // 2, int(width * side) // 2
+    rows, columns = slice(max(y - tall, 0), y + tall), slice(max(x - wide, 0), x + wide)
+    other = partners(labels, rng, partner)
+    mixed = images.clone()
+    mixed[:, :, rows, columns] = images[other][:, :, rows, columns]
+    share = 1 - mixed[0, 0, rows, columns].numel() / (height * width)
+    return mixed, [(share, labels), (1 - share, labels[other])]
+
+
+def partners(labels: Tensor, rng: np.random.Generator, power: float | None) -> Tensor:
+    """Draws, for every image of a batch, the index of the image that it is mixed with, int64 [N] on the labels' device.
+
+    labels: class indices, int64 [N].
+    power: None permutes the batch, so that every image is a partner once. With a number q, a class with n images in the
+        batch is drawn with a probability proportional to n^q, then one of its images: 0 draws all classes equally, as a
+        class-balanced sampler does, 1 all images equally, and -1 rare classes most often.
+    """
+    count = len(labels)
+    if power is None:
+        return torch.from_numpy(rng.permutation(count)).to(labels.device, non_blocking=True)
+    drawn = torch.from_numpy(rng.random(count)).to(labels.device, non_blocking=True)
+    # Computed on the device, so that the CPU need not wait for it.
+    alike = (labels[:, None] == labels[None]).sum(1).double()
+    ends = (alike ** (power - 1)).cumsum(0)
+    return torch.searchsorted(ends, drawn * ends[-1], right=True).clamp_max(count - 1)
+
+
+BATCH_HOOKS: dict[str, Hook] = {"none": none, "mixup": mixup, "cutmix": cutmix}
 
 
 def make_batch_hook(name: str, options: Mapping[str, Any]) -> Hook:
-    """The function (images, labels, key) -> images, labels that `name` stands for, with these options.
+    """Returns the batch hook that `name` stands for: a function hook(images, labels, key) -> (images, labels).
 
-    name: a key of BATCH_HOOKS, or `package.module:NAME` of the user's own: a function, or a class that is made with the
-    options and then called. images: float32, or half precision under autocast, [N, 3, H, W]; labels: int64 [N], both on
-    the device. key: integers that no other batch of the training has: numpy.random.default_rng(key) makes the hook a
-    pure function of them, so that a training that was cut off goes on to the same bits. The labels given back are
-    int64 [N], or several with their shares of the loss, [(share, labels), ...], or float [N, C], the share of each
-    class, which cross_entropy and losses of one's own may take.
+    name: a key of BATCH_HOOKS, or `package.module:NAME` of your own: a function that takes the options as keyword
+        arguments, or a class that is constructed with them and whose instances are called.
 
-    Raises UserError where there is no such hook or it does not take the options.
+    The hook is called with
+        images: [N, 3, H, W] on the device, float32, or half precision under autocast,
+        labels: int64 [N] on the device,
+        key: a tuple of integers that is unique to the batch within the training. A hook should draw all its random
+            numbers from numpy.random.default_rng(key): a resumed training then gives the same results to the last bit.
+
+    It returns images, and labels in one of three forms:
+        int64 [N], class indices,
+        [(share, labels), ...], several such tensors with their shares of the loss, or
+        float [N, C], the share of each class in the target, for cross_entropy and for own losses that accept it.
+
+    Raises UserError if there is no such hook or it does not take the options.
     """
     hook = find_part("protocol.batch_hook", name, BATCH_HOOKS)
     if inspect.isclass(hook):
         return call_part("protocol.batch_hook", name, hook, options)
     check_options("protocol.batch_hook", name, hook, options, 3)
-    if hook is mixup and options.get("alpha", 1) <= 0:
+    if hook in (mixup, cutmix) and options.get("alpha", 1) <= 0:
         raise UserError(f"protocol.batch_hook_options.alpha={options['alpha']}: it must be greater than 0")
     return partial(hook, **options)

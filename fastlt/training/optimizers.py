@@ -1,4 +1,4 @@
-"""Optimizers of a training: PyTorch's, by name, or the user's own."""
+"""Makes the optimizer of a training: one of PyTorch's by name, or the user's own."""
 
 import inspect
 from collections.abc import Mapping
@@ -17,11 +17,14 @@ OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 def make_optimizer(
     name: str, groups: list[dict[str, Any]], schedule: Schedule, options: Mapping[str, Any], on_gpu: bool
 ) -> torch.optim.Optimizer:
-    """An optimizer of these parameter groups.
+    """Returns an optimizer for parameter groups.
 
-    name: a key of OPTIMIZERS, or `package.module:NAME`: a class or function that takes parameter groups and keywords
-    and gives a torch.optim.Optimizer, such as torch.optim:RMSprop. lr, weight_decay, momentum and nesterov of the
-    schedule are given to it as far as it takes them; `options` come in addition, or in their place.
+    name: a key of OPTIMIZERS, or `package.module:NAME` such as torch.optim:RMSprop: a class or function that takes
+        parameter groups and keyword arguments and returns a torch.optim.Optimizer.
+    groups: dicts with "params", as torch.optim takes them.
+    schedule: its lr, weight_decay, momentum and nesterov are passed on if the optimizer has such a parameter.
+    options: further keyword arguments, which take precedence over those of the schedule.
+    on_gpu: use the fused implementation of a built-in optimizer.
 
     Raises UserError if there is no such optimizer or it does not take the options.
     """

@@ -1,27 +1,38 @@
-"""Training a representation, or taking the one that is there; checkpoints in between."""
+"""Trains a representation with regular checkpoints, or reuses or resumes the one in the run folder."""
 
 import contextlib
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fastlt.core.checkpoint import SCHEMA, before, load_checkpoint, save_checkpoint
+from fastlt.core.config import RUN
 from fastlt.core.errors import UserError
+from fastlt.core.identity import Identity
 from fastlt.core.interrupts import Interrupts
-from fastlt.core.log import MetricsFile, Progress, say
-from fastlt.core.settings import Settings
+from fastlt.core.log import Progress, say
 from fastlt.models.backbones import Model
+from fastlt.training.loggers import JSONL, Loggers, check_loggers
+from fastlt.training.loggers.base import Place
 from fastlt.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class Representation:
-    """A trained model with what is known of its training. about: what determined it, as in Settings. epoch: whose
-    weights these are, counted from 1. chosen: how that epoch was chosen. seconds: wall time of training and its
-    evaluations. images: seen in training."""
+    """A trained model, and facts about its training.
+
+    model: backbone and classifier, in eval mode.
+    key, about: of the Identity that determined the training.
+    epoch: the epoch whose weights these are, counted from 1. chosen: how that epoch was chosen, in words.
+    seconds: wall time of the training including its evaluations. images: number of images seen in training.
+    feature_scale: a power of two that features are divided by for the classifiers of stage 2. The model's own joint
+        classifier takes features that are not divided.
+    features_key: key of what the features depend on, if that is less than what `key` covers; else "".
+    """
 
     model: Model
     key: str
@@ -30,60 +41,85 @@ class Representation:
     chosen: str
     seconds: float
     images: int
+    feature_scale: float = 1.0
+    features_key: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckpointPolicy:
-    """Where a training is kept, and when: after so many epochs, and after so many minutes without a checkpoint (0:
-    never). overwrite: what the folder holds is replaced. tensorboard: metrics for it too."""
+    """When checkpoints of a training are written, and what else is written into its folder."""
 
-    folder: Path
-    save_epochs: int = 1
-    save_minutes: float = 10.0
-    overwrite: bool = False
-    tensorboard: bool = False
+    save_epochs: int = field(default=1, metadata=RUN)  # write a checkpoint every so many epochs
+    save_minutes: float = field(default=10.0, metadata=RUN)  # and within an epoch every so many minutes; 0: never
+    # Train anew even if the folder holds another representation, which is then replaced.
+    overwrite: bool = field(default=False, metadata=RUN)
+    # What the measures of every epoch go to: jsonl (metrics.jsonl, always written), tensorboard, wandb, mlflow,
+    # trackio, or package.module:NAME.
+    logger: tuple[str, ...] = field(default=(JSONL,), metadata=RUN)
+    logger_options: dict[str, Any] = field(default_factory=dict, metadata=RUN)  # {NAME: keyword arguments} of loggers
 
     def __post_init__(self) -> None:
         if self.save_epochs < 1:
             raise UserError(f"save_epochs={self.save_epochs}: it must be at least 1")
         if self.save_minutes < 0:
             raise UserError(f"save_minutes={self.save_minutes}: it must be 0 (never) or more")
+        check_loggers(self.logger, self.logger_options)
 
 
-def train_representation(settings: Settings, fit: Trainer, keeping: CheckpointPolicy) -> Representation:
-    """Trains, or takes what the folder's checkpoint.pt holds: a finished representation is reused, one that was cut off
-    goes on behind the last step that was saved, to the same bits on a CPU.
+EVERY_EPOCH = CheckpointPolicy()
 
-    The weights returned are those of the best epoch on val (top-1), or of the last epoch where there is no val. Raises
-    UserError if the checkpoint is of other settings (and `overwrite` is not set), if the loss is not finite, or if a
-    checkpoint cannot be written; Stopped, after saving, when SIGINT or SIGTERM asked for it.
+
+def train_representation(
+    identity: Identity,
+    fit: Trainer,
+    folder: Path,
+    policy: CheckpointPolicy = EVERY_EPOCH,
+    begun: Callable[[], None] = lambda: None,
+) -> Representation:
+    """Returns a trained representation: reused if the folder has it, resumed if it is incomplete, else trained.
+
+    identity: what determines the training. A checkpoint with another identity is never reused.
+    fit: the training, at its beginning.
+    folder: holds checkpoint.pt and metrics.jsonl.
+    policy: when checkpoints are written.
+    begun: is called before the training, once it is known that the folder holds no other representation.
+
+    A training that was interrupted resumes at the last saved step, on a CPU to the same bits as without the
+    interruption. The weights returned are those of the epoch with the highest top-1 accuracy on val, or of the last
+    epoch without a val split.
+
+    Raises UserError if the checkpoint is of other settings (unless `overwrite` is set), if the loss is not finite, or
+    if a checkpoint cannot be written. Raises Stopped after SIGINT or SIGTERM, when a checkpoint has been written.
     """
-    path = keeping.folder / "checkpoint.pt"
-    state = None if keeping.overwrite else load_checkpoint(path, settings)
+    path = folder / "checkpoint.pt"
+    state = None if policy.overwrite else load_checkpoint(path, identity)
+    begun()
     if state is not None and state["finished"]:
         say(f"reusing the representation in {path}")
     else:
-        state = _Run(settings, fit, keeping, path, state).run()
+        state = _Run(identity, fit, policy, path, state).run()
     fit.model.load_state_dict(state["model"])
     chosen = f"best epoch on {fit.stage.chosen_on}" if state["chosen_on_val"] else "last epoch"
     seen = state["seconds"], state["images"]
-    return Representation(fit.model.eval(), settings.key, settings.about, state["epoch"], chosen, *seen)
+    return Representation(fit.model.eval(), identity.key, identity.about, state["epoch"], chosen, *seen)
 
 
 class _Run:
+    """A training and its checkpoint file. state: the checkpoint that it resumes from, if any."""
+
     def __init__(
         self,
-        settings: Settings,
+        identity: Identity,
         fit: Trainer,
-        keeping: CheckpointPolicy,
+        policy: CheckpointPolicy,
         path: Path,
         state: dict[str, Any] | None,
     ):
-        self.settings, self.fit, self.keeping, self.path, self.state = settings, fit, keeping, path, state
+        self.identity, self.fit, self.policy, self.path, self.state = identity, fit, policy, path, state
         self.seconds = 0.0 if state is None else state["seconds"]
 
     def run(self) -> dict[str, Any]:
-        """Trains to the end; the finished state, which is saved."""
+        """Trains to the end and returns the final state, which it has saved."""
         fit = self.fit
         if self.state is not None:
             fit.resume(self.state)
@@ -104,23 +140,28 @@ class _Run:
                 if metrics is not None:
                     metrics.write(**row)
                 stop = fit.ranks.any(self.asked.signal is not None, fit.train.device)
-                if stop or fit.epoch == fit.schedule.epochs or fit.epoch % self.keeping.save_epochs == 0:
+                if stop or fit.epoch == fit.schedule.epochs or fit.epoch % self.policy.save_epochs == 0:
                     self._save()
                 if stop:
                     self.asked.stop(self._kept_where())
         return self.saved_state
 
-    def _metrics(self) -> contextlib.AbstractContextManager[MetricsFile | None]:
+    def _metrics(self) -> contextlib.AbstractContextManager[Loggers | None]:
         if not self.fit.ranks.main:
             return contextlib.nullcontext()
-        return MetricsFile(self.path.with_name("metrics.jsonl"), self.fit.epoch, self.keeping.tensorboard)
+        policy, place = self.policy, Place(self.path.parent, self.fit.epoch)
+        return Loggers(policy.logger, policy.logger_options, place, self.identity.about)
 
     def _between_steps(self, together: bool) -> None:
-        """Saves if it is time to, and stops if asked to: behind the same step on all ranks, so they agree on it."""
+        """Saves a checkpoint if one is due or a signal has come, and raises Stopped in the latter case.
+
+        together: whether the ranks have just synchronized. Several ranks do this only then, so that all do it after the
+        same step.
+        """
         if self.fit.ranks.world > 1 and not together:
             return
         stop = self.fit.ranks.any(self.asked.signal is not None, self.fit.train.device)
-        minutes = self.keeping.save_minutes
+        minutes = self.policy.save_minutes
         if stop or (minutes and time.monotonic() - self.saved > 60 * minutes):
             self._save()
         if stop:
@@ -135,7 +176,7 @@ class _Run:
     def _state(self) -> dict[str, Any]:
         now = time.monotonic()
         self.seconds, self.clock = self.seconds + now - self.clock, now
-        about = {"schema": SCHEMA, "key": self.settings.key, "settings": self.settings.about}
+        about = {"schema": SCHEMA, "key": self.identity.key, "settings": self.identity.about}
         return {**about, **self.fit.state(), "seconds": self.seconds}
 
     def _save(self) -> None:

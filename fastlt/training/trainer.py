@@ -1,4 +1,4 @@
-"""Training on its way: steps and evaluations, and all that must be kept to go on at any of them."""
+"""The training loop: steps, evaluation after each epoch, and the state from which any step can be resumed."""
 
 import copy
 import math
@@ -17,20 +17,25 @@ from fastlt.core.groups import GROUPS
 from fastlt.core.log import Progress
 from fastlt.core.ranks import ALONE, Ranks
 from fastlt.core.schedule import Schedule
-from fastlt.models.backbones import Model
+from fastlt.core.words import counted
+from fastlt.models.backbones import Model, layer_depths
+from fastlt.training.compute import PRECISIONS, ComputeConfig
 from fastlt.training.optimizers import make_optimizer
 from fastlt.training.recipe import Recipe, average_into
 
-READ_EVERY = 20  # steps between two looks at the loss: a look waits for the device, and for the other ranks
+READ_EVERY = 20  # steps between two reads of the loss; a read synchronizes with the device and with the other ranks
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What tells other trainings of a model from stage 1.
+    """What differs between stage 1, whose values are the defaults, and trainings of stage 2 on images.
 
-    name: in the progress line. lr_key: where the user sets the learning rate. rates: factors on it by child of the
-    model, 1 where none is given. weights: what of the model is kept when it is finished. chosen_on: what the best epoch
-    is chosen on, where it is.
+    name: shown in the progress line.
+    lr_key, batch_key: the keys by which the user sets learning rate and batch size, for error messages.
+    rates: factors on the learning rate by the name of a child module of the model, such as {"backbone": 0.1}; a child
+        that is not named has factor 1.
+    weights: returns the state dict that is kept of a finished model.
+    chosen_on: the name of the split on which the best epoch is chosen, if there is one.
     """
 
     name: str = "stage 1"
@@ -38,17 +43,26 @@ class Stage:
     rates: Mapping[str, float] = field(default_factory=dict)
     weights: Callable[[Model], dict[str, Any]] = Model.state_dict
     chosen_on: str = "val"
+    batch_key: str = "protocol.batch"
 
 
 STAGE_1 = Stage()
+FP32 = ComputeConfig()
 
 
 class Trainer:
-    """One training: where it stands and how it goes on.
+    """Trains a model, one epoch at a time.
 
-    model: on the loaders' device; parameters that need no gradient stay as they are. train: full batches, a rank's
-    share; val: its share too, or None. class_groups: int8 [C], 0 many, 1 medium, 2 few, where their accuracies on val
-    are wanted. Counters: `epoch` that are complete, `step` and `position` in the next one.
+    model: lies on the device of the loaders. Parameters with requires_grad=False are not changed.
+    train: this rank's share of full batches. val: this rank's share of the validation images, or None.
+    seed: of batch hooks and of random layers such as dropout.
+    stage: what differs from stage 1, if anything.
+    class_counts: training images of each class, int64 [C]; every loss except cross_entropy needs them.
+    class_groups: groups of the classes, int8 [C], 0 many, 1 medium, 2 few; with them, val accuracy is logged by group.
+
+    `epoch` counts the complete epochs; `step`, and `position` in images of all ranks, count within the next one.
+
+    Raises UserError if an epoch has too few batches to accumulate, or for an optimizer that cannot be made.
     """
 
     def __init__(
@@ -59,22 +73,31 @@ class Trainer:
         train: Batches,
         val: Batches | None,
         seed: int = 0,
-        precision: str = "fp32",
+        compute: ComputeConfig = FP32,
         ranks: Ranks = ALONE,
         stage: Stage = STAGE_1,
+        class_counts: np.ndarray | None = None,
         class_groups: np.ndarray | None = None,
     ):
         self.model, self.schedule, self.recipe, self.train, self.val = model, schedule, recipe, train, val
-        self.seed, self.bf16, self.ranks, self.stage = seed, precision == "bf16", ranks, stage
-        self.class_groups = class_groups
-        self.steps = len(train) // recipe.accumulate
+        assert compute.precision in PRECISIONS, "auto is settled before"
+        self.seed, self.bf16, self.ranks, self.stage = seed, compute.precision == "bf16", ranks, stage
+        self.compute, self.class_groups = compute, class_groups
+        assert recipe.loss == "cross_entropy" or class_counts is not None
+        self.counts = torch.as_tensor(() if class_counts is None else class_counts, device=train.device)
+        self.steps = len(train) // compute.accumulate
         if not self.steps:
-            raise UserError(f"accumulate={recipe.accumulate}: an epoch has only {len(train)} batches to accumulate")
-        self.batch = train.images // len(train) * recipe.accumulate * ranks.world  # images of a step
+            raise UserError(
+                f"accumulate={compute.accumulate}: an epoch has only {counted(len(train), 'batch')} to accumulate"
+            )
+        self.batch = train.images // len(train) * compute.accumulate * ranks.world  # images of a step
         groups: dict[float, list[torch.nn.Parameter]] = {}
+        depths = layer_depths(model.backbone) if recipe.layer_decay < 1 else {}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                groups.setdefault(stage.rates.get(name.partition(".")[0], 1.0), []).append(parameter)
+                part, _, inner = name.partition(".")
+                factor = stage.rates.get(part, 1.0) * recipe.layer_decay ** depths.get(inner, 0)
+                groups.setdefault(factor, []).append(parameter)
         self.factors = list(groups)
         self.optimizer = make_optimizer(
             recipe.optimizer,
@@ -88,40 +111,44 @@ class Trainer:
         self.epoch = self.step = self.position = 0
         self.best, self.kept = -1.0, {}
         self.losses = torch.zeros((), device=train.device)
-        self.right = torch.zeros((), dtype=torch.float64, device=train.device)  # images of this epoch that it knew
+        # Images of this epoch that were classified correctly in training.
+        self.right = torch.zeros((), dtype=torch.float64, device=train.device)
 
     def _replica(self) -> torch.nn.Module:
-        """What is called in a step: the model, its gradients shared by the ranks, compiled if asked for."""
+        """Returns the model as a step calls it: within DistributedDataParallel for several ranks, and compiled."""
         replica: torch.nn.Module = self.model
         if self.ranks.world > 1:
             ids = [self.train.device.index] if self.train.device.type == "cuda" else None
             replica = DistributedDataParallel(replica, device_ids=ids, gradient_as_bucket_view=True)
-        if self.recipe.compile != "off":
-            replica = torch.compile(replica, mode=self.recipe.compile)  # type: ignore[assignment]
+        if self.compute.compile != "off":
+            replica = torch.compile(replica, mode=self.compute.compile)  # type: ignore[assignment]
         return replica
 
     @property
     def images(self) -> int:
-        """Images that all ranks have trained on."""
+        """Returns the number of images that all ranks together have trained on."""
         return self.batch * self.steps * self.epoch + self.position
 
     def finish_epoch(self, progress: Progress, between: Callable[[bool], None]) -> dict[str, Any]:
-        """The rest of an epoch and its evaluation; what is logged of it.
+        """Trains the rest of an epoch, evaluates the model on val, and returns the metrics of the epoch.
 
-        between: called after every step but the last, with whether the ranks have just met. Raises UserError if the
-        loss is not finite.
+        progress: is advanced by the images of each step.
+        between: called after every step but the last, with one argument: whether the ranks have just synchronized,
+            which all of them do at the same steps.
+
+        Raises UserError if the loss is not finite.
         """
         start, first = time.monotonic(), self.step
-        self.criterion = self.recipe.make_criterion(self.epoch / self.schedule.epochs, self.train.device)
+        self.criterion = self.recipe.make_criterion(self.epoch / self.schedule.epochs, self.counts)
         self.model.train()
         batches = iter(self.train.epoch(self.epoch, self.position))
         while self.step < self.steps:
-            self._step([next(batches) for _ in range(self.recipe.accumulate)])
+            self._step([next(batches) for _ in range(self.compute.accumulate)])
             look = self.step % READ_EVERY == 0 or self.step == self.steps
             progress.advance(self.batch, self._look() if look else "")
             if self.step < self.steps:
                 between(look)
-        for _ in batches:  # less than a step's; and a loader says at its end what was damaged
+        for _ in batches:  # too few for one more step; but a loader reports damaged images when it is exhausted
             pass
         seconds = max(time.monotonic() - start, 1e-9)
         row = {
@@ -131,7 +158,7 @@ class Trainer:
             "images_per_second": self.batch * (self.steps - first) / seconds,
         }
         right = self.ranks.sum(self.right).item()
-        if self.recipe.batch_hook == "none" and not math.isnan(right):  # else an image may have two labels
+        if self.recipe.batch_hook == "none" and not math.isnan(right):  # with a batch hook an image may have two labels
             row["train_accuracy"] = 100.0 * right / (self.batch * self.steps)
         if self.val is not None:
             row |= self._evaluate(self.val)
@@ -151,7 +178,15 @@ class Trainer:
             images = _full(batch.images, self.bf16)
             key = self.seed, number, place, self.ranks.rank
             with torch.autocast(self.train.device.type, torch.bfloat16, enabled=self.bf16):
-                loss, logits = self.recipe.batch_loss(self.replica, images, batch.labels, key, self.criterion)
+                try:
+                    loss, logits = self.recipe.batch_loss(self.replica, images, batch.labels, key, self.criterion)
+                except ValueError as error:
+                    if "more than 1 value per channel" not in str(error):
+                        raise
+                    raise UserError(
+                        f"BatchNorm has a single value of a channel to average over, as {len(batch.ids)} image is seen "
+                        f"at once: raise {self.stage.batch_key}, or lower accumulate={self.compute.accumulate}"
+                    ) from error
             (loss / len(parts)).backward()
             self.losses += loss.detach() / len(parts)
             self.right += (logits.detach().argmax(1) == batch.labels).sum()
@@ -191,7 +226,10 @@ class Trainer:
         return row
 
     def state(self) -> dict[str, Any]:
-        """All of a training; when it is finished, only its weights and whose they are."""
+        """Returns the state of the training, as tensors and plain values, for a checkpoint.
+
+        Of a finished training it holds only what a representation needs: the weights to keep, and facts about them.
+        """
         finished, model = self.epoch == self.schedule.epochs, self.average or self.model
         state = {
             "finished": finished,
@@ -220,23 +258,24 @@ class Trainer:
         return state
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Goes on from a `state`."""
+        """Continues from a state that `state` returned in an unfinished training of the same settings."""
         self.model.load_state_dict(state.get("trained", state["model"]))
         if self.average is not None:
             self.average.load_state_dict(state["model"])
         for kept, group in zip(state["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True):
-            if "fused" in group:  # the checkpoint may come from another device
+            if "fused" in group:  # the checkpoint may have been written on another kind of device
                 kept["fused"] = group["fused"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.step, self.position = state["epoch"], state["step"], state["position"]
         self.best, self.kept = state["best"], state["kept"]
         self.losses.copy_(state["losses"])
-        self.right.fill_(state.get("right", math.nan))  # a checkpoint within an epoch may be older than this count
+        self.right.fill_(state.get("right", math.nan))  # checkpoints of earlier versions lack this count
 
     def seed_random(self, state: dict[str, Any] | None) -> None:
-        """What is random in a model of one's own, such as dropout, comes from the seed and goes on with a checkpoint.
+        """Sets torch's random generators, which layers such as dropout use.
 
-        Only the first rank's generator is in it: the others begin anew where a training was resumed.
+        state: the checkpoint to continue from; None seeds the generators. A checkpoint holds only the generators of
+        rank 0, so the other ranks are seeded anew when a training is resumed.
         """
         if state is None or not self.ranks.main:
             torch.manual_seed(self.seed + self.ranks.rank)
@@ -250,7 +289,10 @@ class Trainer:
 def evaluate_classes(
     model: Model, loader: Batches, bf16: bool = False, ranks: Ranks = ALONE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many samples of the ranks' loaders are classified right, and how many there are, of each class: int64 [C]."""
+    """Returns the number of correctly classified samples and of all samples of each class, two int64 [C].
+
+    loader: this rank's share of the samples; the counts are summed over the ranks. bf16: compute under autocast.
+    """
     model.eval()
     counts = torch.zeros(2, len(model.classifier.weight), dtype=torch.int64, device=loader.device)
     for batch in loader.epoch():
@@ -263,5 +305,8 @@ def evaluate_classes(
 
 
 def _full(images: torch.Tensor, bf16: bool) -> torch.Tensor:
-    """A GPU's loader gives float16, which autocast turns into what it wants; without it the weights are float32."""
+    """Returns images in channels-last order, as float32 unless bf16.
+
+    A loader on a GPU yields float16. Autocast converts that as needed; without autocast, the weights are float32.
+    """
     return (images if bf16 else images.float()).to(memory_format=torch.channels_last)

@@ -16,9 +16,6 @@ from fastlt.bench.rows import Row, append, markdown, measure
 from fastlt.bench.stage2 import task_of
 from fastlt.bench.stage2_rivals import DECAY, LR, TorchLoop
 from fastlt.kernels.class_mean import class_mean
-from fastlt.kernels.group_count import group_count
-from fastlt.kernels.nearest_mean import nearest_mean
-from fastlt.kernels.tau_normalize import tau_normalize
 from fastlt.longtail.losses import make_loss
 from fastlt.stage2.classifiers.heads import Linear
 from fastlt.stage2.classifiers.sgd import Step
@@ -93,9 +90,10 @@ def test_index(tmp_path: Path) -> None:
         (["foo"], "benchmark 'foo' is unknown: allowed are convert, index"),
         (["convert"], "images=None: no .jpg, .jpeg or .png file there"),
         (["index", "samples=5"], "samples=5: at least 90000"),
-        (["stage2", "size=huge"], "size=huge is unknown: allowed are tiny, standard, imagenet_lt, inaturalist2018"),
+        (["stage2", "size=huge"], "size=huge is unknown: allowed are tiny, standard, imagenet_lt, inaturalist2018, "),
+        (["stage2", "size=tiny", "share=0"], "share=0.0: it must be greater than 0, and 1 at most"),
         (["stage2", "size=tiny", "cases=[knn]"], "cases: knn is unknown, allowed are joint, ncm_l2"),
-        (["kernels", "size=huge"], "size=huge is unknown: allowed are tiny, standard, imagenet_lt, inaturalist2018"),
+        (["kernels", "size=huge"], "size=huge is unknown: allowed are tiny, standard, imagenet_lt, inaturalist2018, "),
         (["kernels", "size=tiny", "cases=[matmu]"], "cases: matmu is unknown, allowed are memory_read"),
         (["convert", "foo=1"], "unknown key foo: allowed are images, copies, peers"),
     ],
@@ -112,11 +110,21 @@ def test_stage2(tmp_path: Path) -> None:
     done = run("-m", "fastlt.bench", "stage2", "size=tiny", "rounds=1", cases, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = {row["case"]: row for row in json.loads(done.stdout.splitlines()[-1])["rows"]}
-    assert list(rows)[:7] == ["joint", "crt", "lws", "tau_norm", "every_classifier", "peak_memory", "features"]
+    assert list(rows)[:7] == ["joint", "crt", "lws", "tau_norm", "every_classifier", "joint_cpu", "crt_cpu"]
     total = sum(rows[name]["median"] for name in ("joint", "crt", "lws", "tau_norm"))
     assert rows["every_classifier"]["median"] == pytest.approx(total)
     assert rows["step_torch_9"]["median"] == pytest.approx(9 * rows["step_torch"]["median"])
-    assert {"products", "step_crt", "step_crt_9", "crt_torch", "lws_torch", "tau_authors"} <= rows.keys()
+    assert all(rows[f"{name}_cpu"]["median"] > 0 for name in ("joint", "crt", "lws", "tau_norm"))
+    assert {
+        "peak_memory",
+        "features",
+        "products",
+        "step_crt",
+        "step_crt_9",
+        "crt_torch",
+        "lws_torch",
+        "tau_authors",
+    } <= rows.keys()
 
 
 def test_steps_of_rivals_learn_the_same_thing() -> None:
@@ -159,13 +167,5 @@ def test_rivals_do_the_same_work() -> None:
     for ours, other, plain in zip(kinds, authors, theirs, strict=True):
         np.testing.assert_allclose(ours[there], other, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
-    near = nearest_mean(data.test, means.cl2n, "l2", means.global_mean, normalize=True)
-    assert (near == rivals.torch_nearest_mean(data.test, means.cl2n, means.global_mean)).float().mean() > 0.98
-    weights = torch.stack([data.weight, -data.weight])
-    ours = group_count(data.test, weights, data.test_labels, data.groups).group_correct
-    theirs = rivals.torch_group_count(data.test, weights, data.test_labels, data.groups)
-    assert np.abs(ours - theirs.numpy()).max() <= 1
     best = rivals.authors_tau_loop(data.test, data.weight, data.test_labels, AUTHORS_TAUS)
     assert every_tau(data).best("all")[2] >= 100 * best - 1e-6
-    taus = torch.tensor([0.0, 0.7])
-    torch.testing.assert_close(tau_normalize(data.weight, taus), rivals.torch_tau_normalize(data.weight, taus))

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from commands import refusal, run
-from omegaconf import OmegaConf
 from pictures import jpeg, picture
 
 from fastlt.bench import __main__ as command
 from fastlt.bench import peers
+from fastlt.bench.config import BenchConfig
 from fastlt.bench.images import take_images
 from fastlt.bench.loader import bench_loader
 from fastlt.bench.loader_data import equal_mix, long_tail
@@ -24,8 +24,8 @@ from fastlt.bench.rows import Row, append, last_run, ratio
 from fastlt.data.convert.storage import draws_served, raw_choice
 from fastlt.data.plan import Augment
 from fastlt.data.shards.reader import Dataset
-from fastlt.experiment.config import BenchConfig
 from fastlt.longtail.sampler import LAWS, Sampler
+from fastlt.models.backbones import BackboneConfig
 
 RATES = [
     *(
@@ -36,12 +36,14 @@ RATES = [
         "fastlt_jpeg_progressive",
         "fastlt_jpeg_1thread",
     ),
-    *("fastlt_jpeg_q90", "fastlt_raw", "fastlt_jpeg_cold", "fastlt_raw_cold"),
+    *("fastlt_jpeg_q90", "fastlt_raw", "fastlt_jpeg_randaugment", "fastlt_small", "fastlt_small_augmented"),
+    *("fastlt_jpeg_cold", "fastlt_raw_cold"),
     *("fastlt_auto_class", "fastlt_auto_jpeg_class", "index_1000", "index_3000"),
 ]
 RATIOS = [
     *("fastlt_jpeg / decode_ceiling", "fastlt_auto_class / fastlt_auto_jpeg_class", "fastlt_jpeg_class / fastlt_jpeg"),
     *("fastlt_jpeg_sqrt / fastlt_jpeg", "fastlt_jpeg_progressive / fastlt_jpeg", "fastlt_jpeg / fastlt_jpeg_1thread"),
+    *("fastlt_jpeg_randaugment / fastlt_jpeg", "fastlt_small_augmented / fastlt_small"),
     "index_3000 / index_1000",
 ]
 STAGES = ["stage_plan", "stage_read", "stage_decode", "stage_augment", "stage_whole"]
@@ -49,7 +51,9 @@ STAGES = ["stage_plan", "stage_read", "stage_decode", "stage_augment", "stage_wh
 
 def config(images: Path, **keys: Any) -> Any:
     """The command's configuration, small."""
-    return OmegaConf.structured(BenchConfig(images=str(images), rounds=1, copies=4, batch=4, samples=3000, **keys))
+    return BenchConfig(
+        backbone=BackboneConfig("resnet10"), images=str(images), rounds=1, copies=4, batch=4, samples=3000, **keys
+    )
 
 
 @pytest.fixture(scope="module")

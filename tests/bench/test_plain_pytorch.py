@@ -1,6 +1,5 @@
 """tools/plain_pytorch.py, the training that fastlt's numbers are set beside: split, rates, network, a run."""
 
-import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -13,10 +12,10 @@ from commands import ROOT
 from hydra import compose, initialize_config_module
 from test_source_cifar import write_tar
 
-from fastlt.core.schedule import Schedule
+from fastlt.core.structured import from_node
 from fastlt.data.sources.cifar import Cifar
 from fastlt.data.sources.long_tail import long_tail_rows
-from fastlt.experiment.config import register
+from fastlt.experiment.config import TrainConfig
 from fastlt.models.backbones import build_model
 
 FOLDER = "cifar-100-python"
@@ -90,22 +89,19 @@ def test_rates_of_the_published_schedule_and_of_ours() -> None:
     warm = [0.1 * (third * (1 - epoch / 5) + epoch / 5) for epoch in (1, 2, 3, 4)]
     expected = [*warm, *[0.1] * 155, *[1e-3] * 20, *[1e-5] * 21]
     assert [plain.rate(epoch, (160, 180), 0.01) for epoch in range(1, 201)] == pytest.approx(expected)
-    register()
     with initialize_config_module("fastlt.conf", version_base="1.3"):
-        protocol = compose("train", ["protocol=cifar_lt_bags"]).protocol
-    fields = {field.name: protocol[field.name] for field in dataclasses.fields(Schedule) if field.name in protocol}
-    ours = Schedule(**fields)
-    assert [ours.rate(84 * epoch, 84) for epoch in range(200)] == pytest.approx(expected)
-    assert (ours.momentum, ours.weight_decay, ours.nesterov, protocol.batch) == (0.9, 2e-4, True, 128)
+        ours = from_node(compose("train", ["protocol=cifar_lt_bags"]), TrainConfig)
+    protocol = ours.protocol
+    assert [ours.schedule.rate(84 * epoch, 84) for epoch in range(200)] == pytest.approx(expected)
+    assert (protocol.momentum, protocol.weight_decay, protocol.nesterov, protocol.batch) == (0.9, 2e-4, True, 128)
     stage2 = [plain.rate(epoch, (10, 20), 0.1) for epoch in range(1, 31)]
     assert stage2 == pytest.approx([*warm, *[0.1] * 5, *[1e-2] * 10, *[1e-3] * 11])
     for section in (protocol.crt, protocol.lws):
-        names = {field.name for field in dataclasses.fields(Schedule)} & set(section)
-        ours = Schedule(**{name: section[name] for name in names}, momentum=0.9, stepped="epoch")
-        assert [ours.rate(84 * epoch, 84) for epoch in range(30)] == pytest.approx(stage2)
-        assert (ours.weight_decay, ours.nesterov, section.batch) == (5e-4, True, 128)
+        schedule = section.schedule(ours.stage2.stepped)
+        assert [schedule.rate(84 * epoch, 84) for epoch in range(30)] == pytest.approx(stage2)
+        assert (section.weight_decay, section.nesterov, section.batch) == (5e-4, True, 128)
     normalize = plain.NORMALIZE[1]
-    assert (list(protocol.mean), list(protocol.std)) == (list(normalize.mean), list(normalize.std))
+    assert (list(protocol.mean or ()), list(protocol.std or ())) == (list(normalize.mean), list(normalize.std))
 
 
 def test_network_is_fastlts_true_resnet32() -> None:

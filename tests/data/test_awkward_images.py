@@ -57,7 +57,7 @@ ANEW = {
 }
 # Refused, and why:
 BAD = {
-    "bomb_65535x65535.jpg": "more than 100 million pixels",
+    "bomb_65535x65535.jpg": "more than twice the 100000000 pixels that max_pixels allows",
     "broken.png": "damaged PNG header",
     "broken_stream_1280x960.jpg": "broken data stream when reading image file",
     "empty_0_bytes.jpg": "the file is empty",

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -114,8 +115,10 @@ def test_a_larger_budget_goes_on_where_the_smaller_one_ended(tmp_path: Path, mon
     broken = Pictures(counts=(60, 30), broken=(("train", 40), ("train", 80)))
     with pytest.raises(UserError, match=r"allow more with max_bad=2"):
         convert(broken, OPTIONS, out, workers=1)
-    loads = []
+    loads: list[int] = []
     load = Pictures.load
+    # Near duplicates are looked at in the end, whatever was converted before.
+    monkeypatch.setattr("fastlt.data.convert.engine.near_duplicates", lambda source, looks: {})
     monkeypatch.setattr(Pictures, "load", lambda self, split, i: (loads.append(i), load(self, split, i))[1])
     convert(broken, conversion("png", shard_mb=20, max_bad=0.1), out, workers=1)
     assert len(loads) < 30
@@ -145,3 +148,67 @@ def test_a_full_disk_is_told_and_resumed(tmp_path: Path) -> None:
         assert files(out) == files(convert(SOURCE, OPTIONS, tmp_path / "whole", workers=1))
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+SLOW = """
+import os, signal, time
+from dataclasses import dataclass
+from pathlib import Path
+from fastlt.core.cli import guard
+from fastlt.data.convert import convert
+from pictures import Pictures, conversion
+
+@dataclass(frozen=True)
+class Slow(Pictures):
+    def load(self, split, index):
+        if index == 5:
+            {at_five}
+        return super().load(split, index)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background inherits that it is ignored
+guard(lambda: convert(Slow(counts=(60, 30)), conversion("png"), Path("out"), workers=2))
+"""
+
+
+def converting(tmp_path: Path, at_five: str) -> subprocess.Popen:
+    """A conversion in a process group of its own, as a shell makes one."""
+    path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOW.format(at_five=at_five)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def last_words(process: subprocess.Popen) -> str:
+    """What a process writes to stderr until it ends; one that does not end is killed with its workers."""
+    try:
+        return process.communicate(timeout=100)[1]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.02, 0.2])
+def test_an_interrupted_conversion_waits_for_no_worker(pause: float, tmp_path: Path) -> None:
+    with converting(tmp_path, "open('begun', 'w').close(); time.sleep(1000)") as process:
+        while not (tmp_path / "begun").exists() and process.poll() is None:
+            time.sleep(0.05)
+        for _ in range(3):  # impatient users press more than once
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+            time.sleep(pause)
+        told = last_words(process)  # the worker would sleep on
+    assert process.returncode == 130 and told.splitlines()[-1] == "interrupted" and "Traceback" not in told
+
+
+def test_a_worker_that_is_killed_is_one_line(tmp_path: Path) -> None:
+    with converting(tmp_path, "os.kill(os.getpid(), 9)") as process:
+        told = last_words(process)
+    assert process.returncode == 2 and told.splitlines()[-1].startswith(
+        "error: a worker process was ended from outside"
+    )
+    assert "fewer than workers=2" in told and "Traceback" not in told

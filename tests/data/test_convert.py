@@ -23,7 +23,7 @@ def converted(*overrides: str, cwd: Path) -> tuple[Dataset, list[str]]:
     err = io.StringIO()
     with (
         contextlib.chdir(cwd),
-        mock.patch.object(sys, "argv", ["command", *overrides, "out=out", "workers=1"]),
+        mock.patch.object(sys, "argv", ["command", "out=out", "workers=1", *overrides]),
         mock.patch.dict(os.environ, {"HYDRA_FULL_ERROR": ""}),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(err),
@@ -41,12 +41,13 @@ def images(tmp_path: Path) -> Path:
             folder = tmp_path / "root" / split / name
             folder.mkdir(parents=True)
             for i in range(count):
-                (folder / f"{i}.jpg").write_bytes(jpeg(picture(i, 40, 50)))
+                (folder / f"{i}.jpg").write_bytes(jpeg(picture(100 * count + 10 * label + i, 70, 90)))
                 lines.append(f"{split}/{name}/{i}.jpg {label}")
         (tmp_path / f"{split}.txt").write_text("\n".join(lines) + "\n")
     return tmp_path
 
 
+LARGE = "protocol=imagenet_lt_90 is the default for training: the short side of the images has 70 pixels (median)"
 LIST = ("dataset=image_list", "root=root", "train=train.txt", "test=test.txt", "out=out", "workers=1")
 
 
@@ -76,11 +77,11 @@ def test_shapes(tmp_path: Path) -> None:
 
 def test_csv(images: Path) -> None:
     """Splits in a column, names with blanks, commas and letters beyond ASCII."""
-    (images / "root" / "größe, 1.jpg").write_bytes(jpeg(picture(7, 30, 30)))
+    (images / "root" / "größe, 1.jpg").write_bytes(jpeg(picture(7, 70, 70)))
     rows = ["label,path,split", 'Kauz,"größe, 1.jpg",train', "Igel,train/a/0.jpg,train", "Igel,test/a/0.jpg,test"]
     (images / "table.csv").write_text("\n".join(rows), encoding="utf-8-sig")
     dataset, said = converted("dataset=csv", "root=root", "table=table.csv", cwd=images)
-    assert dataset.class_names == ["Igel", "Kauz"] and said == []
+    assert dataset.class_names == ["Igel", "Kauz"] and said == [LARGE]
     assert dataset.key("train", 0) == "größe, 1.jpg" and dataset.split("train").label.tolist() == [1, 0]
 
 
@@ -99,15 +100,78 @@ def test_inaturalist_by_the_names_of_the_lists(images: Path) -> None:
     assert dataset.split("train").counts.tolist() == [4, 4] and len(dataset.split("test")) == 4
     mixed = refusal(main, *lists[:3], "test=test.txt", "out=other", cwd=images)
     assert mixed.startswith("train=train.json, test=test.txt: some are .json, some are not")
-    assert "class_names=test.txt: .json files name their classes" in refusal(
+    (images / "order.txt").write_text("Strix aluco\nErinaceus\n")
+    ordered, _ = converted(*lists, "class_names=order.txt", "overwrite=true", cwd=images)
+    assert ordered.class_names == ["Strix aluco", "Erinaceus"]
+    assert ordered.split("train").label.tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+    assert "class_names lacks 'Erinaceus', 'Strix aluco': it must name each of the 2 classes once" in refusal(
         main, *lists, "class_names=test.txt", "out=other", cwd=images
     )
+
+
+def test_class_names_for_folders(images: Path) -> None:
+    (images / "order.json").write_text('{"b": 0, "a": 1}')
+    dataset, _ = converted("dataset=image_folder", "root=root", "class_names=order.json", cwd=images)
+    assert dataset.class_names == ["b", "a"] and dataset.key("test", 0) == "test/a/0.jpg"
+    assert dataset.split("test").label.tolist() == [1, 1, 0, 0]
+    (images / "order.json").write_text('{"b": 0, "cat": 1}')
+    assert "class_names lacks 'a'" in refusal(
+        main, "dataset=image_folder", "root=root", "class_names=order.json", "out=other", cwd=images
+    )
+
+
+def split_keys(dataset: Dataset) -> dict[str, list[str]]:
+    return {name: [dataset.key(name, k) for k in range(len(split))] for name, split in dataset.splits.items()}
+
+
+def test_a_folder_per_class_is_divided(images: Path) -> None:
+    """The same for any number of workers; another seed gives other images, and as many."""
+    command = ("dataset=image_folder", "root=root/train", "split=0.5,0.25,0.25", "overwrite=true")
+    dataset, said = converted(*command, cwd=images)
+    assert {name: split.counts.tolist() for name, split in dataset.splits.items()} == {
+        "train": [2, 2],
+        "val": [1, 1],
+        "test": [1, 1],
+    }
+    assert said == ["divided 8 images into train 4, val 2, test 2 (class by class, seed=0)", LARGE]
+    first = split_keys(dataset)
+    assert sorted(key for keys in first.values() for key in keys) == [f"{c}/{k}.jpg" for c in "ab" for k in range(4)]
+    digest = dataset.digest
+    assert converted(*command, "workers=3", cwd=images)[0].digest == digest
+    other = split_keys(converted(*command, "seed=1", cwd=images)[0])
+    assert other != first and {name: len(keys) for name, keys in other.items()} == {"train": 4, "val": 2, "test": 2}
+
+
+def test_groups_and_shares_of_single_splits(images: Path) -> None:
+    rows = [f"train/{name}/{k}.jpg;{name};{'pq'[k // 2]}{name}" for name in "ab" for k in range(4)]
+    (images / "table.csv").write_text("\n".join(["image;class;patient", *rows]))
+    command = ("dataset=csv", "root=root", "table=table.csv", "test=0.5", "overwrite=true")
+    keys = split_keys(converted(*command, "group_by=patient", cwd=images)[0])
+    assert {name: {key[:7] + "pq"[int(key[8]) // 2] for key in own} for name, own in keys.items()} in (
+        {
+            "train": {f"train/a{p}", f"train/b{q}"},
+            "test": {f"train/a{'qp'['pq'.index(p)]}", f"train/b{'qp'['pq'.index(q)]}"},
+        }
+        for p in "pq"
+        for q in "pq"
+    )
+    folder = ("dataset=image_folder", "root=root", "val=0.25", "name=mine", "overwrite=true")
+    dataset, _ = converted(*folder, cwd=images)
+    assert {name: split.counts.tolist() for name, split in dataset.splits.items()} == {
+        "train": [3, 3],
+        "val": [1, 1],
+        "test": [2, 2],
+    }
+    assert dataset.name == "mine"
+    assert "test=0.2: there is a test split already" in refusal(main, *folder, "test=0.2", "out=other", cwd=images)
+    without, _ = converted("dataset=image_folder", "root=root/train", "test=0", "overwrite=true", cwd=images)
+    assert list(without.splits) == ["train"]
 
 
 def test_long_tails(images: Path) -> None:
     lists = [argument for argument in LIST if "=out" not in argument and "workers" not in argument]
     dataset, said = converted(*lists, "long_tail=exponential", "imbalance=4", cwd=images)
-    assert dataset.split("train").counts.tolist() == [4, 1] and said == []
+    assert dataset.split("train").counts.tolist() == [4, 1] and said == [LARGE]
     assert dataset.split("test").counts.tolist() == [2, 2]
     folder = ("dataset=image_folder", "root=root", "overwrite=true")
     dataset, _ = converted(*folder, "long_tail=pareto", "imbalance=4", "minimum=2", "head=first", cwd=images)
@@ -121,7 +185,12 @@ def test_an_image_in_two_splits_is_named(images: Path) -> None:
     with (images / "test.txt").open("a") as file:
         file.write("train/a/./0.jpg 0\ntrain/b/1.jpg 0\n")
     dataset, said = converted(*LIST[:-2], cwd=images)
-    assert said == ["note: 2 images are in train and in test, under the same path"]
+    assert said == [
+        "note: 2 images are in train and in test, under the same path",
+        "note: 2 images of test look like images of earlier splits, such as train/a/0.jpg like train/a/0.jpg of train; "
+        "drop_duplicates=true leaves them out",
+        LARGE,
+    ]
     assert len(dataset.split("test")) == 6
 
 
@@ -160,8 +229,9 @@ def test_files_that_cannot_be_read_are_bad_images(images: Path, monkeypatch: pyt
             "train/a/0.jpg,a,train\ntest/b/0.jpg,b,test",
             "line 3: 'test/b/0.jpg,b,test': class 'b' has no training image",
         ),
-        ("train/a/0.jpg,a,train", "table=table.csv has no test images: add test=FILE or a column split"),
-        ("train/a/0.jpg,a,dev", "line 2: 'train/a/0.jpg,a,dev': unknown split 'dev'; allowed: train, val, test"),
+        ("train/a/0.jpg,a,train", "there are no test images, which a training needs: add split=0.7,0.1,0.2"),
+        ("train/a/0.jpg,a,rest", "line 2: 'train/a/0.jpg,a,rest': unknown split 'rest'; allowed: train, val, test"),
+        ("train/a/0.jpg,a,dev", "table.csv: no row for training"),
         ("train/a/0.jpg,a,train\ntrain/a/0.jpg,a,train", "already listed in line 2"),
     ],
 )
@@ -240,16 +310,42 @@ class Malicious:
         (("dataset=image_list", "out=out"), "train is not given"),
         (("dataset=image_folder", "root=nowhere", "out=out"), "nowhere"),
         (("dataset=image_folder", "root=.", "out=out", "imbalance=9"), "imbalance=9 needs a law: add long_tail="),
-        (("dataset=shapes", "long_tail=pareto", "out=out"), "long_tail=pareto: dataset=shapes has a long tail"),
+        (
+            ("dataset=shapes", "long_tail=pareto", "out=out"),
+            "long_tail=pareto is not for dataset=shapes: its keys are classes, ",
+        ),
         (("dataset=shapes", "out=out", "classes=40"), "classes=40 is not in 2..36"),
-        (("dataset=cifar10_lt", "source=cifar", "classes=5", "out=out"), "classes=5 is for dataset=shapes: leave it"),
+        (
+            ("dataset=cifar10_lt", "source=cifar", "classes=5", "out=out"),
+            "classes=5 is not for dataset=cifar10_lt: its keys",
+        ),
         (("dataset=csv", "root=.", "out=out"), "table is not given: dataset=csv needs table=PATH"),
-        (("dataset=csv", "root=.", "train=x.csv", "out=out"), "takes the table of training as table=FILE"),
+        (
+            ("dataset=csv", "root=.", "train=x.csv", "out=out"),
+            "train=x.csv is not for dataset=csv: its keys are root, t",
+        ),
+        (
+            ("dataset=image_folder", "root=.", "table=x.csv", "out=out"),
+            "table=x.csv is not for dataset=image_folder: its",
+        ),
+        (
+            ("dataset=image_folder", "root=.", "source=x", "out=out"),
+            "source=x is not for dataset=image_folder: its keys",
+        ),
+        (
+            ("dataset=image_folder", "root=.", "test=x.txt", "out=out"),
+            "test=x.txt: with dataset=image_folder this is a ",
+        ),
+        (("dataset=image_folder", "root=.", "alpha=2", "out=out"), "alpha=2 needs a law: add long_tail="),
+        (("dataset=image_folder", "root=.", "seed=2", "out=out"), "seed=2 needs something to draw: add split="),
+        (("dataset=image_folder", "root=.", "group_by=x", "out=out"), "group_by=x needs shares: add split="),
+        (("dataset=image_folder", "root=.", "selection=ldam", "out=out"), "selection=ldam is not for dataset=image"),
+        (("dataset=image_list", "root=.", "path_column=x", "out=out"), "path_column=x is not for dataset=image_list: "),
         (("dataset=shapes",), "out is not given"),
         (("dataset=shapes", "out=out", "encode=foo"), "encode=foo is unknown: allowed are keep, jpeg, png, raw"),
         (("dataset=shapes", "out=out", "imbalance=0"), "imbalance=0"),
         (("dataset=shapes", "out=out", "workers=-1"), "workers=-1"),
-        (("dataset=shapes", "out=out", "foo=1"), "unknown key foo: allowed are dataset, out, source"),
+        (("dataset=shapes", "out=out", "foo=1"), "unknown key foo: allowed are dataset, out, name, source"),
     ],
 )
 def test_wrong_input_is_refused(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:

@@ -399,9 +399,13 @@ def test_damaged_files_are_named_bad(found: bytes, reason: str, kind: str) -> No
 
 
 def test_too_many_pixels_are_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastlt.data.shards.encode.MAX_PIXELS", 1000)
-    with pytest.raises(BadImage, match="90 x 60 pixels"):
-        encode(jpeg(PIXELS), Encoding())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)  # Pillow itself refuses twice as many
+    for limit, told in ((1000, "more than twice"), (5399, "90 x 60 pixels, max_pixels=5399 allows fewer")):
+        with pytest.raises(BadImage, match=told):
+            encode(jpeg(PIXELS), Encoding(max_pixels=limit))
+    assert (encode(jpeg(PIXELS), Encoding(max_pixels=5400)).width, Image.MAX_IMAGE_PIXELS) == (90, 5400)
+    with pytest.raises(UserError, match=r"^max_pixels=0: it must be at least 1$"):
+        Encoding(max_pixels=0)
 
 
 SMALL = Image.fromarray(PIXELS[:7, :9])

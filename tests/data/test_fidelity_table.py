@@ -1,5 +1,5 @@
-"""The table of docs/fidelity.md, operation by operation: what the field's codes compute, from its published definition
-in a few lines, beside what fastlt computes."""
+"""The table of docs/explanation/fidelity.md, operation by operation: what the field's codes compute, from its published
+definition in a few lines, beside what fastlt computes."""
 
 import ast
 import math
@@ -22,7 +22,6 @@ from torch.nn import functional
 from fastlt.core.groups import class_groups, group_sizes
 from fastlt.data.sources.long_tail import long_tail_counts, long_tail_rows
 from fastlt.kernels.class_mean import class_mean
-from fastlt.kernels.tau_normalize import tau_normalize
 from fastlt.longtail.losses import make_loss
 from fastlt.longtail.sampler import Sampler
 from fastlt.models.backbones import build_model
@@ -30,6 +29,7 @@ from fastlt.stage2.classifiers import find_classifier
 from fastlt.stage2.classifiers.base import Features, Stage2, Task, Training
 from fastlt.stage2.classifiers.heads import Linear
 from fastlt.stage2.classifiers.sgd import Step
+from fastlt.stage2.classifiers.tau_norm import normalized
 
 ROOT = Path(__file__).parents[2]
 CIFAR_100 = long_tail_counts(100, 500, 100)  # sizes of CIFAR-100-LT's classes at imbalance 100
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def task() -> Task:
     """Features with means that are not 0, as those behind a ReLU are."""
-    training = Training(2, 64, (0.1,), (5e-4,))
+    training = Training(2, 64, 0.1, 5e-4)
     task = made(CLASS_SIZES, Stage2(training, training))
     x = task.train.x.abs()
     seen = Features(x, task.train.labels)
@@ -102,10 +102,10 @@ def test_ncm_cos(task: Task) -> None:
 def test_tau(task: Task) -> None:
     norm = task.weight.double().norm(dim=1, keepdim=True)
     for tau in np.linspace(0, 2, 21).tolist():
-        close(tau_normalize(task.weight, tau)[0], task.weight.double() / norm**tau)
+        close(normalized(task.weight, tau), task.weight.double() / norm**tau)
     fitted = find_classifier("tau_norm").fit(task)
     assert "bias" not in fitted.tensors  # as in tau_norm.py
-    bags = options("protocol=cifar_lt_bags").trainings()
+    bags = options("protocol=cifar_lt_bags").trainings
     fitted = find_classifier("tau_norm").fit(replace(task, stage2=bags))
     theirs = task.train.x.double() @ (task.weight.double() / norm).T + task.bias
     close(find_classifier("tau_norm").scores(fitted.tensors, task.train.x), theirs)
@@ -148,7 +148,7 @@ def test_crt_step(nesterov: bool, task: Task) -> None:
 
 def rates(protocol: str, *overrides: str) -> list[float]:
     """The learning rate at the first step of every epoch."""
-    schedule = options(f"protocol={protocol}", *overrides).schedule()
+    schedule = options(f"protocol={protocol}", *overrides).schedule
     return [schedule.rate(7 * epoch, 7) for epoch in range(schedule.epochs)]
 
 
@@ -178,9 +178,9 @@ def test_steps() -> None:
     close(rates("cifar_lt_ldam", "epochs=200"), [ldam(epoch) for epoch in range(200)])
     # Its scheduler is stepped before an epoch: the first one runs at last_epoch = 1.
     close(rates("cifar_lt_bags", "epochs=200"), [bags(epoch) for epoch in range(1, 201)])
-    stage2 = options("protocol=cifar_lt_bags").trainings()
+    stage2 = options("protocol=cifar_lt_bags").trainings
     for training in (stage2.crt, stage2.lws):
-        schedule = training.schedule(0.1, 5e-4, stage2.stepped)
+        schedule = training.schedule(stage2.stepped)
         close([schedule.rate(epoch, 1) for epoch in range(30)], [bags(epoch, (10, 20), 0.1) for epoch in range(1, 31)])
     mislas = rates("cifar_lt_ldam", "epochs=200", "protocol.factor=0.1")
     close(mislas[160], 0.01)
@@ -346,7 +346,7 @@ def test_logit_adjustment(batch: tuple[Tensor, Tensor], task: Task) -> None:
 
 def test_label_aware_smoothing(batch: tuple[Tensor, Tensor]) -> None:
     logits, labels = batch
-    stage2 = options("protocol=cifar_lt_200").trainings()
+    stage2 = options("protocol=cifar_lt_200").trainings
     head, tail = stage2.smoothing_head, stage2.smoothing_tail
     assert (head, tail) == (0.4, 0.1)
     n = CIFAR_100.astype(float)
@@ -390,7 +390,7 @@ def test_start_of_the_joint_head() -> None:
     assert normal.std().item() == pytest.approx(math.sqrt(2 / 64), rel=0.03)  # 0.177
 
 
-TABLE = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")
+TABLE = (ROOT / "docs" / "explanation" / "fidelity.md").read_text(encoding="utf-8")
 
 
 def test_every_row_names_a_test() -> None:

@@ -1,8 +1,7 @@
 """A disk without space, at whatever byte it ends: one line that names file and remedy, no signal, nothing lost."""
 
 import multiprocessing
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,25 +15,7 @@ from fastlt.data.convert import convert
 from fastlt.data.shards.reader import Dataset
 from fastlt.stage2.features import FeatureStore
 
-MOUNT = ("mount", "-t", "tmpfs", "-o")
 SOURCE = Pictures(counts=(3, 1), pixels=True)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """A file system of so many bytes; asked again, the same one with more or fewer."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run([*MOUNT, "size=4k", "tmpfs", str(place)], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"this user may not mount a tmpfs: {mounted.stderr.decode().strip()}")
-
-    def resized(size: int) -> Path:
-        subprocess.run([*MOUNT, f"remount,size={size}", "tmpfs", str(place)], check=True)
-        return place
-
-    yield resized
-    subprocess.run(["umount", str(place)], check=True)
 
 
 def outcome(work: Callable[[], object]) -> str:

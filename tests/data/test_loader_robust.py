@@ -7,17 +7,20 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import commands
 import numpy as np
 import pytest
 import torch
 
 from fastlt.core.errors import UserError
+from fastlt.data.pipeline.damage import CHECKED
 from fastlt.data.pipeline.loader import Loader
 from fastlt.data.plan import Augment
 from fastlt.data.shards.reader import Dataset
@@ -88,7 +91,7 @@ def test_a_state_of_something_else_is_refused(jpeg_dataset: Dataset, mixed_datas
         ),
         "order.drawing": lambda: loader(jpeg_dataset, order=InOrder(np.arange(71))),
         "seed": lambda: loader(jpeg_dataset, seed=2),
-        "augment.size": lambda: loader(jpeg_dataset, augment=replace(AUGMENT, size=25)),
+        "augment.image_size": lambda: loader(jpeg_dataset, augment=replace(AUGMENT, image_size=25)),
         "augment.jitter": lambda: loader(jpeg_dataset, augment=replace(AUGMENT, jitter=0.0)),
         "augment.scale": lambda: loader(jpeg_dataset, augment=replace(AUGMENT, scale=(0.2, 1.0))),
         "split": lambda: loader(jpeg_dataset, split="val", order=sampler(jpeg_dataset)),
@@ -286,7 +289,13 @@ def test_two_threads_at_once_are_refused(jpeg_dataset: Dataset) -> None:
 # --- damage ---
 
 
-@pytest.fixture(params=["jpeg", "mixed"])
+def is_compared(dataset: Dataset, sample: int) -> bool:
+    """Whether damage of a training image is found when it is used: not where it is many pixels."""
+    index = dataset.split("train")
+    return bool(index.encoding[sample] != 2 or index.length[sample] <= CHECKED)
+
+
+@pytest.fixture(params=["jpeg", "mixed", "raw"])
 def damaged(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
     """A data set with some images overwritten after it was made: garbage, or a single flipped bit."""
     whole = request.getfixturevalue(f"{request.param}_dataset")
@@ -307,7 +316,7 @@ def damaged(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
 def test_damaged_samples_are_named_and_replaced(damaged: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
     order = sampler(damaged).order(2)
     index = damaged.split("train")
-    bad = [sample for sample in DAMAGED if index.encoding[sample] != 2]  # raw pixels cannot fail
+    bad = [sample for sample in DAMAGED if is_compared(damaged, sample)]
     with loader(damaged) as opened:
         images, labels, ids = joined(opened.epoch(2))
         where = sorted(opened.damaged)
@@ -334,7 +343,7 @@ def test_damaged_samples_are_named_and_replaced(damaged: Dataset, capsys: pytest
 
 
 def test_more_damage_than_allowed(jpeg_dataset: Dataset, damaged: Dataset) -> None:
-    allowed = int((damaged.split("train").encoding[list(DAMAGED)] != 2).sum()) - 1
+    allowed = sum(is_compared(damaged, sample) for sample in DAMAGED) - 1
     order = sampler(damaged, "instance")
     told = rf"max_damaged={allowed} allows fewer: train-000000.tar, offset \d+, key"
     with loader(damaged, order=order, max_damaged=allowed) as opened, pytest.raises(UserError, match=told):
@@ -348,3 +357,41 @@ def test_where_every_sample_counts_none_is_replaced(damaged: Dataset) -> None:
     order = InOrder(np.arange(71))
     with Loader(damaged, "train", order, Augment(24), 16) as opened, pytest.raises(UserError, match=told):
         joined(opened.epoch())
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+def test_a_shard_that_is_cut_short_while_it_is_mapped_is_named(
+    jpeg_dataset: Dataset, raw_dataset: Dataset, tmp_path: Path, encoding: str
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree((jpeg_dataset if encoding == "jpeg" else raw_dataset).root, root)
+    code = f"""
+import os, numpy as np
+from fastlt.data.pipeline.loader import Loader
+from fastlt.data.plan import Augment
+from fastlt.data.shards.reader import Dataset
+from fastlt.longtail.sampler import InOrder
+dataset = Dataset({str(root)!r})
+with Loader(dataset, "train", InOrder(np.arange(71)), Augment(24), 16) as loader:
+    os.truncate(dataset.shards[0], 512)
+    print(sum(len(batch.images) for batch in loader))
+"""
+    done = commands.run("-c", code, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"error: {root}/train-000000.tar was cut short, or its disk failed, while it was read")
+
+
+def test_another_bus_error_ends_as_ever(jpeg_dataset: Dataset, tmp_path: Path) -> None:
+    code = f"""
+import mmap
+from fastlt.data.shards.reader import Dataset
+dataset = Dataset({str(jpeg_dataset.root)!r})
+with open("other", "w+b") as file:
+    file.truncate(9000)
+    other = mmap.mmap(file.fileno(), 9000)
+    file.truncate(0)
+    print(other[0])
+"""
+    done = commands.run("-c", code, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGBUS, "", "")

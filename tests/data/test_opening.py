@@ -17,7 +17,9 @@ from fastlt.data.pipeline.loader import Loader
 from fastlt.data.plan import Augment
 from fastlt.data.shards import format as layout
 from fastlt.data.shards import reader
-from fastlt.data.shards.reader import INDEXED, Dataset
+from fastlt.data.shards.index import INDEXED, write_index
+from fastlt.data.shards.reader import Dataset
+from fastlt.data.shards.verify import verify
 from fastlt.data.shards.writer import write_description
 from fastlt.longtail.sampler import InOrder
 
@@ -72,7 +74,7 @@ def test_a_dataset_that_is_converted_anew_is_read_as_it_was_opened(twins: tuple[
     put(other, one)
     np.testing.assert_array_equal(pixels(opened), expected)
     order = InOrder(np.arange(len(opened.split("train"))))
-    with Loader(opened, "train", order, Augment(32, keep=1.0), 16, dtype=torch.uint8) as loader:
+    with Loader(opened, "train", order, Augment(32, crop_pct=1.0), 16, dtype=torch.uint8) as loader:
         seen = np.concatenate([batch.images.permute(0, 2, 3, 1).numpy() for batch in loader.epoch()])
     np.testing.assert_array_equal(seen, expected)
     assert opened.key("train", 0) == "unknown (sample 0)"  # its index is gone, the new one is of other images
@@ -157,7 +159,7 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(raw_dataset: Dataset, tmp_p
         lambda about: about["mean"].reverse(),
         lambda about: about["class_names"].reverse(),
         lambda about: about["shards"][0].update(sha256="another"),
-        lambda about: about["index"]["train"].update(label=1),
+        lambda about: about["index"]["columns"]["train"]["label"].update(crc32=1),
         lambda about: about.update(digest="another"),
     ],
 )
@@ -168,3 +170,101 @@ def test_an_edited_description_is_refused(raw_dataset: Dataset, tmp_path: Path, 
     (root / layout.DATASET_FILE).write_text(json.dumps(about))
     with pytest.raises(UserError, match=r"dataset\.json is damaged or was edited \(its digest is \w+, what it says"):
         Dataset(root)
+
+
+def described_anew(root: Path, change: Callable[[dict, dict[str, np.ndarray]], None]) -> None:
+    """A dataset that says something else, with all checksums right, as somebody could make it."""
+    about = json.loads((root / layout.DATASET_FILE).read_text())
+    columns = {name: getattr(Dataset(root).split("train"), name).copy() for name in INDEXED}
+    columns["key"] = np.zeros(len(columns["label"]), "S1")
+    splits = {"train": about["splits"]["train"]}
+    about = {name: value for name, value in about.items() if name not in ("digest", "index")} | {"splits": splits}
+    change(about, columns)
+    about = write_index(root / layout.INDEX_FILE, about, {"train": columns})
+    (root / layout.DATASET_FILE).write_text(json.dumps(about))
+
+
+def setting(column: str, value: int, at: int = 0) -> Callable[[dict, dict[str, np.ndarray]], None]:
+    return lambda about, columns: columns[column].__setitem__(at, value)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (setting("label", 9), "label holds 9, allowed are 0 to 3"),
+        (setting("label", -1), "label holds -1"),
+        (setting("label", 3), "class_start, the labels and the counts of dataset.json are at odds"),
+        (setting("shard", 99), "shard holds 99, allowed are 0 to "),
+        (setting("offset", -512), "offset holds -512"),
+        (setting("offset", 1 << 40), "samples end behind their shards"),
+        (setting("length", 0), "length holds 0"),
+        (setting("length", 1 << 61), "samples end behind their shards"),
+        (setting("height", 30_000), "raw samples are shorter than their pixels"),
+        (setting("width", 0), "width holds 0"),
+        (setting("encoding", 7), "encoding holds 7, allowed are 0 to 2"),
+        (setting("class_members", 70, 1), "class_members is not the order of the labels"),
+        (setting("class_members", 10_000), "class_members holds 10000"),
+        (setting("class_start", 41, 1), "class_start, the labels and the counts of dataset.json are at odds"),
+        (setting("class_start", 1), "class_start, the labels and the counts of dataset.json are at odds"),
+        (lambda about, columns: about["splits"]["train"].update(samples=2_000_000_000), "cannot have 2000000000 rows"),
+        (
+            lambda about, columns: columns.update(label=columns["label"][:5].copy()),
+            "cannot have 71 rows",
+        ),
+    ],
+)
+def test_values_that_cannot_be_are_one_line(
+    raw_dataset: Dataset, tmp_path: Path, change: Callable[[dict, dict[str, np.ndarray]], None], told: str
+) -> None:
+    root = copy(raw_dataset, tmp_path / "data")
+    described_anew(root, lambda about, columns: None)
+    assert len(Dataset(root).split("train")) == 71
+    described_anew(root, change)
+    with pytest.raises(UserError) as error:
+        Dataset(root)
+    line = str(error.value)
+    assert line.startswith(f"index {root / layout.INDEX_FILE} is damaged (") and told in line and "\n" not in line
+    verify(root)  # tells it without falling
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"mean": [0.1, 0.2]}, "mean is [0.1, 0.2], not three numbers"),
+        ({"mean": ["0.1", 0.2, 0.3]}, "not three numbers"),
+        ({"std": [0.1, 0.0, 0.3]}, "not three positive numbers"),
+        ({"std": [0.1, float("nan"), 0.3]}, "not three positive numbers"),
+        ({"class_names": ["a", "b", "c", "a"]}, "class_names are no different names"),
+        ({"class_names": ["a", "b", "c", None]}, "class_names are no different names"),
+        ({"class_names": ["a"]}, "splits.train.counts are no number of samples for each of 1 class"),
+        ({"name": "${oc.env:HOME}"}, "name is '${oc.env:HOME}'"),
+        ({"name": "a\x1b[2J"}, "name is 'a\\x1b[2J'"),
+        ({"protocol": "${oc.env:HOME}"}, "protocol is '${oc.env:HOME}'"),
+        *(({"protocol": name}, f"protocol is '{name}'") for name in ("../grid/demo", "demo,small_32", "[a]", "~demo")),
+        ({"protocol": None}, "no protocol"),
+        ({"options": 3}, "no options"),
+        ({"source": []}, "no source"),
+        ({"splits": {}}, "splits are []"),
+        ({"shards": [{"name": "../x.tar", "size": 1, "sha256": ""}]}, "a shard is called '../x.tar'"),
+        ({"shards": [{"name": "/etc/passwd", "size": 1, "sha256": ""}]}, "a shard is called '/etc/passwd'"),
+        ({"shards": [{"name": "a.tar", "size": -1, "sha256": ""}]}, "no shards.0.size"),
+        ({"shards": [{"name": "a.tar", "size": True, "sha256": ""}]}, "no shards.0.size"),
+        ({"index": {"size": 3}}, "no index.crc32, index.columns"),
+    ],
+)
+def test_descriptions_that_cannot_be_are_one_line(
+    raw_dataset: Dataset, tmp_path: Path, fields: dict[str, object], told: str
+) -> None:
+    about = {**raw_dataset.about, **fields}
+    (tmp_path / layout.DATASET_FILE).write_text(json.dumps(about | {"digest": layout.dataset_digest(about)}))
+    with pytest.raises(UserError) as error:
+        Dataset(tmp_path)
+    line = str(error.value)
+    assert told in line and line.endswith("): convert the data set again") and "\n" not in line
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "null", "3", '{"schema": []}', ""])
+def test_a_file_of_something_else_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / layout.DATASET_FILE).write_text(text)
+    with pytest.raises(UserError, match=r"^[^\n]*dataset\.json [^\n]*convert the data set again$"):
+        Dataset(tmp_path)

@@ -149,7 +149,7 @@ def test_raw_samples_of_a_mixed_split_give_the_same_images(jpeg_dataset: Dataset
 
 def test_evaluation_covers_every_sample_once(jpeg_dataset: Dataset) -> None:
     ids = jpeg_dataset.split("train").class_members
-    with Loader(jpeg_dataset, "train", InOrder(ids), Augment(24, keep=0.875), 32) as loader:
+    with Loader(jpeg_dataset, "train", InOrder(ids), Augment(24, crop_pct=0.875), 32) as loader:
         seen = [batch.ids for batch in loader.epoch()]
         assert (len(loader), loader.images) == (3, 71)
     assert [len(batch) for batch in seen] == [32, 32, 7]

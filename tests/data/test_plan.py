@@ -78,7 +78,7 @@ def test_pad_crop_covers_all_offsets() -> None:
 
 def test_center_is_the_central_share_of_the_short_side() -> None:
     height, width = np.array([256, 300, 512], np.int32), np.array([400, 200, 512], np.int32)
-    drawn = draw_plan(POSITIONS[:3], POSITIONS[:3], height, width, Augment(224, keep=0.875), 0, 0)
+    drawn = draw_plan(POSITIONS[:3], POSITIONS[:3], height, width, Augment(224, crop_pct=0.875), 0, 0)
     # 300 x 200 is resized to 384 x 256: the crop begins at row 80 and column 16 of it.
     np.testing.assert_allclose(drawn.box, [[16, 88, 224, 224], [62.5, 12.5, 175, 175], [32, 32, 448, 448]])
     # A triangle of half width 1 (2 where two pixels become one) around the centres of the outermost output pixels.
@@ -130,8 +130,16 @@ def test_a_position_has_one_plan_whatever_it_is_drawn_with(crop: str) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"crop": "foo"}, {"size": 0}, {"keep": 0.0}, {"keep": 1.5}, {"keep": 1e-9}, {"jitter": -1.0}, {"jitter": 2.0}],
+    [
+        {"crop": "foo"},
+        {"image_size": 0},
+        {"crop_pct": 0.0},
+        {"crop_pct": 1.5},
+        {"crop_pct": 1e-9},
+        {"jitter": -1.0},
+        {"jitter": 2.0},
+    ],
 )
 def test_wrong_options_are_refused(wrong: dict) -> None:
     with pytest.raises(UserError):
-        Augment(**{"size": 8, **wrong})
+        Augment(**{"image_size": 8, **wrong})

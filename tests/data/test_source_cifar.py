@@ -1,10 +1,14 @@
 """CIFAR-LT: the law, the official layout in every packing, hostile and broken input, and the real archive."""
 
+import contextlib
+import gzip
 import io
 import multiprocessing
 import os
 import pickle
+import resource
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from fastlt.core.errors import UserError
 from fastlt.data.sources.base import Source
 from fastlt.data.sources.cifar import Cifar
 from fastlt.data.sources.cifar_pickle import read_cifar_pickle
+from fastlt.data.sources.guess import guessed
 from fastlt.data.sources.long_tail import long_tail_counts, long_tail_rows
 
 SHARED = Path(os.environ.get("FASTLT_SHARED") or Path(__file__).parents[3] / "shared")
@@ -360,6 +365,39 @@ def test_a_member_larger_than_cifar_is_not_read(tmp_path: Path) -> None:
     member.size = 1 << 40
     (tmp_path / "a.tar").write_bytes(member.tobuf() + bytes(1024))
     assert "train has 1,099,511,627,776 bytes, more than any file of CIFAR" in refusal(tmp_path / "a.tar")
+
+
+@contextlib.contextmanager
+def little_memory() -> Iterator[None]:
+    """Nothing inside may ask for more than 200 MB."""
+    limit = resource.getrlimit(resource.RLIMIT_DATA)
+    held = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData"))
+    resource.setrlimit(resource.RLIMIT_DATA, (int(held.split()[1]) * 1024 + (200 << 20), limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, limit)
+
+
+@pytest.mark.parametrize("place", ["first", "second"])
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_header_of_gigabytes_is_not_read(kind: bytes, place: str, packed: bool, tmp_path: Path) -> None:
+    header = tarfile.TarInfo("long")
+    header.type, header.size = kind, 3 << 30
+    start = b"" if place == "first" else tarfile.TarInfo("cifar-100-python").tobuf()
+    path = tmp_path / ("a.tar.gz" if packed else "a.tar")
+    with gzip.open(path, "wb") if packed else path.open("wb") as file:
+        file.write(start + header.tobuf() + bytes(4096))
+    if not packed:
+        os.truncate(path, 4 << 30)  # sparse: takes no room
+    with little_memory():
+        if place == "first":
+            assert "not a tar archive, or a damaged one" in refusal(path)
+            with pytest.raises(UserError, match=r"a\.tar(\.gz)?: no tar archive that can be read"):
+                guessed(path)
+        else:
+            assert "a header of 3,221,225,472 bytes, at most 1,048,576 are read" in refusal(path)
 
 
 def test_the_other_cifar(tmp_path: Path) -> None:

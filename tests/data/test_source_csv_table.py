@@ -2,12 +2,14 @@
 
 import gzip
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fastlt.core.errors import UserError
+from fastlt.data.sources.csv_rows import Columns
 from fastlt.data.sources.csv_table import CsvTable
 
 HEADER = "path,label\n"
@@ -96,7 +98,10 @@ def test_what_a_table_may_look_like(root: Path) -> None:
         ("10 9 x", ["10", "9", "x"]),
         ("07 7", ["07", "7"]),  # two names
         ("١ ٢", ["١", "٢"]),
-        ("-1 -2", ["-1", "-2"]),
+        ("-1 -2", ["-2", "-1"]),
+        ("10.0 2.0 1.0", ["1", "2", "10"]),  # as pandas writes whole numbers where a value is missing
+        ("1e1 2.0 1.50", ["1.50", "1e1", "2.0"]),  # no number as a label is written: names
+        ("2.5 10 1.5e+00", ["1.5e+00", "2.5", "10"]),
     ],
 )
 def test_classes_in_the_order_of_their_names(root: Path, labels: str, names: list[str]) -> None:
@@ -104,13 +109,58 @@ def test_classes_in_the_order_of_their_names(root: Path, labels: str, names: lis
     rows = [f"{file},{label}" for file, label in zip(files, labels.split(), strict=False)]
     source = CsvTable(root, write(root, HEADER + "\n".join(rows)))
     assert source.class_names == names
-    assert [names[label] for label in source.splits["train"].labels] == labels.split()
+    read = [names[label] for label in source.splits["train"].labels]
+    assert [text.removesuffix(".0") if "1.0" in labels else text for text in labels.split()] == read
+
+
+def test_whole_floats_are_the_same_numbers_in_every_table(root: Path) -> None:
+    table = write(root, HEADER + "a.jpg,10\nb.jpg,2\n")
+    test = write(root, HEADER + "c.jpg,2.0\na.jpg,1.0e+01\n", "test.csv")
+    source = CsvTable(root, table, test=test)
+    assert source.class_names == ["2", "10"] and source.splits["test"].labels.tolist() == [0, 1]
+    missing = write(root, HEADER + "a.jpg,0.0\nb.jpg,nan\n")
+    assert refusal(root, missing).startswith(f"{missing}: the label 'nan' stands among numbers: rows without a class")
+
+
+def test_separators_header_names_and_backslashes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    touch(root, "x y/d.jpg", "x y/e\\f.jpg")
+    rows = [("x y\\d.jpg", "fox; red"), ("x y/e\\f.jpg", "owl"), ("a.jpg", "owl")]
+    for separator in ",;\t":
+        lines = [f'"{path}"{separator}2,5{separator}"{label}"' for path, label in rows]
+        head = separator.join(("File Name", "size", "Class"))
+        if separator == ",":
+            lines = [line.replace("2,5", "2.5") for line in lines]
+        for first in ("", f"sep={separator}\r\n", "\r\n"):
+            table = write(root, "\ufeff" + first + "\r\n".join([head, *lines]) + "\r\n")
+            source = CsvTable(root, table)
+            # A backslash that is part of a file's name stays.
+            assert source.splits["train"].keys == ["x y/d.jpg", "x y/e\\f.jpg", "a.jpg"]
+            assert source.class_names == ["fox; red", "owl"]
+            assert f"{table}: paths from column 'File Name', labels from 'Class'" in capsys.readouterr().err
+    assert "absolute path" in refusal(root, write(root, HEADER + "C:\\a.jpg,x\n"))
+    assert "leaves the root" in refusal(root, write(root, HEADER + "..\\a.jpg,x\n"))
+
+
+def test_columns_that_are_named(root: Path) -> None:
+    rows = ["c.jpg,a.jpg,owl,x,1,Valid", "c.jpg,b.jpg,fox,y,2,TRAINING", ",c.jpg,owl,x,3,train"]
+    table = write(root, "\n".join(["img,file,kind,label,subset,use", *rows]))
+    columns = Columns("file", "kind", "use", "subset")
+    source = CsvTable(root, table, columns=columns)
+    assert source.splits["train"].keys == ["b.jpg", "c.jpg"] and source.splits["val"].keys == ["a.jpg"]
+    assert source.class_names == ["fox", "owl"] and source.splits["train"].groups == ["2", "3"]
+    for wrong, message in (
+        (Columns(), "more than one column may be meant, img, file: say path_column=NAME"),
+        (Columns("nowhere"), "path_column=nowhere is no column: there are img, file, kind, label, subset, use"),
+        (Columns("file", "file"), "path and label are the same column, file"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            CsvTable(root, table, columns=wrong)
 
 
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ("c.jpg", "1 fields where the header has 2; put a field that holds a comma in double quotes"),
+        ("c.jpg", "1 field where the header has 2; put a field that holds a separator in double quotes"),
         ("c,c.jpg,x", "3 fields where the header has 2"),
         (",x", "no path; give the path of an image"),
         ("c.jpg, ", "no label; give the name of the class"),
@@ -143,12 +193,12 @@ def test_quotes_that_are_not_closed(root: Path) -> None:
 
 
 def test_headers(root: Path) -> None:
-    table = write(root, "file;class\na.jpg;x\n")
+    table = write(root, "a;b\na.jpg;x\n")
     assert refusal(root, table) == (
-        f"{table} line 1: 'file;class': the header lacks path and label; expected a CSV file with the header "
-        "`path,label` or `path,label,split`, separated by commas"
+        f"{table} line 1: 'a,b': the header lacks path and label: say path_column=NAME and label_column=NAME; expected "
+        "a CSV file with a header, such as `path,label` or `path,label,split`"
     )
-    assert "line 2: 'path,class': the header lacks label;" in refusal(root, write(root, "\npath,class\na.jpg,x\n"))
+    assert "line 2: 'path,kind': the header lacks label: say" in refusal(root, write(root, "\npath,kind\na.jpg,x\n"))
     assert "the header names label twice" in refusal(root, write(root, "path,label,label\na.jpg,x,x\n"))
     assert "this table is empty; expected a CSV" in refusal(root, write(root, "\n \n"))
     assert "no row under the header" in refusal(root, write(root, HEADER))
@@ -169,8 +219,10 @@ def test_files_that_cannot_be_read(root: Path) -> None:
 
 
 def test_splits(root: Path) -> None:
-    table = write(root, "path,label,split\na.jpg,x,train\nb.jpg,x,dev\n")
-    assert refusal(root, table) == f"{table} line 3: 'b.jpg,x,dev': unknown split 'dev'; allowed: train, val, test"
+    table = write(root, "path,label,split\na.jpg,x,train\nb.jpg,x,fold 1\n")
+    assert (
+        refusal(root, table) == f"{table} line 3: 'b.jpg,x,fold 1': unknown split 'fold 1'; allowed: train, val, test"
+    )
     assert "no row for training" in refusal(root, write(root, "path,label,split\na.jpg,x,test\n"))
     table = write(root, "path,label,split\na.jpg,x,train\nb.jpg,x,test\n")
     other = write(root, HEADER + "c.jpg,x\n", "test.csv")

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import features
 
 from fastlt.core.errors import UserError
-from fastlt.data.sources.image_folder import EXTENSIONS, ImageFolder
+from fastlt.data.sources.image_folder import ImageFolder
+from fastlt.data.sources.walk import image_extensions
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -46,16 +48,41 @@ def test_splits_classes_and_files(tmp_path: Path) -> None:
     assert list(ImageFolder(touch(tmp_path / "x", "train/a/1.jpg")).splits) == ["train"]
 
 
-def test_extensions_in_any_case_and_nothing_hidden(tmp_path: Path) -> None:
-    names = [f"image{extension}" for extension in EXTENSIONS] + [
-        f"IMAGE{extension.upper()}" for extension in EXTENSIONS
-    ]
+def test_extensions_in_any_case_and_nothing_hidden(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ends = sorted(image_extensions())
+    assert {".jfif", ".jpe", ".jif", ".pgm", ".jp2", ".tif", ".webp"} < set(ends) and ".h5" not in ends
+    assert (".avif" in ends) == features.check("avif")
+    names = [f"image{end}" for end in ends] + [f"IMAGE{end.upper()}" for end in ends]
     touch(tmp_path, *(f"train/a/{name}" for name in names))
     touch(tmp_path, "train/a/x.txt", "train/a/jpg", "train/a/._image.jpg", "train/a/.cache/1.jpg", "train/.trash/1.jpg")
     os.mkfifo(tmp_path / "train/a/pipe.jpg")
     source = ImageFolder(tmp_path)
     assert source.class_names == ["a"]
     assert source.splits["train"].keys == sorted(f"train/a/{name}" for name in names)
+    assert capsys.readouterr().err == (
+        f"note: left out of {tmp_path}: 1 .txt file (train/a/x.txt), 1 file without an extension (train/a/jpg), "
+        "3 names with a leading dot (train/a/._image.jpg), 1 pipe or device (train/a/pipe.jpg)\n"
+    )
+
+
+def test_what_lies_beside_classes_and_splits_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = touch(
+        tmp_path, "train/a/1.jpg", "train/2.jpg", "train/3.jpg", "more/a/1.jpg", "more/2.png", "README", "9.jpg"
+    )
+    assert ImageFolder(root).splits["train"].keys == ["train/a/1.jpg"]
+    assert capsys.readouterr().err == (
+        f"note: left out of {root}: 1 file without an extension (README), 1 folder with 2 images that no split is "
+        "named after (more), 3 images in the folder of no class (train/2.jpg)\n"
+    )
+
+
+@pytest.mark.parametrize("names", [("Training", "valid", "TEST"), ("train", "validation", "testing"), ("train", "dev")])
+def test_usual_names_of_splits(tmp_path: Path, names: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    source = ImageFolder(touch(tmp_path, *(f"{name}/a/1.jpg" for name in names)))
+    assert {split: listing.keys for split, listing in source.splits.items()} == {
+        split: [f"{name}/a/1.jpg"] for split, name in zip(("train", "val", "test"), names, strict=False)
+    }
+    assert capsys.readouterr().err == ""
 
 
 def test_order_is_torchvisions(tmp_path: Path) -> None:
@@ -126,17 +153,23 @@ def test_a_class_without_test_images_is_fine(tmp_path: Path) -> None:
 
 
 def test_refused_layouts(tmp_path: Path) -> None:
-    layout = "expected ROOT/train/<class>/<images> and, beside train, val/ and test/ of the same form"
+    layout = "expected ROOT/train/<class>/<images> and, beside train, val/ and test/ of the same form; "
+    layout += "or ROOT/<class>/<images>"
     root = tmp_path / "a"
     assert refusal(root) == f"root={root}: no such folder; {layout}"
     root.mkdir()
-    assert refusal(root) == f"{root}: no train folder in it; {layout}"
+    assert refusal(root) == f"{root}: no folder with images in it; {layout}"
+    touch(root, "notes.txt")
+    assert refusal(root) == f"{root}: no folder with images in it (1 .txt file (notes.txt)); {layout}"
+    (root / "dev").mkdir()
+    assert refusal(root) == f"{root}: there is dev/, but no train folder; {layout}"
+    (root / "dev").rmdir()
     (root / "train").mkdir()
     assert refusal(root) == f"{root / 'train'}: no class folders in it; {layout}"
     (root / "train" / "fox").mkdir()
-    assert f"{root / 'train/fox'}: no image in it (.jpg, .jpeg, " in refusal(root)
+    assert f"{root / 'train/fox'}: no image in it; every class needs" in refusal(root)
     touch(root, "train/fox/1.jpg", "val/fox/x.txt")
-    assert f"{root / 'val'}: no image found (.jpg" in refusal(root)
+    assert f"{root / 'val'}: no image found; expected" in refusal(root)
     touch(root, "val/fox/1.jpg", "train/owl/1.txt")
     assert f"{root / 'train/owl'}: no image in it" in refusal(root)
     touch(root, "train/owl/1.jpg", "test/owl/1.jpg", "test/cat/1.jpg", "test/dog/1.jpg")
@@ -146,11 +179,24 @@ def test_refused_layouts(tmp_path: Path) -> None:
 
 
 def test_class_folders_without_splits(tmp_path: Path) -> None:
-    touch(tmp_path, *(f"{name}/1.jpg" for name in ("ant", "bee", "cat", "dog")))
-    assert refusal(tmp_path).startswith(
-        f"{tmp_path}: no train folder in it, only 'ant', 'bee', 'cat' and 1 more; if these are classes, all images "
-        f"would be for training and none for testing: move the class folders into {tmp_path / 'train'} and"
+    root = touch(
+        tmp_path / "a", *(f"{name}/{n}.jpg" for name in ("bee", "ant") for n in "21"), "ant/x/0.jpg", "doc/a.md"
     )
+    (root / "ant" / "other").symlink_to(root / "bee")
+    source = ImageFolder(root)
+    assert source.class_names == ["ant", "bee"] and list(source.splits) == ["train"]
+    assert source.splits["train"].keys == ["ant/1.jpg", "ant/2.jpg", "ant/x/0.jpg", "bee/1.jpg", "bee/2.jpg"]
+    assert source.splits["train"].labels.tolist() == [0, 0, 0, 1, 1]
+    assert f"{tmp_path / 'b'}: ant/Test/ is a folder of a split inside a class; give ROOT/<split>/<class>/" in refusal(
+        touch(tmp_path / "b", "ant/Test/1.jpg")
+    )
+
+
+def test_folders_of_splits_that_cannot_be_used(tmp_path: Path) -> None:
+    root = touch(tmp_path / "a", "train/fox/1.jpg", "val/fox/1.jpg", "valid/fox/1.jpg")
+    assert f"{root}: val/ and valid/ are both folders of the val split; leave one" in refusal(root)
+    root = touch(tmp_path / "b", "train/fox/1.jpg", "test/1.jpg", "test/2.jpg")
+    assert f"{root / 'test'}: its 2 images lie side by side, in the folder of no class" in refusal(root)
 
 
 def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_symbolic_links_may_lead_out_of_the_root(root: Path, tmp_path: Path) -> 
         ("c.jpg", "no label; expected `relative/path label`"),
         ("   1", "no label; expected"),
         ("c.jpg one", "the last field 'one' is no label; expected `relative/path label`, a label is a whole number"),
-        ("c.jpg 1.0", "the last field '1.0' is no label"),
+        ("c.jpg 1.50", "the last field '1.50' is no label"),
         ("c.jpg 1_0", "the last field '1_0' is no label"),
         ("c.jpg +1", "the last field '+1' is no label"),
         ("c.jpg ١", "is no label"),
@@ -180,15 +180,23 @@ def test_class_names_from_folders(root: Path) -> None:
     assert names_of(root, "a.jpg 0") == ["0"]  # no folder
 
 
+def test_labels_that_are_whole_floats_and_backslashes(root: Path) -> None:
+    source = ImageList(
+        root, write(root, train="a.jpg 10.0\n.\\b.jpg 0.00\n" + "".join(f"{k}.jpg {k}\n" for k in range(10)))
+    )
+    assert source.splits["train"].labels.tolist() == [10, *[0], *range(10)]
+    assert source.splits["train"].keys[:2] == ["a.jpg", "b.jpg"]
+
+
 def test_class_names_from_a_file(root: Path) -> None:
     lists = write(root, train="a.jpg 0\nb.jpg 1")
     classes = root.parent / "names.txt"
     classes.write_text("\ufeffred fox\nEule\n\n", encoding="utf-8")
     assert ImageList(root, lists, classes).class_names == ["red fox", "Eule"]
     classes.write_text("one")
-    assert refusal(root, lists, classes) == (
-        f"classes={classes}: 1 names, expected 2, one a line: the labels go from 0 to 1"
-    )
+    assert refusal(root, lists, classes) == (f"class_names={classes}: 1 name, expected 2: the labels go from 0 to 1")
+    classes.write_text("owl\nowl\n")
+    assert "'owl' is the name of class 0 and of class 1" in refusal(root, lists, classes)
     classes.write_bytes(b"\xff\nb")
     assert "cannot read (not UTF-8)" in refusal(root, lists, classes)
     assert "cannot read (No such file or directory)" in refusal(root, lists, root / "none")

@@ -1,20 +1,22 @@
 """Every file in conf/ composes and fits its schema."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from fastlt.core.schedule import Schedule
-from fastlt.data.plan import Augment
-from fastlt.experiment.config import register
-from fastlt.experiment.options import Options
+from fastlt.core.structured import from_node, register
+from fastlt.data.convert.config import ConvertConfig
+from fastlt.experiment.config import TrainConfig
+from fastlt.experiment.identity import determined_by
+from fastlt.grid.config import GridConfig
 from fastlt.longtail.sampler import LAWS
 from fastlt.models.backbones import BACKBONES
-from fastlt.train import options_of
 
+DATASET: Any = SimpleNamespace(digest="digest")
 CONF = Path(__file__).parents[2] / "conf"
 COMMANDS = {"train": ("protocol", "backbone", "sampler"), "convert": ("dataset",), "grid": ("grid",)}
 CASES = [
@@ -32,27 +34,29 @@ def test_no_file_is_left_out() -> None:
 
 
 def composed(command: str, *overrides: str) -> Any:
-    register()
+    register("convert", ConvertConfig)
+    register("grid", GridConfig)
     with initialize_config_module("fastlt.conf", version_base="1.3"):
         return compose(command, list(overrides))
 
 
 @pytest.mark.parametrize(("command", "group", "name"), CASES)
 def test_composes(command: str, group: str, name: str) -> None:
-    cfg = composed(command, f"{group}={name}")
-    chosen = OmegaConf.to_container(cfg[group], throw_on_missing=group != "dataset")
-    assert cfg[group].name == name
+    config = composed(command, f"{group}={name}")
+    chosen = OmegaConf.to_container(config[group], throw_on_missing=group != "dataset")
+    assert config[group].name == name
     assert isinstance(chosen, dict)
     if group == "protocol":
-        assert cfg.protocol.backbone in BACKBONES
-        Augment(cfg.protocol.image_size, cfg.protocol.crop, tuple(cfg.protocol.scale), jitter=cfg.protocol.jitter)
-        Schedule(cfg.protocol.epochs, cfg.protocol.lr, cfg.protocol.momentum, cfg.protocol.weight_decay)
+        assert from_node(config, TrainConfig).backbone.name == config.protocol.backbone
 
 
-def options(*overrides: str) -> Options:
-    return options_of(
-        composed("train", "backbone=resnet152", "epochs=1", "image_size=32", "precision=fp32", *overrides)
-    )
+def options(*overrides: str) -> TrainConfig:
+    given = ("backbone=resnet152", "epochs=1", "image_size=32", "precision=fp32")
+    return from_node(composed("train", *given, *overrides), TrainConfig)
+
+
+def key(config: TrainConfig) -> str:
+    return determined_by(config, DATASET).key
 
 
 @pytest.mark.parametrize(
@@ -62,20 +66,19 @@ def options(*overrides: str) -> Options:
 )  # fmt: skip
 def test_label_aware_smoothing_has_the_numbers_of_mislas(protocol: str, smoothing: tuple[float, float]) -> None:
     given = options(f"protocol={protocol}", "protocol.loss=label_aware_smoothing")
-    stage2 = given.trainings()
+    stage2 = given.trainings
     assert (stage2.smoothing_head, stage2.smoothing_tail) == smoothing
-    recipe, key = given.recipe(), given.settings("digest").key
-    assert recipe.loss_options == dict(zip(("smoothing_head", "smoothing_tail"), smoothing, strict=True))
+    assert given.protocol.options_of_loss() == dict(zip(("smoothing_head", "smoothing_tail"), smoothing, strict=True))
     other = options(f"protocol={protocol}", "protocol.loss=label_aware_smoothing", "protocol.smoothing_head=0.5")
-    assert other.settings("digest").key != key
+    assert key(other) != key(given)
     said = options(
         f"protocol={protocol}", "protocol.loss=label_aware_smoothing", "protocol.loss_options.smoothing_head=0.5"
     )
-    assert said.recipe().loss_options["smoothing_head"] == 0.5
+    assert said.protocol.options_of_loss()["smoothing_head"] == 0.5
     # Without that loss the smoothing concerns crt_las alone, and no representation.
     plain = options(f"protocol={protocol}"), options(f"protocol={protocol}", "protocol.smoothing_head=0.5")
-    assert plain[0].settings("digest").key == plain[1].settings("digest").key
-    assert plain[0].recipe().loss_options == {}
+    assert key(plain[0]) == key(plain[1])
+    assert plain[0].protocol.options_of_loss() == {}
 
 
 def test_samplers_and_backbones_have_a_file_each() -> None:

@@ -7,22 +7,19 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_module
 
-from fastlt.experiment.config import register
 from fastlt.experiment.departures import find_departures
 from fastlt.train import resolve
 
 
 @pytest.fixture(scope="module", autouse=True)
 def hydra() -> Iterator[None]:
-    register()
     with initialize_config_module("fastlt.conf", version_base="1.3"):
         yield
 
 
 def departures(*overrides: str, own: str = "cifar_lt_200") -> dict[str, list[Any]]:
     dataset: Any = SimpleNamespace(about={"protocol": own})
-    cfg = resolve(compose("train", list(overrides)), list(overrides), dataset)
-    return find_departures(cfg, list(overrides), own)
+    return find_departures(resolve(compose("train", list(overrides)), list(overrides), dataset))
 
 
 def test_a_protocol_as_it_is_has_none() -> None:
@@ -70,7 +67,7 @@ def test_one_word_asks_for_all_that_the_authors_do_and_what_is_given_wins() -> N
         ("epochs=20", {"epochs": [200, 20]}),
         ("protocol.milestones=[100,150]", {"protocol.milestones": [[], [100, 150]]}),
         ("protocol.crt.epochs=30", {"protocol.crt.epochs": [10, 30]}),
-        ("protocol.loss_options.gamma=1.5", {"protocol.loss_options": [{}, {"gamma": 1.5}]}),
+        ("protocol.optimizer_options.dampening=0.5", {"protocol.optimizer_options": [{}, {"dampening": 0.5}]}),
         ("stage2.lr=[0.1,0.2]", {"stage2.lr": [None, [0.1, 0.2]]}),
         ("mode=images", {"mode": ["features", "images"]}),
         ("sampler.drawing=iid", {"sampler.drawing": ["quota", "iid"]}),

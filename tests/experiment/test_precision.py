@@ -10,19 +10,21 @@ from commands import refusal, run
 from hydra import compose, initialize_config_module
 from pictures import Pictures, conversion
 
-from fastlt.core.checkpoint import write_checkpoint
+from fastlt.core.checkpoint import save_checkpoint
 from fastlt.core.errors import UserError
+from fastlt.core.structured import from_node
 from fastlt.data.convert import convert
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment import precision
-from fastlt.experiment.options import Options
+from fastlt.experiment.config import TrainConfig
+from fastlt.experiment.identity import determined_by, run_name
 from fastlt.experiment.precision import VARIABLE, Taken, measure, take_precision
-from fastlt.train import main, options_of, resolve
+from fastlt.train import main
 
 CPUINFO = "model name\t: Some CPU\nflags\t\t: fpu avx512_bf16 amx_tile\n\nmodel name\t: Some CPU\nflags\t\t: fpu\n"
 
 with initialize_config_module("fastlt.conf", version_base="1.3"):
-    USUAL = options_of(resolve(compose("train", ["protocol=cifar_lt_200", "precision=fp32"]), [], None))  # type: ignore[arg-type]
+    USUAL = from_node(compose("train", ["protocol=cifar_lt_200"]), TrainConfig)
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +56,15 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, float]
     return told
 
 
-def options(**changed: object) -> Options:
+def options(**changed: object) -> TrainConfig:
     """Those of the protocol, some of them changed."""
     return replace(USUAL, **changed)  # type: ignore[arg-type]
 
 
-def taken(dataset: Dataset, folder: Path, asked: str = "auto", device: str = "cpu", **changed: object) -> Taken:
+def taken(dataset: Dataset, folder: Path, precision: str = "auto", device: str = "cpu", **changed: object) -> Taken:
     alone = bool(changed.pop("alone", True))
-    return take_precision(
-        asked, options(**changed), dataset, device, lambda settled: folder / settled.run_name(dataset), alone
-    )
+    config = options(precision=precision, **changed)
+    return take_precision(config, dataset, device, lambda settled: folder / run_name(settled, dataset), alone)
 
 
 def forget() -> None:
@@ -120,19 +121,19 @@ def test_a_run_keeps_what_it_began_with(
     dataset: Dataset, machine: dict[str, float], tmp_path: Path, began: str, named: bool
 ) -> None:
     mine = options(precision=began)
-    folder = tmp_path / ("mine" if named else mine.run_name(dataset))
+    folder = tmp_path / ("mine" if named else run_name(mine, dataset))
     folder.mkdir()
-    settings = mine.settings(dataset.digest)
-    write_checkpoint({"key": settings.key, "settings": settings.about, "model": {}}, folder / "checkpoint.pt")
+    settings = determined_by(mine, dataset)
+    save_checkpoint({"key": settings.key, "settings": settings.about, "model": {}}, folder / "checkpoint.pt")
     machine["times"] = 1.0 if began == "bf16" else 2.0
 
-    def lies(settled: Options) -> Path:
-        return folder if named else tmp_path / settled.run_name(dataset)
+    def lies(settled: TrainConfig) -> Path:
+        return folder if named else tmp_path / run_name(settled, dataset)
 
-    found = take_precision("auto", options(), dataset, "cpu", lies)
+    found = take_precision(options(), dataset, "cpu", lies)
     assert found == Taken(began, f"as {folder / 'checkpoint.pt'} began with") and not machine["measured"]
     # Another seed has another representation, which was not begun.
-    assert take_precision("auto", options(seed=1), dataset, "cpu", lies).precision != began
+    assert take_precision(options(seed=1), dataset, "cpu", lies).precision != began
 
 
 def test_nothing_is_measured_where_nothing_is_to_be_decided(
@@ -174,7 +175,7 @@ def test_measuring_leaves_no_trace(
 
 
 def test_wrong_input_is_refused_before_anything_is_measured(place: Path, machine: dict[str, float]) -> None:
-    assert "epochs=0" in refusal(main, "data=data", "protocol=cifar_lt_200", "epochs=0", cwd=place)
+    assert "epochs=-1" in refusal(main, "data=data", "protocol=cifar_lt_200", "epochs=-1", cwd=place)
     assert not machine["measured"]
 
 

@@ -94,7 +94,7 @@ def test_batches_of_any_size(
 
 
 def test_evaluation_images_are_the_cpu_graphs(device: torch.device, jpeg_dataset: Dataset) -> None:
-    order, augment = InOrder(np.arange(71)), Augment(24, keep=0.875)
+    order, augment = InOrder(np.arange(71)), Augment(24, crop_pct=0.875)
     with (
         gpu_graph(jpeg_dataset, device, augment, order=order) as there,
         cpu_graph(jpeg_dataset, augment, order=order) as here,

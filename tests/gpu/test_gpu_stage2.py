@@ -6,6 +6,7 @@ tests/test_classifiers.py has every classifier with one seed and one setting in 
 import copy
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from fastlt.stage2.temperature import fit_temperature
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("one_thread")]
 
-GRID = Training(3, 64, (0.2, 0.02), (5e-4, 0.05))
+GRID = Training(3, 64, 0.2, 5e-4)
+CHOICES: dict[str, Any] = {"lr": (0.2, 0.02), "weight_decay": (5e-4, 0.05)}
 
 
 def moved(features: Features, device: torch.device, dtype: torch.dtype) -> Features:
@@ -30,13 +32,15 @@ def on(task: Task, device: torch.device, dtype: torch.dtype = torch.float32) -> 
     """The same task with its features and joint classifier on a device."""
     assert task.choose is not None
     train, choose = (moved(part, device, dtype) for part in (task.train, task.choose))
-    views = train if task.views is task.train else moved(task.views, device, dtype)
-    return replace(task, train=train, views=views, choose=choose, joint=copy.deepcopy(task.joint).to(device))
+    augmented_passes = train if task.augmented is task.train else moved(task.augmented, device, dtype)
+    return replace(
+        task, train=train, augmented=augmented_passes, choose=choose, joint=copy.deepcopy(task.joint).to(device)
+    )
 
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    return made(COUNTS, Stage2(GRID, GRID, seeds=2, hidden=32))
+    return made(COUNTS, Stage2(GRID, GRID, **CHOICES, seeds=2, hidden=32))
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +81,18 @@ def test_seeds_and_settings(name: str, task: Task, unseen: Features, device: tor
 
 
 @pytest.mark.parametrize("name", list(CLASSIFIERS))
-def test_float16_features_with_views(name: str, task: Task, unseen: Features, device: torch.device) -> None:
+def test_float16_features_with_augmented_passes(name: str, task: Task, unseen: Features, device: torch.device) -> None:
     """Rows are float16 in the graph, and twice as many: an epoch is a part of them."""
     again = drawn(COUNTS, 4)
-    views = Features(torch.cat([task.train.x, again.x]), torch.cat([task.train.labels, again.labels]))
-    seen = replace(task, views=views)
+    augmented_passes = Features(torch.cat([task.train.x, again.x]), torch.cat([task.train.labels, again.labels]))
+    seen = replace(task, augmented=augmented_passes)
     assert_alike(name, on(seen, torch.device("cpu"), torch.float16), on(seen, device, torch.float16), unseen)
 
 
 @pytest.mark.parametrize("name", ["lws", "tau_learned"])
 def test_more_classes_than_dimensions(name: str, unseen: Features, device: torch.device) -> None:
     """Scores are then made batch by batch, within the graph."""
-    few = made(COUNTS, Stage2(GRID, GRID, seeds=2), dim=3)
+    few = made(COUNTS, Stage2(GRID, GRID, **CHOICES, seeds=2), dim=3)
     assert_alike(name, few, on(few, device), drawn(np.full(len(COUNTS), 100), 3, 3))
 
 

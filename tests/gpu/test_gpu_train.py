@@ -129,14 +129,20 @@ def test_retrainings_on_images(first: Path, device: torch.device, place: Path) -
 
 
 @pytest.mark.usefixtures("first")
-def test_every_classifier_from_views_in_float16_with_seeds_and_settings(device: torch.device, place: Path) -> None:
-    more = ("views=1", "feature_dtype=float16", "stage2.seeds=2", "stage2.lr=[0.02,0.1]", "stage2.hidden=16")
-    options = ("representation=first", "classifiers=[all]", "run=views", f"device={device}")
+def test_every_classifier_from_augmented_passes_in_float16_with_seeds_and_settings(
+    device: torch.device, place: Path
+) -> None:
+    more = ("augmented_passes=1", "feature_dtype=float16", "stage2.seeds=2", "stage2.lr=[0.02,0.1]", "stage2.hidden=16")
+    options = ("representation=first", "classifiers=[all]", "run=augmented_passes", f"device={device}")
     done = train_inside(*SMALL, *options, *more, cwd=place)
     assert done.code == 0, done.stderr
-    found = results(place / "views")
+    found = results(place / "augmented_passes")
     assert list(found["classifiers"]) == list(CLASSIFIERS)
-    assert (found["views"], found["feature_dtype"], found["classifiers"]["crt"]["seeds"]) == (1, "float16", 2)
+    assert (found["augmented_passes"], found["feature_dtype"], found["classifiers"]["crt"]["seeds"]) == (
+        1,
+        "float16",
+        2,
+    )
     assert found["classifiers"]["crt"]["choices"]["lr"] in (0.02, 0.1)
     assert np.median([row["all"] for row in found["classifiers"].values()]) > 90
 

@@ -133,7 +133,7 @@ def test_the_key_is_of_what_determines_results(place: Path, monkeypatch: pytest.
         return cell.key
 
     first = key()
-    assert key("threads=7", "save_epochs=3", "tensorboard=true") == first
+    assert key("threads=7", "save_epochs=3", "logger=[]") == first
     others = [("seed=1",), ("epochs=9",), ("classifiers=[joint]",), ("hold_out=0.1",), ("protocol.lr=0.3",)]
     assert len({first, *(key(*arguments) for arguments in others)}) == 1 + len(others)
 
@@ -161,7 +161,7 @@ def test_more_classifiers_are_of_the_same_run(place: Path, monkeypatch: pytest.M
         (["stage2.seeds=1,2"], "cells that differ in stage2.seeds=1, stage2.seeds=2 would train one representation"),
         (["classifiers=[crt,nothing]"], "classifier=nothing is unknown"),
         (["choose_on=held_out"], "choose_on=held_out: there is no such split here"),
-        (["slurm.tme=5"], "unknown key slurm.tme (did you mean time?)"),
+        (["slurm.tme=5"], "unknown key slurm.tme (did you mean slurm.time?)"),
     ],
 )
 def test_wrong_input_is_refused_before_anything_starts(place: Path, arguments: list[str], message: str) -> None:
@@ -184,7 +184,7 @@ def test_a_dry_run_writes_nothing(
     assert not out.exists()
     assert "2 of 2 cells to compute, 2 side by side: about" in once
     assert re.match(
-        r"measured here \(cpu, 1 threads\): resnet32 at 32 pixels trains \d+ and extracts \d+ images/s", once
+        r"measured here \(cpu, 1 thread\): resnet32 at 32 pixels trains \d+ and extracts \d+ images/s", once
     )
     rows = [[line.split() for line in text.splitlines()[2:4]] for text in (once, often)]
     assert [row[1] for row in rows[1]] == ["5000", "5000"]
@@ -277,7 +277,7 @@ def test_the_view_counts_cells_and_images(tmp_path: Path) -> None:
     View(2, stream)(progress)
     text = stream.getvalue()
     # Whole cells take 20 s and 40 s; the running ones need 15 s and 20 s more: (2 * 30 + 35) / 2.
-    assert "1 cells done (1 before), 2 running, 2 waiting, 1 failed; 48s left; 75 images/s; 0s so far" in text
+    assert "1 cell done (1 before), 2 running, 2 waiting, 1 failed; 48s left; 75 images/s; 0s so far" in text
     assert "FAILED f: the loss is nan" in text
     assert "here_seed0: stage 1 25 %, 50 images/s, epoch 1/2, loss 2.0" in text
     assert "there (another process): stage 1 50 %" in text
@@ -294,4 +294,4 @@ def test_a_terminal_is_redrawn_and_keeps_the_news(tmp_path: Path) -> None:
     first, second = stream.getvalue().split("\033[F" * 2 + "\033[J")
     assert "1 running" in first
     assert second.splitlines()[0] == "finished one after 0s: joint 51.2, cRT 84.1, few_empty - % of all"
-    assert "1 cells done, 0 running" in second
+    assert "1 cell done, 0 running" in second

@@ -51,9 +51,9 @@ def logs(out: Path) -> str:
 
 
 def untimed(run: Path) -> dict[str, Any]:
-    """results.json of a run without times, and without the cell it was of."""
+    """results.json of a run without times, the digest over them and the cell it was of."""
     results = json.loads((run / "results.json").read_text())
-    for name in ("seconds", "images_per_second", "cell"):
+    for name in ("seconds", "images_per_second", "cell", "digest"):
         results.pop(name, None)
     return results | {"classifiers": {name: {**row, "seconds": 0} for name, row in results["classifiers"].items()}}
 

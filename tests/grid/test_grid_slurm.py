@@ -14,8 +14,8 @@ import patient_cell
 import pytest
 
 from fastlt.core.errors import UserError
-from fastlt.experiment.config import SlurmConfig
 from fastlt.grid import slurm
+from fastlt.grid.config import SlurmConfig
 from fastlt.grid.slurm import submit, time_limit
 
 ROOT = Path(__file__).parents[2]
@@ -207,6 +207,43 @@ def test_a_cancelled_job_ends_where_nothing_can_be_saved(cluster: Cluster) -> No
     assert cluster.queued_again("1") == 0
 
 
+@pytest.mark.parametrize("program", ["squeue", "scontrol"])
+def test_a_controller_that_is_busy_is_asked_again(program: str, cluster: Cluster) -> None:
+    (cluster.states / f"{program}.busy").write_text("2")
+    cluster.submit()
+    until(pausing(cluster))
+    cluster.send("1", signal.SIGTERM)
+    assert cluster.wait("1") == "COMPLETED"
+    assert numbers(cluster.cell() / "starts") == [0, 3] and cluster.queued_again("1") == 1
+    assert len(re.findall(r"^SLURM does not answer \(.*\): asking again in [12] s$", cluster.log("1"), re.M)) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+@pytest.mark.parametrize("programs", [("squeue",), ("scontrol",), ("squeue", "scontrol")])
+def test_a_node_without_slurms_programs_says_how_to_queue_by_hand(
+    programs: tuple[str, ...], number: int, cluster: Cluster
+) -> None:
+    for program in programs:
+        (cluster.place / "bin" / program).unlink()
+    cluster.submit()
+    until(pausing(cluster))
+    cluster.send("1", number)
+    by_hand = "scontrol requeue 1, or give the command of the grid again"
+    if programs == ("squeue",) and number == signal.SIGUSR2:  # nobody cancels a job by that signal
+        assert cluster.wait("1") == "COMPLETED" and cluster.queued_again("1") == 1
+        return
+    assert cluster.wait("1") == "FAILED" and cluster.queued_again("1") == 0
+    assert (cluster.cell() / "checkpoint").read_text() == "3"
+    told = {
+        False: f"the job could not be queued again (there is no scontrol on this node): {by_hand}",
+        True: f"SLURM does not tell whether this job was cancelled (there is no squeue on this node); if it was not: "
+        f"{by_hand}",
+    }
+    lines = cluster.log("1").splitlines()
+    assert told["squeue" in programs and number == signal.SIGTERM] in lines
+    assert not any("Traceback" in line for line in lines)
+
+
 def test_the_time_limit_is_reached_no_more_often_than_allowed(cluster: Cluster) -> None:
     cluster.submit(1, requeue=0, time="5")
     until(pausing(cluster))
@@ -269,9 +306,6 @@ def test_a_limit_with_no_time_before_the_warning_is_refused() -> None:
     ("key", "least"), [("gpus", 0), ("cpus", 1), ("at_once", 1), ("requeue", 0), ("signal_seconds", 1)]
 )
 def test_numbers_that_are_too_small(key: str, least: int) -> None:
-    options: list[Any] = [SlurmConfig(), SlurmConfig()]
-    for option, number in zip(options, (least, least - 1), strict=True):
-        setattr(option, key, number)
-    time_limit(options[0])
+    time_limit(SlurmConfig(**{key: least}))  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match=rf"slurm\.{key}={least - 1}: it must be at least {least}"):
-        time_limit(options[1])
+        time_limit(SlurmConfig(**{key: least - 1}))  # pyright: ignore[reportArgumentType]

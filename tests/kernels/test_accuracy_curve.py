@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from fastlt.kernels import accuracy_curve as op
 from fastlt.kernels.accuracy_curve import CRITERIA, accuracy_curve
-from fastlt.kernels.winning_interval import winning_interval
+from fastlt.kernels.winning_interval import reference as winning_interval
 
 INF = np.inf
 

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from backends import GPU, to_numpy
+from backends import to_numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -12,7 +12,6 @@ from numba import get_num_threads, set_num_threads
 
 from fastlt.kernels import class_mean as op
 from fastlt.kernels.class_mean import class_mean
-from fastlt.kernels.gpu import SIMULATED
 
 KINDS = ["un", "l2n", "cl2n", "global_mean"]
 DTYPES = ["float32", "float16", "bfloat16"]
@@ -55,8 +54,10 @@ def formula(features, labels, c):
     return *(sums / np.maximum(np.bincount(labels, minlength=c), 1)[None, :, None]), mean
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("n", "d", "c"), [(1, 1, 1), (3, 1, 2), (9, 5, 1), (14, 9, 4), (20, 3, 8142)])
+@pytest.mark.parametrize(
+    ("n", "d", "c", "dtype"),
+    [(1, 1, 1, "float32"), (9, 5, 1, "float32"), (20, 3, 8142, "float32"), *((14, 9, 4, dtype) for dtype in DTYPES)],
+)
 def test_equals_the_formula(backend, n, d, c, dtype):
     features, labels = draw(n, d, c, seed=n + d, dtype=dtype)
     result = in_numpy(backend(op, "class_mean", features, labels, c))
@@ -67,18 +68,16 @@ def test_equals_the_formula(backend, n, d, c, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("n", "c"), [(1, 1), (2, 1), (5, 2), (7, 20), (300, 7), (1000, 3), (9000, 40)])
-@pytest.mark.parametrize("d", [1, 3, 17, 64])
-@pytest.mark.parametrize("in_order", [False, True])
-def test_cpu_equals_reference(n, c, d, dtype, in_order):
+@pytest.mark.parametrize(("n", "c"), [(5, 2), (7, 20), (9000, 40)])
+@pytest.mark.parametrize("d", [1, 17, 64])
+def test_cpu_equals_reference(n, c, d, dtype):
     features, labels = draw(n, d, c, seed=n + d, dtype=dtype)
-    labels = np.sort(labels) if in_order else labels
     assert_equal(class_mean(features, labels, c), op.reference(wide(features), labels, c))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("n", "c"), [(1, 1), (15, 1), (17, 1), (40, 30), (700, 2), (3000, 8142)])
-@pytest.mark.parametrize("d", [128, 143, 160, 513, 600])
+@pytest.mark.parametrize(("n", "c"), [(1, 1), (17, 1), (3000, 8142)])
+@pytest.mark.parametrize("d", [128, 143, 600])
 def test_many_columns_equal_reference(n, c, d, dtype):
     """Where products are added in float32, a mean may be off by 1e-7 of what a column of a row typically is."""
     features, labels = draw(n, d, c, seed=n + d, dtype=dtype)
@@ -98,18 +97,6 @@ def test_any_small_case(data):
     features = data.draw(eighths)
     labels = data.draw(hnp.arrays(np.int64, n, elements=st.integers(0, c - 1)))
     assert_equal(class_mean(features, labels, c), op.reference(features, labels, c))
-
-
-def test_means_are_those_of_numpy():
-    features, labels = draw(400, 9, 5)
-    result = class_mean(features, labels, 5)
-    rows = features.astype(np.float64)
-    centred = rows - rows.mean(axis=0)
-    for label in np.unique(labels):
-        mine = labels == label
-        np.testing.assert_allclose(result.un[label], rows[mine].mean(axis=0), rtol=1e-6)
-        unit = centred[mine] / np.sqrt((centred[mine] ** 2).sum(axis=1, keepdims=True))
-        np.testing.assert_allclose(result.cl2n[label], unit.mean(axis=0), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("d", [33, 150])
@@ -185,7 +172,7 @@ def test_no_drift_over_many_rows_of_one_class():
     np.testing.assert_allclose(result.cl2n, 0, atol=1e-9)
 
 
-@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-10, 1e14, 1e15, 1e30, 6e37])
+@pytest.mark.parametrize("scale", [1e-40, 1e-10, 1e15, 6e37])
 @pytest.mark.parametrize("d", [5, 150])
 def test_norms_neither_vanish_nor_overflow(scale, d):
     features, labels = draw(60, d, 3)
@@ -250,112 +237,3 @@ def test_rows_that_are_not_finite_are_named(backend, bad):
     features[[4, 7], 2] = bad
     with pytest.raises(ValueError, match="features row 4 has a NaN or infinite value"):
         backend(op, "class_mean", features, labels, 2)
-
-
-@pytest.fixture(params=["cpu", *(["cuda"] if GPU or SIMULATED else [])])
-def device(request):
-    return request.param
-
-
-def stream_of(features, labels, c, sizes, device="cpu", passes=2):
-    """A stream that was given the rows in batches of these sizes, over and over."""
-    stream = op.ClassMeanStream(c, features.shape[1], device)
-    for number in range(passes):
-        if number:
-            stream.centre()
-        begin = 0
-        for size in np.resize(sizes, len(features) + 1):
-            stream.add(features[begin : begin + size], labels[begin : begin + size])
-            begin += size
-    return stream
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("n", "d", "c"), [(1, 1, 1), (14, 9, 4), (20, 3, 8142)])
-@pytest.mark.parametrize("sizes", [[20], [1, 0, 5]])
-def test_stream_equals_the_formula(device, n, d, c, sizes, dtype):
-    features, labels = draw(n, d, c, seed=n, dtype=dtype)
-    result = in_numpy(stream_of(features, labels, c, sizes, device).means())
-    np.testing.assert_array_equal(result.counts, np.bincount(labels, minlength=c))
-    for kind, want in zip(KINDS, formula(features, labels, c), strict=True):
-        assert getattr(result, kind).dtype == np.float32
-        np.testing.assert_allclose(getattr(result, kind), want, rtol=1e-6, atol=1e-9, err_msg=kind)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("in_order", [False, True])
-def test_stream_of_large_batches(dtype, in_order):
-    features, labels = draw(2000, 150, 30, dtype=dtype)
-    labels = np.sort(labels) if in_order else labels
-    result = in_numpy(stream_of(features, labels, 30, [512]).means())
-    assert_equal(result, op.reference(wide(features), labels, 30))
-
-
-def test_stream_without_second_pass(device):
-    features, labels = draw(12, 4, 3)
-    stream = stream_of(features, labels, 3, [5], device, passes=1)
-    first, full = stream.means(), stream_of(features, labels, 3, [5], device).means()
-    assert first.cl2n is None
-    for field in ("counts", "un", "l2n", "global_mean"):
-        np.testing.assert_array_equal(getattr(first, field), getattr(full, field))
-    stream.add(features, labels)
-    assert stream.means().counts.sum() == 24
-
-
-def test_stream_has_the_same_bits_for_any_number_of_threads():
-    features, labels = draw(3000, 40, 11)
-    before = get_num_threads()
-    results = []
-    for threads in (1, before):
-        set_num_threads(threads)
-        results.append(stream_of(features, labels, 11, [512]).means())
-    set_num_threads(before)
-    for kind in KINDS:
-        np.testing.assert_array_equal(getattr(results[0], kind), getattr(results[1], kind))
-
-
-def test_stream_answers_in_the_kind_of_its_batches(device):
-    features, labels = draw(12, 4, 3)
-    arrays = stream_of(features, labels, 3, [5], device).means()
-    tensors = stream_of(torch.from_numpy(features), torch.from_numpy(labels), 3, [5], device).means()
-    for field in ("counts", *KINDS):
-        assert isinstance(getattr(arrays, field), np.ndarray) and isinstance(getattr(tensors, field), torch.Tensor)
-        np.testing.assert_array_equal(getattr(arrays, field), getattr(tensors, field).cpu().numpy())
-
-
-def test_stream_names_what_is_wrong_and_stays_as_it_was(device):
-    features, labels = draw(12, 4, 3)
-    stream = stream_of(features, labels, 3, [5], device, passes=1)
-    bad = features.copy()
-    bad[[2, 5], 1] = [np.nan, np.inf]
-    with pytest.raises(ValueError, match="stream row 14 "):
-        stream.add(bad, labels)
-    with pytest.raises(ValueError, match="features have 3 columns; this stream takes 4"):
-        stream.add(features[:, :3], labels)
-    with pytest.raises(ValueError, match=r"label 3 .* 0 to 2"):
-        stream.add(features, np.full(12, 3))
-    with pytest.raises(ValueError, match="float64"):
-        stream.add(features.astype(np.float64), labels)
-    stream.centre()
-    with pytest.raises(ValueError, match="centre"):
-        stream.centre()
-    stream.add(features[:7], labels[:7])
-    with pytest.raises(ValueError, match="second pass has 7 rows, the first had 12"):
-        stream.means()
-    with pytest.raises(ValueError, match="stream row 9 "):
-        stream.add(bad[:3], labels[:3] * 0 + labels[7])
-    with pytest.raises(ValueError, match=r"second pass has \d+ rows of class \d .*the first had \d"):
-        stream.add(features, labels)
-    stream.add(features[7:], labels[7:])
-    for field in ("counts", *KINDS):
-        want = getattr(stream_of(features, labels, 3, [5], device).means(), field)
-        np.testing.assert_allclose(getattr(stream.means(), field), want, rtol=1e-6)
-
-
-def test_stream_without_rows(device):
-    with pytest.raises(ValueError, match="dim 0"):
-        op.ClassMeanStream(3, 0, device)
-    stream = op.ClassMeanStream(3, 4, device)
-    for end in (stream.means, stream.centre):
-        with pytest.raises(ValueError, match="no rows"):
-            end()

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastlt.kernels.crop_resize import ORDERS, cpu, crop_resize, crop_resize_into, reference
+from fastlt.kernels.crop_resize import INTERPOLATIONS, ORDERS, REACH, cpu, crop_resize, crop_resize_into, reference
 
 PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # out = pixel value
 ADJUST: tuple[Any, ...] = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
@@ -37,19 +37,21 @@ def chw(image):
     return np.asarray(image).transpose(2, 0, 1).astype(np.float32)
 
 
-def torchvision_crop(image, box, size, flip=False):
+def torchvision_crop(image, box, size, flip=False, interpolation="bilinear"):
     pil: Any = Image.fromarray(image)
     y, x, crop_h, crop_w = box
-    result = F.resized_crop(pil, y, x, crop_h, crop_w, list(size), antialias=True)
+    how = F.InterpolationMode(interpolation)
+    result = F.resized_crop(pil, y, x, crop_h, crop_w, list(size), how, antialias=True)
     return F.hflip(result) if flip else result
 
 
-def two_passes(image, box, size):
+def two_passes(image, box, size, interpolation="bilinear"):
     """Pillow's rows, then Pillow's columns."""
     y, x, crop_h, crop_w = box
+    how = Image.Resampling[interpolation.upper()]
     crop = Image.fromarray(image).crop((x, y, x + crop_w, y + crop_h))
-    rows = crop.resize((size[1], crop_h), Image.Resampling.BILINEAR)
-    return chw(rows.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    rows = crop.resize((size[1], crop_h), how)
+    return chw(rows.resize((size[1], size[0]), how))
 
 
 CASES = {
@@ -72,17 +74,29 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_resize_is_pillows(case, flip):
+def test_resize_is_pillows(case, flip, interpolation):
     (height, width), box, size = CASES[case]
     image = picture(height, width)
-    ours = crop_resize(image, box, size, flip, **PLAIN)
+    ours = crop_resize(image, box, size, flip, interpolation=interpolation, **PLAIN)
     assert ours.dtype == np.float32 and ours.shape == (3, *size)
-    passes = two_passes(image, box, size)
+    passes = two_passes(image, box, size, interpolation)
     np.testing.assert_array_equal(ours, passes[:, :, ::-1] if flip else passes)
-    difference = np.abs(ours - chw(torchvision_crop(image, box, size, flip)))
-    assert difference.max() <= 1 and difference.mean() <= 0.3
+    difference = np.abs(ours - chw(torchvision_crop(image, box, size, flip, interpolation)))
+    # Columns first clips what overshoots at other places than rows first.
+    largest, mean = (1, 0.3) if interpolation == "bilinear" else (24, 0.5)
+    assert difference.max() <= largest and difference.mean() <= mean
+
+
+def test_bicubic_overshoots_an_edge_and_is_clipped():
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[:, 4:] = 255
+    image[:4, :4] = 20
+    grown = crop_resize(image, (0, 0, 8, 8), 64, interpolation="bicubic", **PLAIN)
+    np.testing.assert_array_equal(grown, two_passes(image, (0, 0, 8, 8), (64, 64), "bicubic"))
+    assert (grown[:, :16, :32] < 20).any() and grown.min() == 0 and grown.max() == 255
 
 
 @pytest.mark.parametrize("size", [(32, 32), (224, 224), (33, 17)])
@@ -95,8 +109,8 @@ def test_a_crop_of_the_output_size_is_copied(size, flip):
     )
 
 
-@pytest.mark.parametrize("y", [-4, -3, 0, 2, 4])
-@pytest.mark.parametrize("x", [-4, 0, 1, 4])
+@pytest.mark.parametrize("y", [-4, 0, 2])
+@pytest.mark.parametrize("x", [-4, 1, 4])
 @pytest.mark.parametrize("flip", [False, True])
 def test_pad_crop_is_torchs(y, x, flip):
     image = picture(32, 32)
@@ -136,7 +150,7 @@ def assert_same_colours(ours, theirs):
 
 
 @pytest.mark.parametrize("op", [0, 1, 2])
-@pytest.mark.parametrize("factor", [0.0, 0.6, 0.7, 0.95, 1.1, 1.4, 2.5])
+@pytest.mark.parametrize("factor", [0.0, 0.6, 0.95, 1.4, 2.5])
 def test_each_jitter_op_is_torchvisions(op, factor):
     image = picture(61, 50)
     jitter = [1.0, 1.0, 1.0, 0.0]
@@ -201,27 +215,29 @@ RESIZED = {  # image, resized image, first row and column of the crop, its size
 }
 
 
-def place_of(case, margin):
+def place_of(case, margin, reach):
     """Box in the source of the crop of a resized image, and a window that is larger by the filter's reach and more."""
     source, resized, first, size = (np.array(pair) for pair in RESIZED[case])
     scale = source / resized
-    begin = np.maximum(np.floor(first * scale - np.maximum(scale, 1) - margin), 0).astype(int)
-    end = np.minimum(np.ceil((first + size) * scale + np.maximum(scale, 1) + margin), source).astype(int)
+    begin = np.maximum(np.floor(first * scale - reach * np.maximum(scale, 1) - margin), 0).astype(int)
+    end = np.minimum(np.ceil((first + size) * scale + reach * np.maximum(scale, 1) + margin), source).astype(int)
     return [*(first * scale), *(size * scale)], [*begin, *(end - begin)]
 
 
-@pytest.mark.parametrize("margin", [0, 6, 10_000])
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("margin", [0, 10_000])
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("case", RESIZED)
-def test_a_crop_of_a_resized_image_is_pillows(case, flip, margin):
+def test_a_crop_of_a_resized_image_is_pillows(case, flip, margin, interpolation):
     source, resized, (y, x), size = RESIZED[case]
     image = picture(*source)
-    whole = two_passes(image, (0, 0, *source), resized)
+    whole = two_passes(image, (0, 0, *source), resized, interpolation)
     expected = whole[:, y : y + size[0], x : x + size[1]]
-    box, window = place_of(case, margin)
-    ours = crop_resize(image, box, size, flip, window=window, **PLAIN)
+    box, window = place_of(case, margin, REACH[INTERPOLATIONS.index(interpolation)])
+    how = {"window": window, "interpolation": interpolation, **PLAIN}
+    ours = crop_resize(image, box, size, flip, **how)
     np.testing.assert_array_equal(ours, expected[:, :, ::-1] if flip else expected)
-    difference = np.abs(reference(image, box, size, flip, window=window, **PLAIN) - ours)
+    difference = np.abs(reference(image, box, size, flip, **how) - ours)
     assert difference.max() <= 1 and difference.mean() <= 0.05  # ties, as in test_cpu_is_the_reference
 
 
@@ -233,10 +249,11 @@ def test_any_crop_of_any_resized_image_is_pillows():
         first = rng.integers(0, resized - size + 1)
         scale = np.array([height, width]) / resized
         image, box = picture(height, width, seed), [*(first * scale), *(size * scale)]
-        whole = two_passes(image, (0, 0, height, width), resized.tolist())
-        expected = whole[:, first[0] : first[0] + size[0], first[1] : first[1] + size[1]]
-        ours = crop_resize(image, box, tuple(size), window=(0, 0, height, width), **PLAIN)
-        np.testing.assert_array_equal(ours, expected)
+        for how in INTERPOLATIONS:
+            whole = two_passes(image, (0, 0, height, width), resized.tolist(), how)
+            expected = whole[:, first[0] : first[0] + size[0], first[1] : first[1] + size[1]]
+            ours = crop_resize(image, box, tuple(size), window=(0, 0, height, width), interpolation=how, **PLAIN)
+            np.testing.assert_array_equal(ours, expected)
 
 
 def test_only_the_window_matters():
@@ -257,7 +274,7 @@ def test_batch_equals_single_and_core_overwrites():
     batch = cpu(images, windows, boxes, (33, 33), [0, 1, 0], jitters, mean, inv_std)
     for i, image in enumerate(images):
         out = np.full((3, 33, 33), np.nan, dtype=np.float32)
-        crop_resize_into(out, image, windows[i], boxes[i], i == 1, jitters[i], mean, inv_std)
+        crop_resize_into(out, image, windows[i], boxes[i], i == 1, jitters[i], mean, inv_std, 0)
         np.testing.assert_array_equal(out, batch[i])
         single = crop_resize(image, windows[i], 33, i == 1, jitters[i], mean, 1 / inv_std)
         np.testing.assert_array_equal(single, batch[i])
@@ -285,15 +302,16 @@ def test_cpu_is_the_reference(data):
     offset = st.integers(-12, 40)
     box = (data.draw(offset), data.draw(offset), data.draw(side), data.draw(side))
     size, flip = (data.draw(side), data.draw(side)), data.draw(st.booleans())
-    ours = crop_resize(image, box, size, flip, **PLAIN)
-    theirs = reference(image, box, size, flip, **PLAIN)
+    how = {"interpolation": data.draw(st.sampled_from(INTERPOLATIONS)), **PLAIN}
+    ours = crop_resize(image, box, size, flip, **how)
+    theirs = reference(image, box, size, flip, **how)
     difference = np.abs(ours - theirs)
     assert difference.max() <= 2 and difference.sum() <= max(4, 0.25 * difference.size)
     assert (difference > 1).sum() <= max(4, 0.01 * difference.size)
     factor = st.floats(0, 2, width=32)
     jitter = (data.draw(factor), data.draw(factor), data.draw(factor), data.draw(st.integers(0, 5)))
-    ours = crop_resize(image, box, size, flip, jitter, **PLAIN)
-    theirs = reference(image, box, size, flip, jitter, **PLAIN)
+    ours = crop_resize(image, box, size, flip, jitter, **how)
+    theirs = reference(image, box, size, flip, jitter, **how)
     assert np.abs(ours - theirs).max() <= 16 * max(1, difference.max())
 
 
@@ -332,6 +350,7 @@ def test_cpu_is_the_reference(data):
         ({"mean": (0, 0, float("inf"))}, "mean"),
         ({"std": (1, 0, 1)}, "std"),
         ({"std": 1.0}, "std"),
+        ({"interpolation": "lanczos"}, "bilinear, bicubic"),
     ],
 )
 def test_wrong_input_is_refused(change, message):

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from backends import GPU, Backend, to_numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -14,32 +15,34 @@ from fastlt.kernels.gpu import SIMULATED
 from fastlt.kernels.winning_interval import (
     winning_interval,
     winning_interval_additive,
-    winning_interval_linear,
-    winning_interval_linear_additive,
 )
 
 TAUS = np.concatenate([np.linspace(-3, 4, 57), [-40.0, 40.0]])
+CPU = Backend("cpu")
 ALWAYS, NEVER = (-np.inf, np.inf), (np.inf, -np.inf)
 
 
-def other(name, **functions):
-    """The op's further public function as a module of its own, for `backend`."""
-    return SimpleNamespace(**{name: getattr(op, name)}, **functions)
+def intervals(backend, scores, per_class, labels, additive=False):
+    """Intervals of scores in memory, by the loops that a backend runs behind its matrix product."""
+    if backend.name == "reference":
+        return (op.reference_additive if additive else op.reference)(scores, per_class, labels)
+    module = winning_interval_cpu if backend.name == "cpu" else winning_interval_cuda
+    fill = module.intervals_additive if additive else module.intervals
+    device = torch.device("cuda" if backend.name == "cuda" and GPU else "cpu")
+    rows, each_class, classes = (torch.from_numpy(one).to(device) for one in (scores, per_class, labels))
+    return to_numpy(op.intervals([(slice(None), rows)], each_class, classes, fill))
 
 
-ADDITIVE = other("winning_interval_additive", reference=op.reference_additive, cuda=op.cuda_additive)
-LINEAR = other(
-    "winning_interval_linear",
-    reference=op.reference_linear,
-    cuda=lambda x, weight, labels: op.linear(x, weight, labels, winning_interval_cuda.intervals),
-)
-LINEAR_ADDITIVE = other(
-    "winning_interval_linear_additive",
-    reference=op.reference_linear_additive,
-    cuda=lambda x, weight, bias, prior, labels: op.linear_additive(
-        x, weight, bias, prior, labels, winning_interval_cuda.intervals_additive
-    ),
-)
+def of_features(backend, public, *arguments):
+    """Intervals of features and weights by the public function, in the simulator with the loops of `cuda`."""
+    if backend.name == "reference":
+        pytest.skip("the reference takes scores")
+    with pytest.MonkeyPatch.context() as patch:
+        if backend.name == "cuda" and SIMULATED:
+            patch.setattr(op, "on_gpu", lambda _: True)
+        return backend(
+            SimpleNamespace(**{public: getattr(op, public), "cuda": getattr(op, public)}), public, *arguments
+        )
 
 
 def scores_at(scores, log_norm, tau):
@@ -115,77 +118,43 @@ def draw_additive(n, c, kind, seed=0):
     return scores, log_prior, np.where(np.arange(n) % 2, labels, adjusted_at(scores, log_prior, 0.5).argmax(axis=1))
 
 
-def run(backend, scores, log_norm, labels):
-    return backend(op, "winning_interval", scores, log_norm, labels)
-
-
-def run_additive(backend, scores, log_prior, labels):
-    return backend(ADDITIVE, "winning_interval_additive", scores, log_prior, labels)
-
-
-SHAPES = [(1, 1), (1, 2), (5, 1), (6, 7), (3, 23)]
-LARGE = [(33, 2), (50, 5), (40, 65), (100, 300)]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("n", "c"), SHAPES)
-def test_equals_argmax(backend, n, c, kind):
-    scores, log_norm, labels = draw(n, c, kind)
-    interval = run(backend, scores, log_norm, labels)
-    assert_same(interval, op.reference(scores, log_norm, labels))
-    compare_with_argmax(scores, log_norm, labels, interval, scores_at)
+LARGE = [(33, 2), (40, 65), (100, 300), (7, 8142)]  # rows and classes; 64 classes are a block of the CPU's loops
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("n", "c"), LARGE)
 def test_equals_reference_and_argmax(n, c, kind):
     scores, log_norm, labels = draw(n, c, kind)
-    interval = winning_interval(scores, log_norm, labels)
+    interval = intervals(CPU, scores, log_norm, labels)
     assert_same(interval, op.reference(scores, log_norm, labels))
     ties = compare_with_argmax(scores, log_norm, labels, interval, scores_at)
     assert ties < 0.05 or kind in ("relu", "zero_norm")  # there zeros tie with zeros
 
 
-@pytest.mark.parametrize("kind", ["mixed", "negative", "equal_norm", "few_norms", "wide"])
-@pytest.mark.parametrize(("n", "c"), SHAPES)
-def test_additive_equals_argmax(backend, n, c, kind):
-    scores, log_prior, labels = draw_additive(n, c, kind)
-    interval = run_additive(backend, scores, log_prior, labels)
-    assert_same(interval, op.reference_additive(scores, log_prior, labels))
-    compare_with_argmax(scores, log_prior, labels, interval, adjusted_at)
-
-
-@pytest.mark.parametrize("kind", ["mixed", "negative", "equal_norm", "few_norms", "wide"])
-@pytest.mark.parametrize(("n", "c"), LARGE)
-def test_additive_equals_reference_and_argmax(n, c, kind):
-    scores, log_prior, labels = draw_additive(n, c, kind)
-    interval = winning_interval_additive(scores, log_prior, labels)
+@pytest.mark.parametrize("kind", ["mixed", "equal_norm", "wide"])
+def test_additive_equals_reference_and_argmax(kind):
+    scores, log_prior, labels = draw_additive(100, 300, kind)
+    interval = intervals(CPU, scores, log_prior, labels, additive=True)
     assert_same(interval, op.reference_additive(scores, log_prior, labels))
     assert compare_with_argmax(scores, log_prior, labels, interval, adjusted_at) < 0.05
 
 
-def test_a_thousand_small_problems(backend):
+def test_hundreds_of_small_problems(backend):
     """Every decision is the float64 argmax's, ties excepted; ties are counted and few."""
-    problems = 25 if SIMULATED else 1000
     share = []
-    for seed in range(problems):
+    for seed in range(27 if SIMULATED else 450):
         rng = np.random.default_rng([7, seed])
-        n, c = int(rng.integers(1, 5)), int(rng.integers(1, 12))
-        scores, log_norm, labels = draw(n, c, KINDS[seed % len(KINDS)], seed)
-        interval = run(backend, scores, log_norm, labels)
+        n, c = int(rng.integers(1, 7)), int(rng.integers(1, 24))
+        kind = KINDS[seed % len(KINDS)]
+        scores, log_norm, labels = draw(n, c, kind, seed)
+        interval = intervals(backend, scores, log_norm, labels)
+        assert_same(interval, op.reference(scores, log_norm, labels))
         share.append(compare_with_argmax(scores, log_norm, labels, interval, scores_at))
-        scores, log_prior, labels = draw_additive(n, c, "mixed", seed)
-        interval = run_additive(backend, scores, log_prior, labels)
+        log_prior = np.where(np.isfinite(log_norm), log_norm, -3.0)
+        interval = intervals(backend, scores, log_prior, labels, additive=True)
+        assert_same(interval, op.reference_additive(scores, log_prior, labels))
         share.append(compare_with_argmax(scores, log_prior, labels, interval, adjusted_at))
-    print(f"{problems} problems, {100 * np.mean(share):.2f} % of the decisions are ties")  # noqa: T201 (pytest -s)
     assert np.mean(share) < 0.05
-
-
-def test_many_classes():
-    scores, log_norm, labels = draw(7, 8142, "mixed")
-    interval = winning_interval(scores, log_norm, labels)
-    assert_same(interval, op.reference(scores, log_norm, labels))
-    assert np.isfinite(interval).any()
 
 
 def case(data, ends):
@@ -197,11 +166,11 @@ def case(data, ends):
 
 
 def check_case(backend, scores, norms, labels):
-    interval = run(backend, scores, norms, labels)
+    interval = intervals(backend, scores, norms, labels)
     assert_same(interval, op.reference(scores, norms, labels))
     compare_with_argmax(scores, norms, labels, interval, scores_at)
     priors = np.where(np.isfinite(norms), norms, -4.0)
-    interval = run_additive(backend, scores, priors, labels)
+    interval = intervals(backend, scores, priors, labels, additive=True)
     assert_same(interval, op.reference_additive(scores, priors, labels))
     compare_with_argmax(scores, priors, labels, interval, adjusted_at)
 
@@ -246,7 +215,7 @@ def test_any_small_case(backend, data):
 )
 def test_odd_cases(backend, scores, log_norm, label, expected):
     args = np.array([scores], np.float32), np.array(log_norm, np.float64), np.array([label])
-    (lo,), (hi,) = run(backend, *args)
+    (lo,), (hi,) = intervals(backend, *args)
     assert (lo, hi) == pytest.approx(expected, rel=1e-12)
     assert not np.signbit(lo) or lo != 0
 
@@ -270,19 +239,7 @@ TINY = float(np.float32(1e-45))  # the smallest float32 there is
 )
 def test_where_float32_says_little(backend, scores, log_norm, label):
     args = np.array([scores], np.float32), np.array(log_norm, np.float64), np.array([label])
-    assert_same(run(backend, *args), op.reference(*args))
-
-
-@pytest.mark.parametrize("name", ["winning_interval", "winning_interval_additive"])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.filterwarnings("ignore:.*invalid value:RuntimeWarning")  # inf - inf, in the simulator
-def test_not_finite_is_named(backend, name, value):
-    if backend.name == "reference":
-        pytest.skip("the reference does not check")
-    scores, log_norm, labels = draw(5, 7, "mixed")
-    scores[3, 6] = value
-    with pytest.raises(ValueError, match="row 3"):
-        backend(ADDITIVE if "additive" in name else op, name, scores, log_norm, labels)
+    assert_same(intervals(backend, *args), op.reference(*args))
 
 
 def whole(n, c, d, dtype):
@@ -294,36 +251,53 @@ def whole(n, c, d, dtype):
     return features, weight, rng.integers(-2, 3, c).astype(np.float32), rng.integers(0, c, n)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("n", "c", "d"), [(1, 1, 1), (7, 3, 5), (4, 9, 13)])
-def test_linear_equals_reference(backend, n, c, d, dtype):
-    features, weight, bias, labels = whole(n, c, d, dtype)
-    scores = features.float().numpy() @ weight.T
+def scores_of(features, weight):
+    """Scores, and log norms of the weights."""
     with np.errstate(divide="ignore"):
-        log_norm = np.log(np.linalg.norm(weight.astype(np.float64), axis=1))
-    interval = backend(LINEAR, "winning_interval_linear", features, weight, labels)
+        return features.float().numpy() @ weight.T, np.log(np.linalg.norm(weight.astype(np.float64), axis=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("n", "c", "d"), [(1, 1, 1), (7, 9, 5)])
+def test_features_and_weights_equal_the_reference(backend, n, c, d, dtype):
+    features, weight, bias, labels = whole(n, c, d, dtype)
+    scores, log_norm = scores_of(features, weight)
+    interval = of_features(backend, "winning_interval", features, weight, labels)
     assert_same(interval, op.reference(scores, log_norm, labels))
     log_prior = np.linspace(-3, -0.5, c)
-    arrays = features, weight, bias, log_prior, labels
-    interval = backend(LINEAR_ADDITIVE, "winning_interval_linear_additive", *arrays)
+    interval = of_features(backend, "winning_interval_additive", features, weight, bias, log_prior, labels)
     assert_same(interval, op.reference_additive(scores + bias, log_prior, labels))
 
 
-def test_linear_takes_several_tiles_and_never_all_scores(monkeypatch):
+def test_several_tiles_and_never_all_scores(monkeypatch):
     features, weight, _, labels = whole(1300, 37, 6, torch.float16)
     tiles = []
 
     def watch(scores, *others):
         tiles.append(len(scores))
-        winning_interval_cpu.intervals(scores, *others)
+        intervals_of_a_tile(scores, *others)
 
+    intervals_of_a_tile = winning_interval_cpu.intervals
     monkeypatch.setattr("fastlt.kernels.tiles.tile_rows", lambda columns, device: 512)
-    result = op.linear(features, torch.from_numpy(weight), torch.from_numpy(labels), watch)
+    monkeypatch.setattr(winning_interval_cpu, "intervals", watch)
+    result = winning_interval(features, weight, labels)
     assert tiles == [512, 512, 276]
-    assert_same([one.numpy() for one in result], op.reference_linear(features.numpy(), weight, labels))
+    assert_same([one.numpy() for one in result], op.reference(*scores_of(features, weight), labels))
 
 
-def test_linear_names_wrong_input():
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.filterwarnings("ignore:.*invalid value:RuntimeWarning")  # inf - inf, in the simulator
+def test_scores_that_are_not_finite_are_named(backend, value):
+    features, weight, bias, labels = whole(5, 4, 3, torch.float32)
+    features[3, 1] = value
+    weight[:, 1] = [0, 1, 0, 2]
+    with pytest.raises(ValueError, match="row 3"):
+        of_features(backend, "winning_interval", features, weight, labels)
+    with pytest.raises(ValueError, match="row 3"):
+        of_features(backend, "winning_interval_additive", features, weight, bias, np.zeros(4), labels)
+
+
+def test_wrong_input_is_named():
     features, weight, bias, labels = whole(6, 4, 5, torch.float32)
     prior = np.zeros(4)
     cases: list[Any] = [
@@ -332,33 +306,38 @@ def test_linear_names_wrong_input():
         ((features, weight[:, :3], labels), r"\(4, 3\), features \(6, 5\)"),
         ((features, weight.astype(np.float64), labels), "weights have dtype float64"),
         ((features, weight * np.array([[1], [1], [np.nan], [1]], np.float32), labels), "class 2"),
-        ((features * torch.tensor([1, 1, 1, 1, np.inf, 1])[:, None], weight, labels), "row 4"),
-        ((features, weight, labels + 4), "label"),
+        ((features, weight, labels[:1]), r"\(1,\)"),
+        ((features, weight, labels - 4), "label -"),
+        ((features, weight, labels + 4), "label . .* 0 to 3"),
     ]
     for wrong, message in cases:
         x, w, y = wrong
         with pytest.raises(ValueError, match=message):
-            winning_interval_linear(x, w, y)
+            winning_interval(x, w, y)
         with pytest.raises(ValueError, match=message):
-            winning_interval_linear_additive(x, w, bias, prior, y)
-    with pytest.raises(ValueError, match=r"bias is float32 \(3,\)"):
-        winning_interval_linear_additive(features, weight, bias[:3], prior, labels)
-    with pytest.raises(ValueError, match=r"log_prior\[0\] is -inf"):
-        winning_interval_linear_additive(features, weight, bias, prior - np.inf, labels)
+            winning_interval_additive(x, w, bias, prior, y)
+    for wrong_bias, wrong_prior, message in [
+        (bias[:3], prior, r"bias is float32 \(3,\)"),
+        (bias, prior[:3], r"log_prior is float64 \(3,\)"),
+        (bias, prior - np.inf, r"log_prior\[0\] is -inf"),
+        (bias, prior * np.nan, r"log_prior\[0\] is nan"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            winning_interval_additive(features, weight, wrong_bias, wrong_prior, labels)
 
 
-def test_tensors_give_tensors():
-    features, weight, bias, labels = whole(6, 4, 5, torch.float32)
-    scores, norms = features @ torch.from_numpy(weight).T, np.zeros(4)
-    tensors = torch.from_numpy(weight).requires_grad_(), torch.from_numpy(labels)
+def test_arrays_and_tensors_of_any_layout_give_the_same():
+    features, weight, bias, labels = whole(20, 70, 6, torch.float32)
+    prior = np.linspace(-3, -0.5, 70)
+    frozen = np.asfortranarray(features.numpy())
+    frozen.flags.writeable = labels.flags.writeable = False
+    tensors = torch.from_numpy(weight).requires_grad_(), torch.from_numpy(labels.copy())
     cases: list[Any] = [
-        (winning_interval, (scores.numpy(), norms, labels), (scores, torch.zeros(4), tensors[1])),
-        (winning_interval_additive, (scores.numpy(), norms, labels), (scores, norms, labels)),
-        (winning_interval_linear, (features.numpy(), weight, labels), (features, *tensors)),
+        (winning_interval, (frozen, weight, labels.astype(np.int16)), (features, *tensors)),
         (
-            winning_interval_linear_additive,
-            (features.numpy(), weight, bias, norms, labels),
-            (features, tensors[0], bias, norms, tensors[1]),
+            winning_interval_additive,
+            (frozen, weight, bias, prior, labels),
+            (features, tensors[0], torch.from_numpy(bias), prior, tensors[1]),
         ),
     ]
     for function, numpy, torches in cases:
@@ -366,44 +345,3 @@ def test_tensors_give_tensors():
         for want, got in zip(expected, result, strict=True):
             assert isinstance(want, np.ndarray) and isinstance(got, torch.Tensor) and not got.requires_grad
             np.testing.assert_array_equal(got.numpy(), want)
-
-
-def test_no_rows_and_any_layout():
-    scores, log_norm, labels = draw(20, 70, "mixed")
-    empty = winning_interval(scores[:0], log_norm, labels[:0])
-    assert empty[0].shape == empty[1].shape == (0,)
-    expected = winning_interval(scores, log_norm, labels)
-    scores = np.asfortranarray(scores)
-    scores.flags.writeable = labels.flags.writeable = False
-    assert_same(winning_interval(scores, log_norm.astype(np.float64), labels.astype(np.int16)), expected)
-
-
-ONE = np.ones((2, 3), np.float32)
-NORM = np.zeros(3)
-ZERO = np.zeros(2, np.int64)
-
-
-@pytest.mark.parametrize("function", [winning_interval, winning_interval_additive])
-@pytest.mark.parametrize(
-    ("scores", "per_class", "labels", "message"),
-    [
-        (ONE.astype(np.float64), NORM, ZERO, "float64"),
-        (ONE[:, :0], NORM[:0], ZERO, "at least 1"),
-        (ONE, NORM[:2], ZERO, r"log_\w+ is float64 \(2,\)"),
-        (ONE, NORM, ZERO[:1], r"\(1,\)"),
-        (ONE, NORM, ZERO - 1, "label -1"),
-        (ONE, NORM, ZERO + 3, "label 3 .* 0 to 2"),
-        (ONE, np.array([0, np.nan, 0]), ZERO, r"log_\w+\[1\] is nan"),
-        (ONE, np.array([0, 0, np.inf]), ZERO, r"log_\w+\[2\] is inf"),
-        (ONE * np.array([[1], [np.nan]], np.float32), NORM, ZERO, "row 1"),
-        (ONE * np.array([[-np.inf], [1]], np.float32), NORM, ZERO, "row 0"),
-    ],
-)
-def test_wrong_input_is_named(function, scores, per_class, labels, message):
-    with pytest.raises(ValueError, match=message):
-        function(scores, per_class, labels)
-
-
-def test_prior_of_zero_is_refused():
-    with pytest.raises(ValueError, match=r"log_prior\[0\] is -inf"):
-        winning_interval_additive(ONE, np.array([-np.inf, 0, 0]), ZERO)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from fastlt.core.errors import UserError
-from fastlt.longtail.sampler import DRAWINGS, LAWS, REFERENCE_VISIT, Sampler, class_probabilities, quotas
+from fastlt.longtail import DRAWINGS
+from fastlt.longtail.sampler import LAWS, REFERENCE_VISIT, Sampler, class_probabilities, quotas
 
 COUNTS = np.array([500, 210, 77, 30, 9, 1])
 START = np.concatenate([[0], np.cumsum(COUNTS)]).astype(np.int64)

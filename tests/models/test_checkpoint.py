@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from fastlt.checkpoint import main
 from fastlt.core.checkpoint import SCHEMA, read_checkpoint, save_checkpoint
 from fastlt.core.errors import UserError
-from fastlt.core.settings import Settings
+from fastlt.core.identity import Identity
 from fastlt.data.convert import convert
 from fastlt.models.backbones import BACKBONES, CifarResNet, Model, build_model
-from fastlt.models.checkpoint import pretrained
+from fastlt.models.checkpoint import sources
 from fastlt.models.checkpoint.pretrained import (
     COUNTER,
     closest,
@@ -138,7 +138,7 @@ def test_the_authors_checkpoint_gives_the_same_logits(resnet18: nn.Module, tmp_p
     }
     assert state["settings"].keys() == {"imported", "sha256", "backbone", "classes"}
     assert state["settings"]["imported"] == file.name
-    assert read_checkpoint(out)["key"] == Settings(state["settings"]).key == state["key"]
+    assert read_checkpoint(out)["key"] == Identity(state["settings"]).key == state["key"]
     assert [path.name for path in out.parent.iterdir()] == ["ours.pt"]
 
 
@@ -401,7 +401,7 @@ def trained(folder: Path, finished: bool = True, classifier: str | None = None) 
     """A run folder with a checkpoint as a training leaves it; without `classifier` as one of an older version."""
     model = build_model("resnet32", 7, 3, classifier=classifier or "linear")
     about = {"dataset": "d" * 64, "backbone": "resnet32", "image_size": 32, "seed": 3}
-    state: State = {"schema": SCHEMA, "key": Settings(about).key, "settings": about, "finished": finished, "epoch": 2}
+    state: State = {"schema": SCHEMA, "key": Identity(about).key, "settings": about, "finished": finished, "epoch": 2}
     state |= {"model": model.state_dict(), "chosen_on_val": True, "seconds": 61.4, "images": 12_000}
     if classifier is not None:
         state["classifier"] = classifier
@@ -594,7 +594,8 @@ def test_pretrained_torchvision_reads_the_published_file(
     monkeypatch.setattr(torch.hub, "urlopen", no_network)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     published = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
-    monkeypatch.setattr(pretrained, "_published", lambda _: replace(published.value, url=f"https://there/{path.name}"))
+    there = replace(published.value, url=f"https://there/{path.name}")
+    monkeypatch.setattr(sources, "of_torchvision", lambda *_: there)
     model = build_model("resnet18", 2, 0)
     load_pretrained(model, "torchvision")
     assert torch.equal(model.backbone.layer4[1].conv2.weight, network.layer4[1].conv2.weight)  # type: ignore[index,union-attr]
@@ -633,14 +634,16 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     torch.save(build_model("resnet32", 3, 0).state_dict(), tmp_path / "theirs.pth")
 
     def full(content: Any, file: Any, *_: Any) -> None:
-        with Path(getattr(file, "name", file)).open("wb") as half:
-            half.write(b"half")
+        if hasattr(file, "write"):
+            file.write(b"half")
+        else:
+            Path(file).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("torch.save" if name == "import" else "safetensors.torch.save_file", full)
     file, out = ("theirs.pth", "ours.pt") if name == "import" else ("run", "ours.safetensors")
     (tmp_path / out).write_text("mine")
     told = refused(name, file, "--out", out, "--overwrite", cwd=tmp_path)
-    assert told == f"--out={out} cannot be written ([Errno 28] No space left on device): choose another place"
+    assert told == f"--out={out} cannot be written (No space left on device): make room and give the same command again"
     assert (tmp_path / out).read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {"run", "theirs.pth", out}

@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from finished_run import (
 from pictures import conversion
 from PIL import Image
 
-from fastlt.core.checkpoint import write_checkpoint
+from fastlt.core.checkpoint import save_checkpoint
 from fastlt.data.convert import convert
 from fastlt.data.pipeline.loader import Loader
 from fastlt.data.plan import Augment
@@ -56,7 +57,8 @@ def run(tmp_path: Path) -> Path:
 def of_test(dataset: Dataset) -> Iterator[torch.Tensor]:
     """The images of the test split as the pipeline gives them to an evaluation."""
     ids = np.arange(len(dataset.split("test")))
-    with Loader(dataset, "test", InOrder(ids), Augment(SIZE, keep=KEEP), 8, threads=1, channels_last=True) as loader:
+    augment = Augment(SIZE, crop_pct=KEEP)
+    with Loader(dataset, "test", InOrder(ids), augment, 8, threads=1, channels_last=True) as loader:
         for batch in loader.epoch():
             yield batch.images
 
@@ -159,7 +161,7 @@ def test_predictions_are_those_of_the_evaluation(name: str, root: Path, run: Pat
 
 def test_predictions_for_pixels_that_were_stored_raw(raw_dataset: Dataset, run: Path, tmp_path: Path) -> None:
     options = conversion()
-    change(run, evaluation={"mean": options.mean, "std": options.std, "keep": KEEP})
+    change(run, evaluation={"mean": options.mean, "std": options.std, "crop_pct": KEEP, **asdict(options.encoding)})
     for i in range(len(raw_dataset.split("test"))):
         Image.fromarray(raw_dataset.pixels("test", i)).save(tmp_path / f"{i:02d}.png")
     code, out, _ = predict(run, *sorted(tmp_path.glob("*.png")), "--format", "csv", "--classifier", "lws")
@@ -169,7 +171,7 @@ def test_predictions_for_pixels_that_were_stored_raw(raw_dataset: Dataset, run: 
 
 def test_a_classifier_may_have_a_backbone_of_its_own(run: Path, root: Path, tmp_path: Path) -> None:
     (run / "crt_images").mkdir()
-    write_checkpoint(model_state(7), run / "crt_images" / "checkpoint.pt")
+    save_checkpoint(model_state(7), run / "crt_images" / "checkpoint.pt")
     kept = torch.load(run / "classifiers" / "crt.pt", weights_only=True)
     image = next(iter((root / "test" / CLASSES[0]).iterdir()))
     before = predict(run, image, "--format", "csv")[1]
@@ -180,7 +182,7 @@ def test_a_classifier_may_have_a_backbone_of_its_own(run: Path, root: Path, tmp_
         assert after != before
     other = make_run(tmp_path / "other", {"crt": linear(2)})
     change(other, key=model_state(7)["key"])
-    write_checkpoint(model_state(7), other / "checkpoint.pt")
+    save_checkpoint(model_state(7), other / "checkpoint.pt")
     other_kept = torch.load(other / "classifiers" / "crt.pt", weights_only=True)
     torch.save({**other_kept, "temperature": 1.5}, other / "classifiers" / "crt.pt")
     assert predict(other, image, "--format", "csv")[1] == after
@@ -199,7 +201,7 @@ def test_ones_own_classifier(tmp_path: Path, root: Path) -> None:
     image = next(iter((root / "test" / CLASSES[0]).iterdir()))
     code, out, err = predict(run, image, "--format", "jsonl")
     assert code == 0
-    assert f"classifier test_predict:MINE of {run}, 1 images" in err
+    assert f"classifier test_predict:MINE of {run}, 1 image" in err
     (row,) = map(json.loads, out.splitlines())
     seen_by = Predictor(run, "test_predict:MINE", CPU)
     loaded = seen_by.evaluation.load(str(image))

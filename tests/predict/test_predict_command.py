@@ -18,10 +18,11 @@ from pictures import jpeg, picture
 from PIL import Image
 
 from fastlt.core.errors import UserError
+from fastlt.core.log import printed
 from fastlt.predict.__main__ import main
 from fastlt.predict.images import ahead
-from fastlt.predict.output import Csv, JsonLines, Row, Table
-from fastlt.predict.paths import Paths, printed
+from fastlt.predict.output import Csv, JsonLines, Prediction, Row, Table
+from fastlt.predict.paths import Paths
 from fastlt.predict.predictor import Predictor
 
 CPU = torch.device("cpu")
@@ -55,8 +56,8 @@ def bad_files(folder: Path, good: bytes) -> dict[str, str]:
         "cut off.jpg": "the file is truncated",
         "text.jpg": "no image format known to Pillow",
         "empty.png": "the file is empty",
-        "bomb.png": "more than 100 million pixels",
-        "large.png": "12000 x 10000 pixels, the limit is 100 million",
+        "bomb.png": "more than twice the 100000000 pixels that max_pixels allows",
+        "large.png": "12000 x 10000 pixels, max_pixels=100000000 allows fewer",
         "nowhere.jpg": "No such file or directory",
     }
 
@@ -97,7 +98,7 @@ def test_what_is_no_file(run: Path, tmp_path: Path) -> None:
 
 def test_folders_are_read_below_and_in_order(run: Path, tmp_path: Path) -> None:
     new, image = tmp_path / "new", jpeg(picture(1, 40, 40))
-    names = ["B/x.JPG", "a/b/c.png", "a/b.jpeg", "a.jpg", "z.webp"]
+    names = ["B/x.JPG", "a/b/c.png", "a/b.jpeg", "a.jpg", "z.webp", "z.jfif", "z.pgm"]
     for name in [*names, "a/notes.txt", ".hidden/x.jpg", ".x.jpg", "folder.jpg/in it.jpg"]:
         (new / name).parent.mkdir(parents=True, exist_ok=True)
         (new / name).write_bytes(image)
@@ -105,11 +106,15 @@ def test_folders_are_read_below_and_in_order(run: Path, tmp_path: Path) -> None:
     (new / "self").symlink_to(new / "self")
     os.mkfifo(new / "pipe.jpg")
     with Paths([str(new), str(new / "a.jpg")], io.BytesIO()) as paths:
-        expected = ["B/x.JPG", "a/b/c.png", "a/b.jpeg", "a.jpg", "folder.jpg/in it.jpg", "z.webp", "a.jpg"]
-        assert list(paths) == list(paths) == [str(new / name) for name in expected]
-        assert (paths.count, paths.longest) == (7, len(str(new / "folder.jpg/in it.jpg")))
-    code, out, _ = predict(run, new, "--format", "csv")
-    assert (code, len(rows(out))) == (0, 6)
+        expected = ["B/x.JPG", "a/b/c.png", "a/b.jpeg", "a.jpg", "folder.jpg/in it.jpg", "z.jfif", "z.pgm", "z.webp"]
+        assert list(paths) == list(paths) == [str(new / name) for name in [*expected, "a.jpg"]]
+        assert (paths.count, paths.longest) == (9, len(str(new / "folder.jpg/in it.jpg")))
+    code, out, err = predict(run, new, "--format", "csv")
+    assert (code, len(rows(out))) == (0, 8)
+    assert (
+        f"note: left out of {new}: 1 .txt file (a/notes.txt), 1 file without an extension (self), 1 link to a folder "
+        "that is read elsewhere (a/loop), 2 names with a leading dot (.hidden), 1 pipe or device (pipe.jpg)"
+    ) in err
 
 
 def test_paths_on_stdin(run: Path, tmp_path: Path) -> None:
@@ -144,36 +149,55 @@ def test_nothing_that_a_terminal_obeys_is_printed() -> None:
     assert printed("plain größe 写真") == "plain größe 写真"
     assert printed("a\x1b[2Jb\tc\udcff\U000e0001") == "a\\x1b[2Jb\\tc\\udcff\\U000e0001"
     table = Table(1, ["\x1b[31mred"], 1, "title")
-    assert "\x1b" not in table.line(Row("\x1b", [("\x1b[31mred", 0.5)])) + table.line(Row("a", error="bad \x1b"))
+    assert "\x1b" not in table.line(Row("\x1b", [Prediction("\x1b[31mred", 0.5, "few")])) + table.line(
+        Row("a", error="bad \x1b")
+    )
 
 
 # --- how it is told ---
 
 
+CAT, DOG = Prediction("cat, tabby", 0.87654321, "many"), Prediction("dog", 1e-7, "medium")
+
+
 def test_layouts() -> None:
-    good, bad = Row("a b.jpg", [("cat, tabby", 0.87654321), ("dog", 1e-7)]), Row("c.jpg", error='is "damaged"')
+    good, bad = Row("a b.jpg", [CAT, DOG]), Row("c.jpg", error='is "damaged"')
     table, commas, lines = Table(2, ["cat, tabby", "dog", "x" * 30], 9, "title"), Csv(2), JsonLines()
     assert table.head + table.line(good) + table.line(bad) == (
         "title\n"
-        "image      class 1                          class 2\n"
-        "a b.jpg    cat, tabby               0.8765  dog                      0.0000\n"
+        "image      class 1                                 class 2\n"
+        "a b.jpg    cat, tabby               0.8765 many    dog                      0.0000 medium\n"
         'c.jpg      error: is "damaged"\n'
     )
-    assert Table(1, ["x" * 30], 1, "").line(Row("a", [("x" * 30, 1.0)])) == f"a      {'x' * 23}… 1.0000\n"
+    long = Row("a", [Prediction("x" * 30, 1.0, "few")])
+    assert Table(1, ["x" * 30], 1, "").line(long) == f"a      {'x' * 23}… 1.0000 few\n"
     assert commas.head + commas.line(good) + commas.line(bad) == (
-        "path,class_1,confidence_1,class_2,confidence_2,error\n"
-        'a b.jpg,"cat, tabby",0.8765,dog,0.0000,\n'
-        'c.jpg,,,,,"is ""damaged"""\n'
+        "path,class_1,confidence_1,group_1,class_2,confidence_2,group_2,error\n"
+        'a b.jpg,"cat, tabby",0.8765,many,dog,0.0000,medium,\n'
+        'c.jpg,,,,,,,"is ""damaged"""\n'
     )
     assert lines.head == ""
+    best = [
+        {"class": "cat, tabby", "confidence": 0.8765, "group": "many"},
+        {"class": "dog", "confidence": 0.0, "group": "medium"},
+    ]
     assert [json.loads(lines.line(row)) for row in (good, bad)] == [
-        {
-            "path": "a b.jpg",
-            "predictions": [{"class": "cat, tabby", "confidence": 0.8765}, {"class": "dog", "confidence": 0.0}],
-            "error": None,
-        },
+        {"path": "a b.jpg", "predictions": best, "error": None},
         {"path": "c.jpg", "predictions": [], "error": 'is "damaged"'},
     ]
+
+
+def test_layouts_of_prediction_sets() -> None:
+    good, bad = Row("a", [CAT], members=["cat, tabby", "dog"]), Row("b", error="is damaged")
+    table, commas = Table(1, ["cat, tabby", "dog"], 1, "", sets=True), Csv(1, sets=True)
+    assert table.line(good) == "a      cat, tabby 0.8765 many    2: cat, tabby, dog\n"
+    many = Row("a", [CAT], members=[f"c{i}" for i in range(12)])
+    assert table.line(many).endswith("  12: c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, 2 more\n")
+    assert commas.head == "path,class_1,confidence_1,group_1,set,error\n"
+    found = rows(commas.head + commas.line(good) + commas.line(bad))
+    assert json.loads(found[0]["set"]) == ["cat, tabby", "dog"]
+    assert (found[1]["set"], found[1]["error"]) == ("", "is damaged")
+    assert json.loads(JsonLines().line(good))["set"] == ["cat, tabby", "dog"]
 
 
 def test_top_is_cut_to_the_classes_there_are(run: Path, root: Path) -> None:
@@ -181,7 +205,7 @@ def test_top_is_cut_to_the_classes_there_are(run: Path, root: Path) -> None:
     for top, told in ((1, 1), (2, 2), (3, 3), (5, 3), (1000, 3)):
         _, out, _ = predict(run, image, "--top", top, "--format", "csv")
         (row,) = rows(out)
-        assert list(row)[-2:] == [f"confidence_{told}", "error"]
+        assert list(row)[-2:] == [f"group_{told}", "error"]
         confidences = [float(row[f"confidence_{rank}"]) for rank in range(1, told + 1)]
         assert confidences == sorted(confidences, reverse=True)
         assert told < 3 or sum(confidences) == pytest.approx(1, abs=2e-4)
@@ -205,16 +229,6 @@ def test_out(run: Path, root: Path, tmp_path: Path) -> None:
     assert (code, stdout) == (0, "")
     assert out.read_text(encoding="utf-8") == expected
     assert [path.name for path in out.parent.iterdir()] == ["predictions.csv"]
-
-
-def test_ctrl_c_leaves_no_half_file(run: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Predictor, "top", stop)
-    code, stdout, err = predict(run, root / "test" / CLASSES[0], "--out", tmp_path / "new" / "out.txt")
-    assert (code, stdout, err.splitlines()[-1]) == (130, "", "interrupted")
-    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_few_images_are_worked_on_ahead() -> None:
@@ -261,10 +275,13 @@ def refused(run: Path, *arguments: object) -> str:
         (["x.jpg", "--format", "xml"], "--format: invalid choice: 'xml'.*see python -m fastlt.predict --help"),
         (["x.jpg", "--top", "five"], "--top: invalid int value: 'five'"),
         ([], "the following arguments are required: PATH"),
-        (["none"], "none: no image in this folder .*give one that has some"),
+        (["none"], "none: no image in this folder; give one that has some"),
         (["x.jpg", "--out", "none"], "--out=none is a folder: give the name of a file in it"),
         (["x.jpg", "--out", "taken"], "--out=taken exists: choose another name"),
-        (["x.jpg", "--out", "taken/x.csv"], "--out=taken/x.csv cannot be written .*: choose another place"),
+        (["x.jpg", "--features", "a.csv"], "--features=a.csv: allowed endings are .parquet, .h5, .npz$"),
+        (["x.jpg", "--features", "a.h5", "--out", "a.h5"], "--out=a.h5 and --features=a.h5 are one file: give two"),
+        (["x.jpg", "--coverage", "0.9"], "coverage=0.9: crt has no held-out images .*: train with a val split"),
+        (["x.jpg", "--out", "taken/x.csv"], "--out=taken/x.csv cannot be written .*: move the file away"),
     ],
 )
 def test_wrong_input(arguments: list[str], message: str, run: Path) -> None:
@@ -282,7 +299,7 @@ def test_no_path_on_stdin(run: Path) -> None:
 
 
 def test_a_run_that_is_not_whole(run: Path, tmp_path: Path) -> None:
-    assert "no such run/results.json: cannot be read" in refused(tmp_path / "no such run", "x.jpg")
+    assert "no such run/results.json: does not exist" in refused(tmp_path / "no such run", "x.jpg")
     kept = run / "classifiers" / "crt.pt"
     whole = torch.load(kept, weights_only=True)
     for state, message in (
@@ -305,18 +322,10 @@ def test_a_run_that_is_not_whole(run: Path, tmp_path: Path) -> None:
     change(run, key="newer")
     with pytest.raises(UserError, match=r"checkpoint\.pt is newer than"):
         Predictor(run, "joint", CPU)
-    for values, message in (
-        ({"evaluation": {"keep": 1.0, "mean": [0, 0, 0]}}, "evaluation is not complete"),
-        ({"classifiers": {}}, "lists no classifier"),
-    ):
-        change(run, **values)
-        with pytest.raises(UserError, match=message):
-            Predictor(run, None, CPU)
-    for text, message in (
-        ("[]", "lacks class_names"),
-        ('{"class_names": []}', "lacks image_size"),
-        ("{", "valid JSON"),
-    ):
+    change(run, classifiers={name: {"error": "its training diverged"} for name in ("crt", "joint")})
+    with pytest.raises(UserError, match="no classifier could be fitted"):
+        Predictor(run, None, CPU)
+    for text, message in (("[]", "allowed is an object"), ("{", "valid JSON")):
         (run / "results.json").write_text(text)
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=rf"results.json: .*{message}.*; give its training command again"):
             Predictor(run, None, CPU)

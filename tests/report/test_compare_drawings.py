@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_report import made
+from made_results import made
 
+from fastlt.experiment.results import from_json
 from fastlt.report.compare.draw_means import over_backbones, over_samplers
 from fastlt.report.compare.draw_tau import over_tau
 from fastlt.report.compare.drawings import save_drawings
-from fastlt.report.compare.runs import Setting, gather
-from fastlt.stage2.decision_regions import plane_of, write_regions
+from fastlt.report.compare.runs import RunGroup, gather
+from fastlt.stage2.decision_regions import region_frame, write_regions
 
 SMALL = [300, 50, 5]
 NAMES = ("joint", "ncm_l2", "tau_norm")
@@ -31,8 +32,8 @@ def run(sampler: str = "instance", seed: int = 0, names: tuple[str, ...] = NAMES
     return results
 
 
-def gathered(*runs: dict[str, Any]) -> list[Setting]:
-    return gather((f"run{place}", results) for place, results in enumerate(runs))[0]
+def gathered(*runs: dict[str, Any]) -> list[RunGroup]:
+    return gather((f"run{place}", from_json(results)) for place, results in enumerate(runs))[0]
 
 
 def points_of(axes: Any) -> list[tuple[list[float], list[float]]]:
@@ -229,7 +230,7 @@ def test_no_curve_no_figure() -> None:
 @pytest.mark.parametrize("few", [True, False])
 def test_decision_regions_where_a_run_holds_them(tmp_path: Path, few: bool) -> None:
     results = run(train=SMALL if few else [300, 200, 150], names=("joint", "ncm_l2"))
-    results["plane"] = plane_of(np.random.default_rng(0).normal(size=(30, 2)), np.arange(30) % 3)
+    results["decision_regions"] = region_frame(np.random.default_rng(0).normal(size=(30, 2)), np.arange(30) % 3)
     for place, row in enumerate(results["classifiers"].values()):
         row["regions"] = write_regions(np.full((8, 8), 2 * place))
     drawings = {drawing.slug: drawing for drawing in save_drawings(gathered(results), tmp_path)}

@@ -1,6 +1,7 @@
 """Stage-2 classifiers on drawn features: what each is by definition, and that they do what the paper says."""
 
 import copy
+import importlib
 from dataclasses import replace
 from functools import partial
 
@@ -12,13 +13,14 @@ from torch.nn import functional
 
 from fastlt.core.errors import UserError
 from fastlt.core.groups import class_groups
-from fastlt.longtail.losses import make_loss
+from fastlt.kernels.class_mean import class_mean
 from fastlt.stage2.classifiers import CLASSIFIERS, PAPER, SETS, crt, find_classifier
 from fastlt.stage2.classifiers.base import Classifier, Features, Fitted, Stage2, Task, Training
+from fastlt.stage2.classifiers.tau_norm import normalized
 from fastlt.stage2.evaluate import evaluate
 
 COUNTS = np.array([400, 150, 60, 25, 10, 5])
-TRAINING = Training(8, 64, (0.2,), (5e-4,))
+TRAINING = Training(8, 64, 0.2, 5e-4)
 TRAINED = (
     "crt",
     "lws",
@@ -29,6 +31,8 @@ TRAINED = (
     "logit_adjusted_loss",
     "crt_las",
     "tau_learned",
+    "max_norm",
+    "cosine_means",
 )
 
 
@@ -81,7 +85,7 @@ def accuracy(name: str, task: Task, features: Features) -> dict:
 def test_decoupled_classifiers_rescue_the_tail(task: Task, test_features: Features) -> None:
     results = {name: accuracy(name, task, test_features) for name in CLASSIFIERS}
     for name in CLASSIFIERS:
-        if name != "joint":
+        if name not in ("joint", "los"):  # the latter starts as the former, and 60 steps at its rate go nowhere
             assert results[name]["few"] > results["joint"]["few"] + 10, name
             assert results[name]["all"] > results["joint"]["all"], name
 
@@ -125,6 +129,25 @@ def mean_class(weight: torch.Tensor, bias: torch.Tensor | float, features: Featu
     return evaluate(lambda x: x @ weight.T + bias, features, task.counts)["mean_class"]
 
 
+def test_class_means_are_taken_once_for_all_classifiers_of_them(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    ncm = importlib.import_module("fastlt.stage2.classifiers.ncm")
+    monkeypatch.setattr(ncm, "class_mean", lambda *given: calls.append(given) or class_mean(*given))
+    fresh = replace(task, train=Features(task.train.x.clone(), task.train.labels))
+    names = [name for name in CLASSIFIERS if name.startswith("ncm")]
+    again = [find_classifier(name).fit(replace(fresh)).tensors for name in names]
+    assert len(names) == 7 and len(calls) == 1
+    for name, tensors in zip(names, again, strict=True):
+        torch.testing.assert_close(tensors, find_classifier(name).fit(task).tensors, rtol=0, atol=0)
+    assert len(calls) <= 2
+
+
+def test_a_weight_vector_of_zero_stays_zero_at_any_tau() -> None:
+    weight = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+    for tau, expected in ((-1.0, [15.0, 20.0]), (0.0, [3.0, 4.0]), (2.0, [3 / 25, 4 / 25])):
+        torch.testing.assert_close(normalized(weight, tau), torch.tensor([[0.0, 0.0], expected]), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize(("name", "split"), [("tau_norm", "choose"), ("tau_train", "train")])
 def test_tau_is_the_best_there_is(name: str, split: str, task: Task) -> None:
     fitted, features = CLASSIFIERS[name].fit(task), getattr(task, split)
@@ -155,6 +178,100 @@ def test_the_tau_of_logit_adjustment_is_the_best_there_is(task: Task) -> None:
     torch.testing.assert_close(fitted.tensors["bias"], task.bias - fitted.choices["tau"] * log_prior)
 
 
+def test_the_tau_of_multiplicative_logit_adjustment_is_the_best_there_is(task: Task) -> None:
+    fitted = CLASSIFIERS["logit_adjust_mult"].fit(task)
+    prior = torch.from_numpy(COUNTS / COUNTS.sum()).float()
+
+    def reached(value: float) -> float:
+        assert task.choose is not None
+        return mean_class(task.weight / prior.pow(value)[:, None], 0.0, task.choose, task)
+
+    assert reached(fitted.choices["tau"]) == pytest.approx(fitted.choices["accuracy"])
+    assert max(reached(value) for value in np.linspace(-1, 4, 101)) <= fitted.choices["accuracy"] + 1e-9
+    ratio = fitted.tensors["weight"] / (task.weight / prior.pow(fitted.choices["tau"])[:, None])
+    torch.testing.assert_close(ratio, torch.full_like(ratio, float(ratio[0, 0])), rtol=1e-4, atol=0)
+
+
+def whole_batches(task: Task, epochs: int, rate: float, decay: float) -> Task:
+    """A task whose epochs are one batch of all images each, so that the order does not matter; nothing is chosen."""
+    training = Training(epochs, len(task.train), rate, decay)
+    stage2 = Stage2(training, training, lr=(rate,), weight_decay=(decay,), stepped="epoch")
+    return replace(task, stage2=stage2, choose=None, choose_on="none")
+
+
+def stepped(parameters: list[torch.Tensor], loss, rates: list[float], decay: float, behind=lambda: None) -> None:
+    """PyTorch's SGD on a loss of no arguments."""
+    optimizer = torch.optim.SGD(parameters, 1.0, 0.9, weight_decay=decay)
+    for rate in rates:
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+        with torch.no_grad():
+            behind()
+
+
+def cosine_rates(epochs: int, rate: float) -> list[float]:
+    return [rate * (1 + np.cos(np.pi * epoch / epochs)) / 2 for epoch in range(1, epochs + 1)]
+
+
+def test_max_norm_is_sgd_that_is_cut_back(task: Task) -> None:
+    fitted = CLASSIFIERS["max_norm"].fit(whole_batches(task, 6, 0.5, 5e-3))
+    weight, bias = task.weight.clone().requires_grad_(), task.bias.clone().requires_grad_()
+    longest = float(task.weight.norm(dim=1).mean())
+    effective = 1 / (1 - 0.9999 ** torch.from_numpy(COUNTS).double())
+    weights = (effective / effective.mean()).float()[task.train.labels]
+
+    def loss() -> torch.Tensor:
+        logits = task.train.x @ weight.T + bias
+        return (weights * functional.cross_entropy(logits, task.train.labels, reduction="none")).mean()
+
+    def cut() -> None:
+        norm = weight.norm(dim=1, keepdim=True)
+        weight.copy_(torch.where(norm > longest, weight * longest / norm, weight))
+
+    stepped([weight, bias], loss, cosine_rates(6, 0.5), 5e-3, cut)
+    torch.testing.assert_close(fitted.tensors["weight"], weight.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fitted.tensors["bias"], bias.detach(), rtol=1e-4, atol=1e-5)
+    assert fitted.tensors["weight"].norm(dim=1).max() <= longest * (1 + 1e-5)
+    assert (fitted.choices["max_norm"], fitted.choices["weight_decay"]) == (1.0, 5e-3)
+
+
+def test_los_goes_on_with_labels_that_are_nearly_even(task: Task) -> None:
+    fitted = CLASSIFIERS["los"].fit(whole_batches(task, 4, 20.0, 0.0))  # a two-hundredth of the rate
+    weight, bias = task.weight.clone().requires_grad_(), task.bias.clone().requires_grad_()
+
+    def loss() -> torch.Tensor:
+        return functional.cross_entropy(task.train.x @ weight.T + bias, task.train.labels, label_smoothing=0.98)
+
+    stepped([weight, bias], loss, cosine_rates(8, 0.1), 0.0)  # twice the epochs
+    torch.testing.assert_close(fitted.tensors["weight"], weight.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fitted.tensors["bias"], bias.detach(), rtol=1e-4, atol=1e-5)
+    assert [row["smoothing"] for row in CLASSIFIERS["los"].fit(task).choices["grid"]] == [0.9, 0.95, 0.98, 0.99]
+
+
+def test_cosines_begin_with_the_class_means(task: Task, test_features: Features) -> None:
+    start = CLASSIFIERS["cosine_means"].fit(whole_batches(task, 1, 0.1, 0.0))  # whose one epoch is at rate 0
+    unit = functional.normalize(task.train.x, dim=1)
+    means = torch.stack([unit[task.train.labels == label].mean(0) for label in range(len(COUNTS))])
+    torch.testing.assert_close(start.tensors["weight"], 25 * functional.normalize(means, dim=1), rtol=1e-4, atol=1e-4)
+    fitted = CLASSIFIERS["cosine_means"].fit(whole_batches(task, 5, 0.1, 0.0))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        lengths = nn.Linear(16, len(COUNTS)).weight.detach().norm(dim=1, keepdim=True)
+    weight = (functional.normalize(means, dim=1) * lengths).requires_grad_()
+    log_scale = torch.tensor(25.0).log().requires_grad_()
+    prior = torch.from_numpy(np.log(COUNTS / COUNTS.sum())).float()
+
+    def loss() -> torch.Tensor:
+        logits = log_scale.exp() * unit @ functional.normalize(weight, dim=1).T
+        return functional.cross_entropy(logits + prior, task.train.labels)
+
+    stepped([weight, log_scale], loss, cosine_rates(5, 0.1), 0.0)
+    expected = log_scale.exp() * functional.normalize(weight, dim=1)
+    torch.testing.assert_close(fitted.tensors["weight"], expected.detach(), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["tau_norm", "logit_adjust"])
 def test_curves_are_those_of_a_loop_over_tau(name: str, task: Task, test_features: Features) -> None:
     fitted = CLASSIFIERS[name].fit(task)
@@ -173,7 +290,7 @@ def test_curves_are_those_of_a_loop_over_tau(name: str, task: Task, test_feature
 
 
 def test_a_learned_tau_minimizes_the_balanced_loss(task: Task) -> None:
-    long = Training(200, 64, (0.5,), (5e-4,))
+    long = Training(200, 64, 0.5, 5e-4)
     fitted = CLASSIFIERS["tau_learned"].fit(replace(task, stage2=Stage2(TRAINING, long)))
     norm = task.weight.norm(dim=1)
     each = torch.from_numpy(1 / COUNTS)[task.train.labels]  # class-balanced draws, as weights
@@ -190,8 +307,7 @@ def test_a_learned_tau_minimizes_the_balanced_loss(task: Task) -> None:
 def test_label_aware_smoothing_is_that_of_the_protocol(task: Task) -> None:
     numbers = {"smoothing_head": 0.4, "smoothing_tail": 0.1}
     fitted = CLASSIFIERS["crt_las"].fit(replace(task, stage2=replace(task.stage2, **numbers)))
-    loss = make_loss("label_aware_smoothing", torch.from_numpy(COUNTS), options=numbers)
-    assert torch.equal(fitted.tensors["weight"], crt.fit(task, lambda _: loss).tensors["weight"])
+    assert torch.equal(fitted.tensors["weight"], crt.fit(task, "label_aware_smoothing", **numbers).tensors["weight"])
     assert not torch.equal(fitted.tensors["weight"], CLASSIFIERS["crt_las"].fit(task).tensors["weight"])
     assert fitted.choices == {**CLASSIFIERS["crt"].fit(task).choices, **numbers}
     assert set(numbers) <= set(CLASSIFIERS["crt_las"].uses)
@@ -242,7 +358,7 @@ def test_a_gpu_gives_the_same(name: str, task: Task, test_features: Features) ->
     def moved(features: Features) -> Features:
         return Features(features.x.cuda(), features.labels.cuda())
 
-    parts = {part: moved(getattr(task, part)) for part in ("train", "views", "choose")}
+    parts = {part: moved(getattr(task, part)) for part in ("train", "augmented_passes", "choose")}
     there = replace(task, **parts, joint=copy.deepcopy(task.joint).cuda())  # type: ignore[arg-type]
     here = scores(name, task, test_features.x)
     torch.testing.assert_close(scores(name, there, test_features.x.cuda()).cpu(), here, rtol=1e-2, atol=1e-2)
@@ -262,12 +378,12 @@ def test_seeds_are_trainings_of_their_own(name: str, task: Task) -> None:
 @pytest.mark.parametrize("name", ["crt", "lws", "mlp_2"])
 def test_the_best_setting_is_kept(name: str, task: Task) -> None:
     rates, decays = (0.001, 0.2, 0.05), (5e-4, 0.3)
-    grid = Training(3, 64, rates, decays)
-    fitted = CLASSIFIERS[name].fit(replace(task, stage2=Stage2(grid, grid, hidden=48)))
+    grid = Training(3, 64, 1.0, 1.0)  # whose place the rates and decays to choose from take
+    fitted = CLASSIFIERS[name].fit(replace(task, stage2=Stage2(grid, grid, lr=rates, weight_decay=decays, hidden=48)))
     found = []
     for lr in rates:
         for decay in decays:
-            one = Training(3, 64, (lr,), (decay,))
+            one = Training(3, 64, lr, decay)
             alone = replace(task, stage2=Stage2(one, one, hidden=48))
             assert task.choose is not None
             found.append((accuracy(name, alone, task.choose)["mean_class"], lr, decay))
@@ -281,7 +397,7 @@ def test_the_best_setting_is_kept(name: str, task: Task) -> None:
 
 def test_the_authors_last_epoch_changes_nothing(task: Task) -> None:
     """At rate 0 it has no effect, so a cosine of 4 epochs leaves what its first three leave."""
-    stage2 = Stage2(Training(1, 64, (0.2,), (0.0,)), TRAINING, stepped="epoch")
+    stage2 = Stage2(Training(1, 64, 0.2, 0.0), TRAINING, stepped="epoch")
     start = nn.Linear(16, len(COUNTS))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -294,7 +410,7 @@ def test_steps_of_stage_2_are_pytorchs(task: Task) -> None:
     """BagofTricks-LT's stage 2, shortened: Nesterov's momentum, a warm-up from a third, two steps; one epoch of all
     images is one batch, so that the order does not matter."""
     law = {"warmup_epochs": 1, "warmup_from": 1 / 3, "milestones": (2, 4), "nesterov": True}
-    training = Training(6, len(task.train), (0.1,), (5e-4,), **law)
+    training = Training(6, len(task.train), 0.1, 5e-4, **law)
     setting = replace(task, stage2=Stage2(training, training, stepped="epoch"))
     fitted = CLASSIFIERS["balanced_softmax"].fit(setting)  # on images as they come
     with torch.random.fork_rng(devices=[]):
@@ -313,7 +429,7 @@ def test_steps_of_stage_2_are_pytorchs(task: Task) -> None:
 @pytest.mark.parametrize("name", ["crt", "lws", "mlp_1"])
 def test_the_best_epoch_is_kept(name: str, task: Task) -> None:
     """A rate this high makes accuracy jump from epoch to epoch, so that the best is not the last."""
-    wild = Training(6, 64, (3.0,), (0.0,), milestones=(100,))
+    wild = Training(6, 64, 3.0, 0.0, milestones=(100,))
 
     def fitted(keep: str, epochs: int) -> Fitted:
         stage2 = Stage2(replace(wild, epochs=epochs), replace(wild, epochs=epochs), keep=keep, hidden=48, seeds=2)
@@ -348,10 +464,10 @@ def test_a_given_tau_is_taken_and_may_keep_the_bias(keeps_bias: bool, task: Task
     assert "interval" in CLASSIFIERS["tau_train"].fit(given).choices  # chosen, as its name says
 
 
-def test_views_are_learned_from_and_means_are_not_of_them(task: Task) -> None:
+def test_augmented_passes_are_learned_from_and_means_are_not_of_them(task: Task) -> None:
     other = drawn(COUNTS, 9)
     both = Features(torch.cat([task.train.x, other.x]), torch.cat([task.train.labels, other.labels]))
-    seen = replace(task, views=both)
+    seen = replace(task, augmented=both)
     for name in ("crt", "lws", "balanced_softmax"):
         fits = [CLASSIFIERS[name].fit(t).tensors["weight"] for t in (task, seen)]
         assert not torch.equal(*fits)
@@ -364,7 +480,7 @@ def test_float16_features_serve(name: str, task: Task, test_features: Features) 
         return Features(features.x.half(), features.labels)
 
     assert task.choose is not None
-    small = replace(task, train=half(task.train), views=half(task.views), choose=half(task.choose))
+    small = replace(task, train=half(task.train), augmented=half(task.augmented), choose=half(task.choose))
     full, rounded = accuracy(name, task, test_features), accuracy(name, small, half(test_features))
     assert rounded["mean_class"] == pytest.approx(full["mean_class"], abs=1.5)
 
@@ -376,7 +492,7 @@ def test_float16_features_serve(name: str, task: Task, test_features: Features) 
     ids=["two classes", "few empty", "one dimension", "a class without training images"],
 )
 def test_odd_cases(name: str, counts: list[int], dim: int) -> None:
-    training = Training(2, 16, (0.1,), (5e-4,))
+    training = Training(2, 16, 0.1, 5e-4)
     chosen = np.array([20] * (len(counts) - 1) + [0])  # and the last class is not in the split for choices
     task = made(np.array(counts), Stage2(training, training, hidden=24), dim, chosen)
     result = accuracy(name, task, drawn(np.full(len(counts), 10), 3, dim))
@@ -388,7 +504,7 @@ def test_odd_cases(name: str, counts: list[int], dim: int) -> None:
 
 
 def test_a_batch_larger_than_the_data_is_all_of_it(task: Task) -> None:
-    large = Training(2, 10_000, (0.2,), (5e-4,))
+    large = Training(2, 10_000, 0.2, 5e-4)
     fitted = CLASSIFIERS["crt"].fit(replace(task, stage2=Stage2(large, large)))
     assert fitted.tensors["weight"].isfinite().all()
 
@@ -427,19 +543,21 @@ def test_what_is_no_classifier_is_refused(name: str, told: str) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: Training(0, 64, (0.1,), (0.0,)),
-        lambda: Training(1, 0, (0.1,), (0.0,)),
-        lambda: Training(1, 64, (), (0.0,)),
-        lambda: Training(1, 64, (-0.1,), (0.0,)),
-        lambda: Training(1, 64, (0.1,), (-1.0,)),
+        lambda: Training(0, 64, 0.1, 0.0),
+        lambda: Training(1, 0, 0.1, 0.0),
+        lambda: Stage2(TRAINING, TRAINING, lr=()),
+        lambda: Stage2(TRAINING, TRAINING, lr=(0.1, -0.1)),
+        lambda: Stage2(TRAINING, TRAINING, weight_decay=(-1.0,)),
+        lambda: Training(1, 64, -0.1, 0.0),
+        lambda: Training(1, 64, 0.1, -1.0),
         lambda: Stage2(TRAINING, TRAINING, seeds=0),
         lambda: Stage2(TRAINING, TRAINING, drawing="all"),
         lambda: Stage2(TRAINING, TRAINING, stepped="never"),
         lambda: Stage2(TRAINING, TRAINING, hidden=0),
         lambda: Stage2(TRAINING, TRAINING, keep="first"),
         lambda: Stage2(TRAINING, TRAINING, tau_bias=True),
-        lambda: Training(1, 64, (0.1,), (0.0,), milestones=(5, 5)),
-        lambda: Training(1, 64, (0.1,), (0.0,), warmup_from=2.0),
+        lambda: Training(1, 64, 0.1, 0.0, milestones=(5, 5)),
+        lambda: Training(1, 64, 0.1, 0.0, warmup_from=2.0),
         lambda: Stage2(TRAINING, TRAINING, smoothing_tail=0.4),
     ],
 )

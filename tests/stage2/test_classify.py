@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +13,14 @@ import pytest
 import torch
 from test_classifiers import COUNTS, drawn, made
 
-from fastlt.core.errors import UserError
+from fastlt.core.files import NotWritten
+from fastlt.core.log import regrets
 from fastlt.stage2 import classify as module
-from fastlt.stage2.classifiers.base import Features, Stage2, Task, Training
+from fastlt.stage2.classifiers import CLASSIFIERS
+from fastlt.stage2.classifiers.base import Features, Stage2, Task, Training, linear_scores
 from fastlt.stage2.classify import Job, classify, file_of
 
-TRAINING = Training(2, 64, (0.2,), (5e-4,))
+TRAINING = Training(2, 64, 0.2, 5e-4)
 NAMES = ("joint", "ncm_l2", "crt", "tau_norm", "lws")
 
 
@@ -31,7 +35,18 @@ def jobs(task: Task, *names: str, **about: str) -> list[Job]:
 
 
 def fit_all(listed: list[Job], folder: Path) -> dict[str, dict]:
-    return classify(iter(listed), folder, len(listed))
+    found = classify(iter(listed), folder, len(listed))
+    assert not found.failed and not regrets()
+    return found.rows
+
+
+def failure(listed: list[Job], folder: Path) -> str:
+    """Why the only one that cannot be fitted cannot; the command tells it at its end."""
+    found = classify(iter(listed), folder, len(listed))
+    ((name, told),) = found.failed.items()
+    assert regrets() == [f"classifier {name}: {told}"] and "\n" not in told
+    assert set(found.rows) == {job.name for job in listed} - {name}
+    return told
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -52,12 +67,12 @@ def test_a_second_run_fits_only_what_is_new(task: Task, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "fitted_again"),
     [
-        (lambda t: replace(t, stage2=replace(t.stage2, lws=Training(1, 64, (0.2,), (0.0,)))), {"lws"}),
+        (lambda t: replace(t, stage2=replace(t.stage2, lws=Training(1, 64, 0.2, 0.0))), {"lws"}),
         (lambda t: replace(t, stage2=replace(t.stage2, seeds=2)), {"crt", "lws"}),
         (lambda t: replace(t, choose_on="test"), set(NAMES)),
-        (lambda t: replace(t, views=Features(t.train.x.repeat(2, 1), t.train.labels.repeat(2))), {"crt", "lws"}),
+        (lambda t: replace(t, augmented=Features(t.train.x.repeat(2, 1), t.train.labels.repeat(2))), {"crt", "lws"}),
     ],
-    ids=["lws", "seeds", "choose_on", "views"],
+    ids=["lws", "seeds", "choose_on", "augmented_passes"],
 )
 def test_what_depends_on_a_change_is_fitted_again(change, fitted_again: set[str], task: Task, tmp_path: Path) -> None:
     fit_all(jobs(task, *NAMES), tmp_path)
@@ -73,13 +88,58 @@ def test_features_of_something_else_are_not_mixed_up(task: Task, tmp_path: Path)
     assert times(tmp_path) != before
 
 
-def test_other_code_fits_again(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fit_all(jobs(task, "joint"), tmp_path)
+CHANGES = {  # module, what stands there, what is to stand there, and what is then fitted again
+    "a comment of a kernel": ("kernels.class_mean", "from __future__", "# A remark.\nfrom __future__", set()),
+    "a docstring of a kernel": (
+        "kernels.class_mean",
+        "The means themselves are not normalised",
+        "Means have any length",
+        set(),
+    ),
+    "a constant of a kernel": ("kernels.class_mean_cpu", "_TASKS = 64", "_TASKS = 32", {"ncm_l2"}),
+    "a kernel that two kernels use": ("kernels.tiles", "2**27", "2**26", {"tau_norm"}),
+    "a kernel of the plan": ("kernels.crop_resize", "def _", "def __", set()),
+    "a classifier": ("stage2.classifiers.lws", "LWS =", "SAME =", {"lws"}),
+    "their training": (
+        "stage2.classifiers.sgd",
+        "import numpy",
+        "import os, numpy",
+        {"joint", "crt", "lws", "tau_norm"},
+    ),
+    "a loss": ("longtail.losses.focal", "gamma", "gamma_", {"joint", "crt", "lws", "tau_norm"}),
+    "a measure": ("stage2.evaluate", "BINS = 15", "BINS = 10", set(NAMES)),
+    "fitting and keeping": ("stage2.classify", "SCHEMA = 1", "SCHEMA = 1 + 0", set(NAMES)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_uses_changed_code_is_fitted_again(
+    change: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, there, new, fitted_again = CHANGES[change]
+    name = f"fastlt.{name}"
+    assert there in module.SOURCES[name]
+    before = {job.name: module._key(job) for job in jobs(task, *NAMES)}
+    monkeypatch.setattr(module, "SOURCES", {**module.SOURCES, name: module.SOURCES[name].replace(there, new, 1)})
+    assert {job.name for job in jobs(task, *NAMES) if module._key(job) != before[job.name]} == fitted_again
+
+
+def test_every_classifier_counts_its_own_module(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = ["joint", "ncm", "crt", "lws", "tau_norm", "tau_learned", "cosine", "mlp", "prior_losses", "logit_adjust"]
+    files += ["logit_adjust_mult", "max_norm", "los", "cosine_means"]
+    before = {job.name: module._key(job) for job in jobs(task, *CLASSIFIERS)}
+    changed = {f"fastlt.stage2.classifiers.{file}": "CHANGED = True" for file in files}
+    monkeypatch.setattr(module, "SOURCES", {**module.SOURCES, **changed})
+    assert all(module._key(job) != before[job.name] for job in jobs(task, *CLASSIFIERS))
+
+
+def test_a_file_of_other_code_is_not_taken(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit_all(jobs(task, "joint", "ncm_l2"), tmp_path)
     before = times(tmp_path)
-    monkeypatch.setattr(module, "_code", lambda: "newer")
-    fit_all(jobs(task, "joint"), tmp_path)
-    assert times(tmp_path) != before
-    assert len(list(Path(module.__file__).parent.glob("classifiers/*.py"))) > 10  # what the digest is of
+    changed = {"fastlt.kernels.class_mean": "CHANGED = True"}
+    monkeypatch.setattr(module, "SOURCES", {**module.SOURCES, **changed})
+    fit_all(jobs(task, "joint", "ncm_l2"), tmp_path)
+    assert {name for name, time in times(tmp_path).items() if before[name] != time} == {"ncm_l2.pt"}
 
 
 @pytest.mark.parametrize("flipped", [True, False])
@@ -109,13 +169,19 @@ def test_seeds_are_averaged(task: Task, tmp_path: Path) -> None:
     assert row["std"]["all"] == pytest.approx(np.std(alone, ddof=1), abs=0.4)
 
 
-def test_no_temperature_comes_from_the_images_that_were_fitted(task: Task, tmp_path: Path) -> None:
+def test_neither_temperature_nor_prediction_sets_come_from_images_that_were_fitted(task: Task, tmp_path: Path) -> None:
     row = fit_all(jobs(task, "crt"), tmp_path)["crt"]
     state = torch.load(file_of(tmp_path, "crt"), weights_only=True)
     assert row["calibrated"]["temperature"] == state["temperature"] != 1
+    held, apart = state["held_out"], task.choose
+    assert apart is not None and torch.equal(held["labels"], apart.labels)
+    probability = (linear_scores(state["tensors"], apart.x) / state["temperature"]).softmax(1)
+    own = probability.gather(1, apart.labels[:, None])[:, 0]
+    torch.testing.assert_close(held["unfit"], 1 - own.double())
     on_train = replace(task, choose=task.train, choose_on="train")
     assert "calibrated" not in fit_all(jobs(on_train, "crt"), tmp_path)["crt"]
-    assert torch.load(file_of(tmp_path, "crt"), weights_only=True)["temperature"] == 1
+    state = torch.load(file_of(tmp_path, "crt"), weights_only=True)
+    assert (state["temperature"], state["held_out"]) == (1, None)
 
 
 @pytest.mark.parametrize("spread", [4e-3, 1e-6])
@@ -132,8 +198,19 @@ def test_an_extreme_tau_is_written_or_told(spread: float, task: Task, tmp_path: 
         assert abs(row["choices"]["tau"]) > 20
         json.dumps(row, allow_nan=False)
     else:
-        with pytest.raises(UserError, match=r"the best tau on val is -?[\d.e+]+, and weights"):
-            fit_all(jobs(unlearned, "tau_norm"), tmp_path)
+        told = failure(jobs(unlearned, "tau_norm"), tmp_path)
+        assert re.match(r"the best tau on val is -?[\d.e+]+, and weights", told)
+
+
+@pytest.mark.parametrize("length", [1e-3, 1e3])
+def test_weights_that_leave_float32_upwards_or_downwards_are_told(length: float, task: Task, tmp_path: Path) -> None:
+    linear = torch.nn.Linear(16, len(COUNTS), bias=False)
+    with torch.no_grad():
+        linear.weight.copy_(length * torch.nn.functional.normalize(task.weight, dim=1))
+    fixed = replace(task, joint=linear, stage2=replace(task.stage2, tau=40.0))
+    assert failure(jobs(fixed, "tau_norm"), tmp_path).startswith(
+        "stage2.tau is 40, and weights divided by that power of their length leave float32: "
+    )
 
 
 def test_an_own_classifier_is_fitted_again_when_its_source_or_options_change(
@@ -152,12 +229,45 @@ def test_an_own_classifier_is_fitted_again_when_its_source_or_options_change(
         fitted.append((row["choices"]["by"], times(tmp_path)["own_scaled.scaled.pt"]))
     assert [by for by, _ in fitted] == [1.0, 1.0, 22.0, 3.0]
     assert len({time for _, time in fitted}) == 3 and fitted[0] == fitted[1]
-    with pytest.raises(UserError, match=r"stage2.options.scaled.to=1 is unknown to classifier=own_scaled:scaled"):
-        fit_all(jobs(replace(task, stage2=replace(task.stage2, options={"scaled": {"to": 1}})), name), tmp_path)
+    unknown = jobs(replace(task, stage2=replace(task.stage2, options={"scaled": {"to": 1}})), name)
+    assert "stage2.options.scaled.to=1 is unknown to classifier=own_scaled:scaled" in failure(unknown, tmp_path)
 
 
 def test_a_training_that_diverges_is_told_and_the_others_are_kept(task: Task, tmp_path: Path) -> None:
-    wild = replace(task, stage2=Stage2(Training(4, 64, (1e38,), (0.0,)), TRAINING))
-    with pytest.raises(UserError, match="crt: its training diverged: lower its learning rate"):
-        fit_all(jobs(wild, "joint", "crt", "lws"), tmp_path)
+    wild = replace(task, stage2=Stage2(Training(4, 64, 1e38, 0.0), TRAINING))
+    told = failure(jobs(wild, "joint", "crt", "lws"), tmp_path)
+    assert told.startswith("its training diverged: lower its learning rate")
     assert set(times(tmp_path)) == {"joint.pt", "lws.pt"}
+
+
+@pytest.mark.parametrize("error", ["ZeroDivisionError('by zero\\nand more')", "UserError('too few')", "MemoryError()"])
+def test_whatever_an_own_classifier_raises_ends_no_other(
+    error: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_broken", raising=False)
+    source = f"from fastlt.core.errors import UserError\n\n\ndef broken(task):\n    raise {error}\n"
+    (tmp_path / "own_broken.py").write_text(source)
+    importlib.invalidate_caches()
+    told = failure(jobs(task, "own_broken:broken", "joint"), tmp_path / "kept")
+    assert any(words in told for words in ("ZeroDivisionError: by zero", "too few", "MemoryError"))
+
+
+def test_features_of_one_number_end_no_classifier_that_takes_them(task: Task, tmp_path: Path) -> None:
+    def narrow(features: Features) -> Features:
+        return Features(features.x[:, :1].contiguous(), features.labels)
+
+    assert task.choose is not None
+    joint = torch.nn.Linear(1, len(COUNTS))
+    one = replace(
+        task, train=narrow(task.train), augmented=narrow(task.augmented), choose=narrow(task.choose), joint=joint
+    )
+    listed = [replace(job, test=narrow(job.test)) for job in jobs(one, "joint", "ncm_l2", "crt", "tau_norm", "lws")]
+    found = classify(iter(listed), tmp_path, len(listed))
+    assert regrets() == [f"classifier {name}: {told}" for name, told in found.failed.items()]
+    assert set(found.rows) | set(found.failed) == {job.name for job in listed} and "joint" in found.rows
+
+
+def test_a_classifier_that_cannot_be_kept_ends_it(disk: Callable[..., Path], task: Task) -> None:
+    with pytest.raises(NotWritten, match=r"joint.pt cannot be written \(Read-only file system\): allow writing there"):
+        classify(iter(jobs(task, "joint")), disk(4096, read_only=True), 1)

@@ -13,11 +13,11 @@ from fastlt.stage2 import classify as module
 from fastlt.stage2.classifiers import find_classifier
 from fastlt.stage2.classifiers.base import Features, Stage2, Task, Training
 from fastlt.stage2.classify import Job, classify, file_of
-from fastlt.stage2.decision_regions import POINTS, SIDE, lattice, plane_of, read_regions, write_regions
+from fastlt.stage2.decision_regions import POINTS, SIDE, lattice, read_regions, region_frame, write_regions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TRAINING = Training(1, 64, (0.2,), (5e-4,))
+TRAINING = Training(1, 64, 0.2, 5e-4)
 COUNTS = np.array([200, 40, 5])
 OWN = """
 import torch
@@ -32,34 +32,34 @@ def test_points_are_spread_evenly_and_lie_within() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], [3000, 1500, 500])
     features = (rng.standard_normal((5000, 2)) * [1e-3, 400] + labels[:, None]).astype(np.float32)
-    plane = plane_of(features, labels)
-    points = np.array(plane["x"])
-    assert len(points) == len(plane["labels"]) == POINTS
-    assert np.bincount(plane["labels"]).tolist() == [1200, 600, 200]
+    frame = region_frame(features, labels)
+    points = np.array(frame["x"])
+    assert len(points) == len(frame["labels"]) == POINTS
+    assert np.bincount(frame["labels"]).tolist() == [1200, 600, 200]
     np.testing.assert_allclose(points, features[[place * 5000 // POINTS for place in range(POINTS)]], rtol=6e-4)
     assert all(value == float(f"{value:.4g}") for value in points.ravel())
-    assert np.all((points > plane["low"]).mean(0) > 0.98) and np.all((points < plane["high"]).mean(0) > 0.98)
+    assert np.all((points > frame["low"]).mean(0) > 0.98) and np.all((points < frame["high"]).mean(0) > 0.98)
     span = points.max(0) - points.min(0)
-    assert np.all(np.abs(points.min(0) - plane["low"]) < span) and np.all(np.abs(plane["high"] - points.max(0)) < span)
-    assert json.loads(json.dumps(plane, allow_nan=False)) == plane
+    assert np.all(np.abs(points.min(0) - frame["low"]) < span) and np.all(np.abs(frame["high"] - points.max(0)) < span)
+    assert json.loads(json.dumps(frame, allow_nan=False)) == frame
 
 
 def test_a_point_far_away_leaves_room_for_the_others() -> None:
     features = np.random.default_rng(0).uniform(-1, 1, (300, 2))
     features[7] = [1e6, 0.5]
-    plane = plane_of(features, np.zeros(300, np.int64))
-    assert plane["x"][7] == [1e6, 0.5]
-    for low, high in zip(plane["low"], plane["high"], strict=True):
+    frame = region_frame(features, np.zeros(300, np.int64))
+    assert frame["x"][7] == [1e6, 0.5]
+    for low, high in zip(frame["low"], frame["high"], strict=True):
         assert -1.4 < low < -1 and 1 < high < 1.4
 
 
 @pytest.mark.parametrize("features", [[[0.0, 3.0]], [[-7.0, 1.0], [-7.0, 2.0]], [[65504.0, 0.0]] * 3])
 def test_points_on_a_line_have_a_plane_around_them(features: list[list[float]]) -> None:
-    plane = plane_of(np.array(features, np.float16), np.zeros(len(features), np.int64))
-    assert plane["x"] == [[float(f"{value:.4g}") for value in point] for point in features]
+    frame = region_frame(np.array(features, np.float16), np.zeros(len(features), np.int64))
+    assert frame["x"] == [[float(f"{value:.4g}") for value in point] for point in features]
     for axis in range(2):
-        assert plane["low"][axis] < min(point[axis] for point in plane["x"])
-        assert plane["high"][axis] > max(point[axis] for point in plane["x"])
+        assert frame["low"][axis] < min(point[axis] for point in frame["x"])
+        assert frame["high"][axis] > max(point[axis] for point in frame["x"])
 
 
 def test_the_lattice_holds_the_middles_of_equal_cells() -> None:
@@ -111,14 +111,14 @@ def task() -> Task:
     torch.nn.init.normal_(joint.weight, generator=torch.Generator().manual_seed(0))
     assert full.choose is not None
     train, choose = flat(full.train), flat(full.choose)
-    return replace(full, train=train, views=train, choose=choose, joint=joint)
+    return replace(full, train=train, augmented=train, choose=choose, joint=joint)
 
 
 def jobs(task: Task, names: list[str], flat: bool = True) -> list[Job]:
     test = drawn(np.full(len(COUNTS), 30), 3)
     test = Features(test.x[:, :2].contiguous(), test.labels)
-    plane = plane_of(test.x.numpy(), test.labels.numpy()) if flat else None
-    return [Job(name, task, test, COUNTS, {"representation": "r"}, "checkpoint.pt", plane) for name in names]
+    frame = region_frame(test.x.numpy(), test.labels.numpy()) if flat else None
+    return [Job(name, task, test, COUNTS, {"representation": "r"}, "checkpoint.pt", frame) for name in names]
 
 
 NAMES = ["joint", "ncm_l2", "ncm_cosine", "crt", "tau_norm", "lws", "mlp_1", "cosine", "logit_adjust"]
@@ -130,9 +130,9 @@ def test_every_classifier_gets_the_regions_of_its_own_scores(
     (tmp_path / "own_stripes.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     listed = jobs(task, [*NAMES, "own_stripes:STRIPES"])
-    rows = classify(iter(listed), tmp_path / "kept", len(listed))
-    assert listed[0].plane is not None
-    points = torch.from_numpy(lattice(listed[0].plane))
+    rows = classify(iter(listed), tmp_path / "kept", len(listed)).rows
+    assert listed[0].frame is not None
+    points = torch.from_numpy(lattice(listed[0].frame))
     for name, row in rows.items():
         tensors = torch.load(file_of(tmp_path / "kept", name), weights_only=True)["tensors"]
         with torch.inference_mode():
@@ -153,14 +153,14 @@ def test_every_classifier_gets_the_regions_of_its_own_scores(
 
 def test_what_was_kept_gets_its_regions(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["joint", "ncm_l2", "crt"]
-    without = classify(iter(jobs(task, names, flat=False)), tmp_path, 3)
+    without = classify(iter(jobs(task, names, flat=False)), tmp_path, 3).rows
     assert not any("regions" in row for row in without.values())
 
     def fit(*_: object) -> None:
         raise AssertionError("it is fitted again")
 
     monkeypatch.setattr(module, "_fit", fit)
-    again = classify(iter(jobs(task, names)), tmp_path, 3)
+    again = classify(iter(jobs(task, names)), tmp_path, 3).rows
     assert {name: {key: row[key] for key in row if key != "regions"} for name, row in again.items()} == without
     assert all(read_regions(row["regions"]).shape == (SIDE, SIDE) for row in again.values())
     assert "regions" not in torch.load(file_of(tmp_path, "crt"), weights_only=True)["row"]

@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from test_configs import options
 from torch import nn
 
 from fastlt.core.batches import Batch
@@ -31,6 +31,7 @@ from fastlt.longtail.sampler import InOrder
 from fastlt.models.backbones import Model, build_model
 from fastlt.stage2.features import FeatureStore
 from fastlt.stage2.features import part as part_module
+from fastlt.stage2.features.layout import note_complete
 
 LENGTH = 7  # D
 
@@ -153,23 +154,22 @@ def test_rows_are_those_of_a_slow_loop_and_open_with_plain_h5py(tmp_path: Path) 
         np.testing.assert_array_equal(labels, loader.labels)
         assert (np.diff(labels) >= 0).all()
     with h5py.File(store.path) as file:
-        assert dict(file.attrs) == {"schema": 2, "key": "abc", "dtype": "float32"}
+        assert dict(file.attrs) == {"schema": 3, "key": "abc", "dtype": "float32"}
         group: Any = file["train"]
-        assert group.attrs["views"] == 0 and list(group) == ["features", "ids", "labels", "position"]
+        assert group.attrs["augmented_passes"] == 0 and list(group) == ["features", "ids", "labels"]
         assert group["features"].chunks is None and group["features"].shape == (37, LENGTH)
         np.testing.assert_array_equal(group["ids"][:], 1000 + np.arange(37))
-        assert group["position"][:] == [37]
     assert left(store.path.parent) == ["features.h5"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_one_row_one_feature_or_nothing_at_all(tmp_path: Path, count: int) -> None:
     network = model("One")
-    store = FeatureStore(tmp_path / "features.h5", "abc", views=1)
+    store = FeatureStore(tmp_path / "features.h5", "abc", passes=1)
     loaders = {"train": Images(count), "val": Images(0)}
-    store.write(loaders, network, views=loaders["train"])
+    store.write(loaders, network, augmented=loaders["train"])
     assert store.read("val")[0].shape == (0, 1) and store.read("train")[0].shape == (count, 1)
-    x, labels = store.read("train", views=True)
+    x, labels = store.read("train", augmented=True)
     both = torch.cat([loaders["train"].pixels(0), loaders["train"].pixels(1)])
     np.testing.assert_allclose(x, slow(network, both) if count else np.empty((0, 1)), atol=1e-6)
     np.testing.assert_array_equal(labels, np.tile(loaders["train"].labels, 2))
@@ -190,9 +190,9 @@ def test_bf16_is_of_the_model_not_of_what_is_stored(tmp_path: Path) -> None:
 def test_a_gpu_gives_the_same_rows_in_the_same_order(tmp_path: Path) -> None:
     network, loader = model(), Images(203)
     there = Images(203, device=torch.device("cuda"))
-    cpu, gpu = (FeatureStore(tmp_path / name, "abc", views=2) for name in ("cpu.h5", "gpu.h5"))
-    cpu.write({"train": loader}, network, views=loader)
-    gpu.write({"train": there}, network.to("cuda"), views=there)
+    cpu, gpu = (FeatureStore(tmp_path / name, "abc", passes=2) for name in ("cpu.h5", "gpu.h5"))
+    cpu.write({"train": loader}, network, augmented=loader)
+    gpu.write({"train": there}, network.to("cuda"), augmented=there)
     a, b = arrays(cpu.path), arrays(gpu.path)
     np.testing.assert_allclose(a["train/features"], b["train/features"], atol=1e-3)
     np.testing.assert_array_equal(a["train/labels"], b["train/labels"])
@@ -249,46 +249,46 @@ def test_features_of_another_dtype_do_not_count(tmp_path: Path) -> None:
         FeatureStore(path, "abc", stored).write({"test": loader}, network)
         other = FeatureStore(path, "abc", asked)
         assert not other.has("test")
-        with pytest.raises(UserError, match=rf"holds no test features of this representation in {asked}, views=0: "):
+        with pytest.raises(
+            UserError, match=rf"holds no test features of this representation in {asked}, augmented_passes=0: "
+        ):
             other.read("test")
 
 
 def test_wrong_options_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^feature_dtype=float64 is unknown: allowed are float32, float16$"):
         FeatureStore(tmp_path / "features.h5", "abc", "float64")
-    with pytest.raises(UserError, match=r"^views=-1: it must be 0 or more$"):
-        FeatureStore(tmp_path / "features.h5", "abc", views=-1)
+    with pytest.raises(UserError, match=r"^augmented_passes=-1: it must be 0 or more$"):
+        FeatureStore(tmp_path / "features.h5", "abc", passes=-1)
 
 
 # --- augmented passes of a real data set ---
 
 
 def loaders_of(dataset: Dataset, seed: int = 1) -> Loaders:
-    protocol = {"crop": "resized", "scale": (0.3, 1.0), "pad": 4, "jitter": 0.4, "keep": 1.0, "batch": 16}
-    protocol |= {"image_hook": "", "image_hook_options": {}}
-    options: Any = SimpleNamespace(protocol=protocol, image_size=24, seed=seed, max_damaged=10)
-    options.normalization = lambda dataset: {name: dataset.about[name] for name in ("mean", "std")}
-    return Loaders(dataset, options, torch.device("cpu"), 1, ALONE)
+    given = ("image_size=24", f"seed={seed}", "protocol.batch=16", "protocol.scale=[0.3,1.0]")
+    config = options("protocol=imagenet_lt_90", *given, "protocol.crop_pct=1.0")
+    return Loaders(dataset, config, torch.device("cpu"), 1, ALONE)
 
 
-def stored_views(path: Path, dataset: Dataset, ids: np.ndarray, seed: int = 1) -> FeatureStore:
-    loaders, store = loaders_of(dataset, seed), FeatureStore(path, "abc", views=2)
+def stored_passes(path: Path, dataset: Dataset, ids: np.ndarray, seed: int = 1) -> FeatureStore:
+    loaders, store = loaders_of(dataset, seed), FeatureStore(path, "abc", passes=2)
     with (
         loaders.evaluation("train", ids) as train,
         loaders.evaluation("val", np.arange(12)) as val,
-        loaders.views(ids) as views,
+        loaders.augmented(ids) as augmented,
     ):
-        store.write({"train": train, "val": val}, model(), views=views)
+        store.write({"train": train, "val": val}, model(), augmented=augmented)
     return store
 
 
-def test_views_are_passes_of_the_training_augmentation(mixed_dataset: Dataset, tmp_path: Path) -> None:
+def test_augmented_passes_are_passes_of_the_training_augmentation(mixed_dataset: Dataset, tmp_path: Path) -> None:
     index = mixed_dataset.split("train")
     ids = index.class_members[1::2]  # as when some are held out
     n = len(ids)
-    store = stored_views(tmp_path / "a.h5", mixed_dataset, ids)
-    x, labels = store.read("train", views=True)
-    assert x.shape == (3 * n, LENGTH) and arrays(store.path)["train@views"] == 2
+    store = stored_passes(tmp_path / "a.h5", mixed_dataset, ids)
+    x, labels = store.read("train", augmented=True)
+    assert x.shape == (3 * n, LENGTH) and arrays(store.path)["train@augmented_passes"] == 2
     for number in range(3):
         part = slice(number * n, (number + 1) * n)
         augment = loaders_of(mixed_dataset).augment if number else loaders_of(mixed_dataset)._evaluation
@@ -303,25 +303,25 @@ def test_views_are_passes_of_the_training_augmentation(mixed_dataset: Dataset, t
     seen, seen_labels = store.read("train")
     np.testing.assert_array_equal(seen, x[:n])
     np.testing.assert_array_equal(seen_labels, labels[:n])
-    np.testing.assert_array_equal(store.read("val", views=True)[0], store.read("val")[0])
+    np.testing.assert_array_equal(store.read("val", augmented=True)[0], store.read("val")[0])
     assert len(store.read("val")[0]) == 12
 
-    assert same(arrays(store.path), arrays(stored_views(tmp_path / "b.h5", mixed_dataset, ids).path))
-    other = stored_views(tmp_path / "c.h5", mixed_dataset, ids, seed=2).read("train", views=True)[0]
+    assert same(arrays(store.path), arrays(stored_passes(tmp_path / "b.h5", mixed_dataset, ids).path))
+    other = stored_passes(tmp_path / "c.h5", mixed_dataset, ids, seed=2).read("train", augmented=True)[0]
     np.testing.assert_array_equal(other[:n], x[:n])
     assert (np.abs(other[n:] - x[n:]).max(1) > 1e-4).mean() > 0.9
 
 
-def test_another_number_of_views_makes_train_anew_and_nothing_else(tmp_path: Path) -> None:
+def test_another_number_of_passes_makes_train_anew_and_nothing_else(tmp_path: Path) -> None:
     network, path = model(), tmp_path / "features.h5"
-    FeatureStore(path, "abc", views=2).write({"train": Images(9), "val": Images(5)}, network, views=Images(9))
-    for views in (0, 1, 3):
-        store, train, val = FeatureStore(path, "abc", views=views), Images(9), Images(5)
+    FeatureStore(path, "abc", passes=2).write({"train": Images(9), "val": Images(5)}, network, augmented=Images(9))
+    for passes in (0, 1, 3):
+        store, train, val = FeatureStore(path, "abc", passes=passes), Images(9), Images(5)
         assert not store.has("train") and store.has("val")
-        store.write({"train": train, "val": val}, network, views=train)
+        store.write({"train": train, "val": val}, network, augmented=train)
         assert store.has("train") and store.has("val")
-        assert train.asked == [(number, 0) for number in range(views + 1)] and val.asked == []
-        assert len(store.read("train", views=True)[0]) == 9 * (views + 1)
+        assert train.asked == [(number, 0) for number in range(passes + 1)] and val.asked == []
+        assert len(store.read("train", augmented=True)[0]) == 9 * (passes + 1)
 
 
 def test_rows_are_complete_where_images_are_damaged(jpeg_dataset: Dataset, tmp_path: Path) -> None:
@@ -332,13 +332,13 @@ def test_rows_are_complete_where_images_are_damaged(jpeg_dataset: Dataset, tmp_p
         for sample in ids[[0, 45]].tolist():
             shard.seek(int(index.offset[sample]))
             shard.write(bytes(400))
-    store = stored_views(tmp_path / "features.h5", Dataset(tmp_path / "data"), ids)
+    store = stored_passes(tmp_path / "features.h5", Dataset(tmp_path / "data"), ids)
     found = arrays(store.path)
     expected = ids.copy()
     expected[[0, 45]] = ids[[1, 46]]
     np.testing.assert_array_equal(found["train/ids"], np.tile(expected, 3))
     np.testing.assert_array_equal(found["train/labels"], np.tile(index.label[ids], 3))
-    whole = stored_views(tmp_path / "whole.h5", jpeg_dataset, ids).read("train", views=True)[0]
+    whole = stored_passes(tmp_path / "whole.h5", jpeg_dataset, ids).read("train", augmented=True)[0]
     untouched = np.tile(expected == ids, 3)
     np.testing.assert_array_equal(found["train/features"][untouched], whole[untouched])
 
@@ -386,6 +386,95 @@ def test_damaged_files_are_made_anew(tmp_path: Path) -> None:
             assert same(arrays(path), expected) and left(tmp_path) == ["features.h5"]
 
 
+def swap_rows(path: Path, column: str, one: int, other: int) -> None:
+    """Two rows of a file change places."""
+    with h5py.File(path, "r") as file:
+        rows: Any = file[column]
+        mapped = np.memmap(path, rows.dtype, "r+", rows.id.get_offset(), rows.shape)
+    mapped[[one, other]] = mapped[[other, one]]
+    mapped.flush()
+
+
+@pytest.mark.parametrize("column", ["features", "labels", "ids"])
+def test_a_damaged_column_is_told_and_its_split_extracted_anew(
+    column: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, path = model(), tmp_path / "features.h5"
+    FeatureStore(path, "abc").write({"val": Images(50), "test": Images(9)}, network)
+    expected = arrays(path)
+    swap_rows(path, f"val/{column}", 3, 45)
+    assert not same(arrays(path), expected)
+    store, val, test = FeatureStore(path, "abc"), Images(50), Images(9)
+    assert store.has("test") and not store.has("val")
+    assert capsys.readouterr().err == (
+        f"{path} is damaged ({column} of val do not match their checksum): they are extracted anew\n"
+    )
+    store.write({"val": val, "test": test}, network)
+    assert val.asked == [(0, 0)] and test.asked == []
+    assert same(arrays(path), expected)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [("features", np.nan, "finite"), ("features", np.inf, "finite"), ("labels", -1, "0 or more")],
+)
+def test_impossible_values_under_a_right_checksum_are_extracted_anew(
+    column: str, value: float, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such a file was written by somebody else."""
+    network, path = model(), tmp_path / "features.h5"
+    FeatureStore(path, "abc").write({"val": Images(50)}, network)
+    expected = arrays(path)
+    with h5py.File(path, "r") as file:
+        rows: Any = file[f"val/{column}"]
+        mapped = np.memmap(path, rows.dtype, "r+", rows.id.get_offset(), rows.shape)
+    mapped[7] = value
+    mapped.flush()
+    note_complete(path)
+    FeatureStore(path, "abc").write({"val": Images(50)}, network)
+    assert capsys.readouterr().err == (
+        f"{path} is damaged ({column} of val are not all {told}): they are extracted anew\n"
+    )
+    assert same(arrays(path), expected)
+
+
+def test_what_lies_in_the_place_of_features_is_neither_followed_nor_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, path, store = model(), tmp_path / "features.h5", FeatureStore(tmp_path / "features.h5", "abc")
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as file:
+        file["features"] = np.zeros((3, LENGTH), np.float32)
+    with h5py.File(path, "w") as file:
+        file.attrs.update(schema=3, key="abc", dtype="float32")
+        file["val/features"] = h5py.ExternalLink(str(secret), "features")
+    os.mkfifo(tmp_path / "features.h5.part")
+    store.write({"val": Images(3)}, network)
+    assert [line.split(": ")[0] for line in capsys.readouterr().err.splitlines()] == [
+        f"{path} cannot be used (it does not end as it was written)",
+        f"{path}.part cannot be used (it is no file)",
+    ]
+    np.testing.assert_allclose(store.read("val")[0], slow(network, Images(3).pixels(0)), atol=1e-6)
+
+
+def test_rows_of_a_cut_off_file_are_compared_before_they_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(part_module, "SAVE_EVERY", 0.0)
+    network, path = model(), tmp_path / "features.h5"
+    with pytest.raises(Cut):
+        FeatureStore(path, "abc").write({"val": Images(40, cut=5)}, network)
+    part = path.with_name("features.h5.part")
+    swap_rows(part, "val/features", 3, 9)
+    val = Images(40)
+    FeatureStore(path, "abc").write({"val": val}, network)
+    assert val.asked == [(0, 0)]
+    assert capsys.readouterr().err == (
+        f"{part} is damaged (features of val do not match their checksum): they are extracted anew\n"
+    )
+    np.testing.assert_allclose(FeatureStore(path, "abc").read("val")[0], slow(network, val.pixels(0)), atol=1e-6)
+
+
 @pytest.mark.parametrize(("value", "name"), [(float("nan"), "NaN"), (float("inf"), "inf"), (-float("inf"), "inf")])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_feature_that_is_not_finite_is_refused(tmp_path: Path, dtype: str, value: float, name: str) -> None:
@@ -408,7 +497,7 @@ def test_a_full_disk_is_said_and_costs_nothing_that_was_there(tmp_path: Path, mo
         with monkeypatch.context() as patch:
             patch.setattr(os, call, full)
             line = refused(store, {"test": loader}, network)
-        assert "features.h5.part cannot be written (No space left on device): make room; " in line
+        assert "features.h5.part cannot be written (No space left on device): make room and give " in line
         assert left(tmp_path) == remains and not store.has("test")
     store.write({"test": loader}, network)
     np.testing.assert_allclose(store.read("test")[0], slow(network, loader.pixels(0)), atol=1e-6)
@@ -422,13 +511,13 @@ def test_what_was_cut_off_goes_on_behind_the_last_saved_row(tmp_path: Path, monk
     network = model()
 
     def write(path: Path, cut: int = 10**9) -> tuple[FeatureStore, Images, Images]:
-        store, val = FeatureStore(path, "abc", views=2), Images(6, seed=1, cut=cut)
+        store, val = FeatureStore(path, "abc", passes=2), Images(6, seed=1, cut=cut)
         train = Images(10, cut=cut - 2)
         if cut < 10**9:
             with pytest.raises(Cut):
-                store.write({"val": val, "train": train}, network, views=train)
+                store.write({"val": val, "train": train}, network, augmented=train)
         else:
-            store.write({"val": val, "train": train}, network, views=train)
+            store.write({"val": val, "train": train}, network, augmented=train)
         return store, val, train
 
     whole = arrays(write(tmp_path / "whole.h5")[0].path)
@@ -454,22 +543,22 @@ def test_the_rest_of_something_else_is_not_used(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(part_module, "SAVE_EVERY", 0.0)
     network, path = model(), tmp_path / "features.h5"
     others: list[tuple[FeatureStore, dict[str, int], Model]] = [
-        (FeatureStore(path, "xyz", views=1), {"train": 12}, network),
-        (FeatureStore(path, "abc", "float16", views=1), {"train": 12}, network),
-        (FeatureStore(path, "abc", views=2), {"train": 12}, network),
-        (FeatureStore(path, "abc", views=1), {"train": 13}, network),
-        (FeatureStore(path, "abc", views=1), {"train": 12}, model("One")),
-        (FeatureStore(path, "abc", views=1), {"train": 12, "val": 9}, network),  # train alone would not end this one
-        (FeatureStore(path, "abc", views=1), {"test": 9}, network),
+        (FeatureStore(path, "xyz", passes=1), {"train": 12}, network),
+        (FeatureStore(path, "abc", "float16", passes=1), {"train": 12}, network),
+        (FeatureStore(path, "abc", passes=2), {"train": 12}, network),
+        (FeatureStore(path, "abc", passes=1), {"train": 13}, network),
+        (FeatureStore(path, "abc", passes=1), {"train": 12}, model("One")),
+        (FeatureStore(path, "abc", passes=1), {"train": 12, "val": 9}, network),  # train alone would not end this one
+        (FeatureStore(path, "abc", passes=1), {"test": 9}, network),
     ]
     for store, counts, cut_off in others:
         loaders = {split: Images(count, cut=2) for split, count in counts.items()}
         with pytest.raises(Cut):
-            store.write(loaders, cut_off, views=next(iter(loaders.values())))
+            store.write(loaders, cut_off, augmented=next(iter(loaders.values())))
         assert left(tmp_path) == ["features.h5.part"]
         asked = Images(12)
-        mine = FeatureStore(path, "abc", views=1)
-        mine.write({"train": asked}, network, views=asked)
+        mine = FeatureStore(path, "abc", passes=1)
+        mine.write({"train": asked}, network, augmented=asked)
         assert asked.asked == [(0, 0), (1, 0)] and mine.has("train") and left(tmp_path) == ["features.h5"]
         path.unlink()
 
@@ -478,7 +567,7 @@ def test_the_rest_of_something_else_is_not_used(tmp_path: Path, monkeypatch: pyt
 EXTRACTIONS = """
 import os, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(os.pathsep)
 from test_features import FeatureStore, Images, model, part_module
 part_module.SAVE_EVERY = 0.0
 network = model()
@@ -486,8 +575,8 @@ for line in sys.stdin:
     child = os.fork()
     if not child:
         train, val = Images(120, pause=0.001), Images(60, seed=1, pause=0.001)
-        store = FeatureStore(Path(line.strip()), "abc", "float16", views=2)
-        store.write({"val": val, "train": train}, network, views=train)
+        store = FeatureStore(Path(line.strip()), "abc", "float16", passes=2)
+        store.write({"val": val, "train": train}, network, augmented=train)
         os._exit(0)
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
@@ -495,7 +584,7 @@ for line in sys.stdin:
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    arguments = [sys.executable, "-c", EXTRACTIONS, str(Path(__file__).parent)]
+    arguments = [sys.executable, "-c", EXTRACTIONS, os.pathsep.join(sys.path)]
     with (tmp_path / "log.txt").open("w") as log:
         process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
     out, into = process.stdout, process.stdin
@@ -517,9 +606,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path) ->
         kills = rounds = 0
         while kills < 8:
             rounds += 1
-            path, code = tmp_path / f"cut{rounds}.h5", None
-            while code != 0:
-                assert not path.exists()
+            path = tmp_path / f"cut{rounds}.h5"
+            while not path.exists():
                 child = start(path)
                 time.sleep(chance.random() * length)
                 with contextlib.suppress(ProcessLookupError):

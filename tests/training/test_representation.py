@@ -17,22 +17,28 @@ from torch import Tensor, nn
 from fastlt.core.batches import Batch
 from fastlt.core.checkpoint import before, load_checkpoint, save_checkpoint
 from fastlt.core.errors import UserError
+from fastlt.core.identity import Identity
 from fastlt.core.log import Progress
 from fastlt.core.schedule import Schedule
-from fastlt.core.settings import Settings
 from fastlt.longtail.losses import LOSSES, classifier_of
 from fastlt.models.backbones import Model, build_model, freeze_before
+from fastlt.training.compute import ComputeConfig
 from fastlt.training.recipe import Recipe
 from fastlt.training.representation import CheckpointPolicy, Representation, train_representation
 from fastlt.training.trainer import Stage, Trainer
 
-SETTINGS = Settings({"backbone": "tiny", "seed": 0})
+SETTINGS = Identity({"backbone": "tiny", "seed": 0})
 COUNTS = (200, 40, 12, 3)
 
 
 def tiny() -> nn.Module:
     """Without BatchNorm: what a part of a batch gives does not depend on the other part."""
     return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.GroupNorm(2, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def narrow() -> nn.Module:
+    """BatchNorm of one value for each image and channel."""
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(8), nn.Flatten())
 
 
 class Noise:
@@ -55,19 +61,19 @@ class Noise:
             yield Batch(images[rows], labels[rows], np.arange(self.images)[rows])
 
 
-def fit(
-    recipe: Recipe, train: Noise | None = None, schedule: Schedule | None = None, val: Noise | None = None
-) -> Trainer:
+def fit(recipe: Recipe, train: Noise | None = None, val: Noise | None = None, accumulate: int = 1) -> Trainer:
     model = build_model(f"{__name__}:tiny", 4, 0, 8, classifier_of(recipe.loss))
-    return Trainer(model, schedule or Schedule(3, 0.1, 0.9, 1e-4), recipe, train or Noise(), val)
+    compute, counts = ComputeConfig(accumulate=accumulate), np.array(COUNTS)
+    schedule = Schedule(3, 0.1, 0.9, 1e-4)
+    return Trainer(model, schedule, recipe, train or Noise(), val, compute=compute, class_counts=counts)
 
 
-def trained(recipe: Recipe, folder: Path, train: Noise | None = None, val: Noise | None = None) -> Representation:
-    return train_representation(SETTINGS, fit(recipe, train, val=val), CheckpointPolicy(folder))
+def trained(recipe: Recipe, folder: Path, *given: Any, **named: Any) -> Representation:
+    return train_representation(SETTINGS, fit(recipe, *given, **named), folder)
 
 
 def loss(recipe: Recipe, model: nn.Module, images: Tensor, labels: Tensor, key: tuple[int, ...]) -> Tensor:
-    return recipe.batch_loss(model, images, labels, key, recipe.make_criterion(0.0, images.device))[0]
+    return recipe.batch_loss(model, images, labels, key, recipe.make_criterion(0.0, torch.tensor(COUNTS)))[0]
 
 
 def difference(a: nn.Module, b: nn.Module) -> float:
@@ -92,7 +98,7 @@ def test_learning_rate_by_the_batch_goes_from_top_to_nearly_0_behind_its_warm_up
 
 def test_learning_rate_of_ldam_drw() -> None:
     """Its function adjust_learning_rate, on epochs that count from 1."""
-    schedule = Schedule(200, 0.1, 0.9, 0, 5, "epoch", milestones=(160, 180), factor=0.01)
+    schedule = Schedule(200, 0.1, 0.9, 0, stepped="epoch", warmup_epochs=5, milestones=(160, 180), factor=0.01)
     theirs = []
     for epoch in range(1, 201):
         theirs.append(0.1 * epoch / 5 if epoch <= 5 else 1e-5 if epoch > 180 else 1e-3 if epoch > 160 else 0.1)
@@ -102,7 +108,16 @@ def test_learning_rate_of_ldam_drw() -> None:
 def test_learning_rate_of_bagoftricks() -> None:
     """Its warm-up rises from a third, and it steps before each epoch: epoch 1 runs with a count of 1."""
     schedule = Schedule(
-        200, 0.1, 0.9, 0, 5, "epoch", warmup_from=1 / 3, milestones=(159, 179), factor=0.01, nesterov=True
+        200,
+        0.1,
+        0.9,
+        0,
+        stepped="epoch",
+        warmup_epochs=5,
+        warmup_from=1 / 3,
+        milestones=(159, 179),
+        factor=0.01,
+        nesterov=True,
     )
     theirs = []
     for count in range(1, 201):
@@ -173,15 +188,15 @@ def test_a_schedule_that_cannot_be_is_refused(wrong: dict[str, Any], message: st
 
 def test_a_batch_in_parts_gives_the_same_steps(tmp_path: Path) -> None:
     whole = trained(Recipe(), tmp_path / "whole", Noise(batch=8))
-    parts = trained(Recipe(accumulate=2), tmp_path / "parts", Noise(batch=4))
+    parts = trained(Recipe(), tmp_path / "parts", Noise(batch=4), accumulate=2)
     assert difference(whole.model, parts.model) < 1e-5
     assert whole.images == parts.images == 3 * 48
 
 
 def test_batches_that_fill_no_step_are_left_out(tmp_path: Path) -> None:
-    assert trained(Recipe(accumulate=4), tmp_path, Noise(batch=8)).images == 3 * 32
+    assert trained(Recipe(), tmp_path, Noise(batch=8), accumulate=4).images == 3 * 32
     with pytest.raises(UserError, match="accumulate=7: an epoch has only 6 batches"):
-        fit(Recipe(accumulate=7))
+        fit(Recipe(), accumulate=7)
 
 
 def test_averaged_weights_are_those_of_the_formula(tmp_path: Path) -> None:
@@ -233,7 +248,7 @@ def test_cross_entropy_is_torchs_to_the_last_bit(smoothing: float) -> None:
 @pytest.mark.parametrize("name", [name for name in LOSSES if name != "cross_entropy"])
 def test_another_loss_is_the_mean_over_the_batch_of_mixed_labels(name: str) -> None:
     logits, labels = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 0, 1])
-    recipe = Recipe(batch_hook="mixup", batch_hook_options={"alpha": 0.5}, loss=name, counts=COUNTS)
+    recipe = Recipe(batch_hook="mixup", batch_hook_options={"alpha": 0.5}, loss=name)
     mixed = loss(recipe, nn.Identity(), logits, labels, (4,))
     rng = np.random.default_rng((4,))
     share, other = rng.beta(0.5, 0.5), torch.from_numpy(rng.permutation(6))
@@ -263,7 +278,7 @@ def run_through(fit: Trainer, stop: tuple[int, int] | None = None) -> dict[str, 
 @pytest.mark.parametrize("stop", [(0, 2), (2, 3)])
 def test_a_loss_that_changes_with_the_epochs_goes_on_to_the_same_bits(stop: tuple[int, int]) -> None:
     """(2, 3) lies in the epoch where LDAM's weights have set in."""
-    recipe = Recipe(batch_hook="mixup", ema=0.9, loss="ldam_drw", loss_options={"drw_from": 2 / 3}, counts=COUNTS)
+    recipe = Recipe(batch_hook="mixup", ema=0.9, loss="ldam_drw", loss_options={"drw_from": 2 / 3})
     whole, resumed = fit(recipe), fit(recipe)
     state = run_through(whole, stop)
     assert state is not None and (state["epoch"], state["step"], state["classifier"]) == (*stop, "cosine")
@@ -276,7 +291,7 @@ def test_a_loss_that_changes_with_the_epochs_goes_on_to_the_same_bits(stop: tupl
 
 def test_deferred_weights_begin_with_their_epoch() -> None:
     def after(epochs: int, drw_from: float) -> Model:
-        recipe = Recipe(loss="ldam_drw", loss_options={"drw_from": drw_from}, counts=COUNTS)
+        recipe = Recipe(loss="ldam_drw", loss_options={"drw_from": drw_from})
         on_its_way = fit(recipe)
         with Progress("test", 1) as progress:
             for _ in range(epochs):
@@ -289,7 +304,7 @@ def test_deferred_weights_begin_with_their_epoch() -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_trains_and_leaves_a_checkpoint_that_says_its_classifier(name: str, tmp_path: Path) -> None:
-    result = trained(Recipe(loss=name, counts=COUNTS), tmp_path)
+    result = trained(Recipe(loss=name), tmp_path)
     assert difference(result.model.backbone, fit(Recipe()).model.backbone) > 1e-4
     state = load_checkpoint(tmp_path / "checkpoint.pt", SETTINGS)
     assert state is not None and state["classifier"] == classifier_of(name)
@@ -302,7 +317,7 @@ def test_frozen_layers_keep_weights_and_statistics(tmp_path: Path) -> None:
     start = copy.deepcopy(model)
     freeze_before(model, "layer4")
     schedule = Schedule(1, 0.1, 0.9, 1e-4)
-    train_representation(SETTINGS, Trainer(model, schedule, Recipe(), Noise(16, 8), None), CheckpointPolicy(tmp_path))
+    train_representation(SETTINGS, Trainer(model, schedule, Recipe(), Noise(16, 8), None), tmp_path)
     for name, child in model.backbone.named_children():
         if not list(child.state_dict()):
             continue
@@ -315,11 +330,9 @@ def test_frozen_layers_keep_weights_and_statistics(tmp_path: Path) -> None:
     ("wrong", "message"),
     [
         ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
-        ({"clip_norm": -1.0}, "protocol.clip_norm=-1.0: it must be 0"),
+        ({"clip_norm": -1.0}, "clip_norm=-1.0: it must be 0"),
         ({"batch_hook": "mixup", "batch_hook_options": {"alpha": -1.0}}, "batch_hook_options.alpha=-1.0"),
         ({"ema": 1.0}, "ema=1.0"),
-        ({"accumulate": 0}, "accumulate=0"),
-        ({"compile": "fast"}, "compile=fast is unknown: allowed are off, default"),
         ({"loss": "foo"}, "protocol.loss=foo is unknown: allowed are cross_entropy, focal"),
         (
             {"loss": "focal", "loss_options": {"tau": 1.0}},
@@ -332,7 +345,7 @@ def test_frozen_layers_keep_weights_and_statistics(tmp_path: Path) -> None:
         ({"loss_options": {"smoothing": 0.1}}, "cross_entropy takes protocol.label_smoothing in its place"),
         (
             {"loss": "focal", "label_smoothing": 0.1},
-            "protocol.label_smoothing=0.1 belongs to protocol.loss=cross_entropy, not to focal",
+            "label_smoothing=0.1 belongs to protocol.loss=cross_entropy, not to focal",
         ),
     ],
 )
@@ -342,10 +355,14 @@ def test_wrong_recipes_are_refused(wrong: dict, message: str) -> None:
 
 
 def test_wrong_keeping_and_schedule_are_refused() -> None:
+    with pytest.raises(UserError, match="accumulate=0"):
+        ComputeConfig(accumulate=0)
+    with pytest.raises(UserError, match="compile=fast is unknown: allowed are off, default"):
+        ComputeConfig(compile="fast")
     with pytest.raises(UserError, match="save_epochs=0"):
-        CheckpointPolicy(Path(), save_epochs=0)
+        CheckpointPolicy(save_epochs=0)
     with pytest.raises(UserError, match="save_minutes=-1"):
-        CheckpointPolicy(Path(), save_minutes=-1)
+        CheckpointPolicy(save_minutes=-1)
     with pytest.raises(UserError, match="stepped=day is unknown: allowed are batch, epoch"):
         Schedule(1, 0.1, 0.9, 0, stepped="day")
 
@@ -415,7 +432,7 @@ def test_the_checkpoint_before_stands_in_for_one_that_a_kill_between_two_renames
 
 
 def test_metrics_tell_what_was_known_of_the_images_as_they_were_trained_on(tmp_path: Path) -> None:
-    trainer, right = fit(Recipe(accumulate=2)), 0
+    trainer, right = fit(Recipe(), accumulate=2), 0
     forward = trainer.model.forward
 
     def counted(images: Tensor) -> Tensor:
@@ -428,7 +445,7 @@ def test_metrics_tell_what_was_known_of_the_images_as_they_were_trained_on(tmp_p
         return logits
 
     trainer.model.forward = counted  # type: ignore[method-assign]
-    train_representation(SETTINGS, trainer, CheckpointPolicy(tmp_path))
+    train_representation(SETTINGS, trainer, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert 0 < right < 3 * 48
     assert sum(row["train_accuracy"] for row in rows) == pytest.approx(100 * right / 48)
@@ -440,7 +457,7 @@ def test_metrics_hold_the_groups_on_val(tmp_path: Path) -> None:
     groups = np.array([0, 0, 2, 2], np.int8)  # no class is medium
     trainer = fit(Recipe(), val=Noise())
     trainer.class_groups = groups
-    model = train_representation(SETTINGS, trainer, CheckpointPolicy(tmp_path, save_epochs=3)).model
+    model = train_representation(SETTINGS, trainer, tmp_path, CheckpointPolicy(save_epochs=3)).model
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     best = max(rows, key=lambda row: (row["val_accuracy"], -row["epoch"]))
     assert {name for name in best if name.startswith("val")} == {"val_accuracy", "val_many", "val_few"}
@@ -460,3 +477,19 @@ def test_best_epoch_on_val_is_kept(tmp_path: Path) -> None:
     best = max(rows, key=lambda row: (row["val_accuracy"], -row["epoch"]))
     assert (result.epoch, result.chosen) == (best["epoch"], "best epoch on val")
     assert isinstance(result.model, Model)
+
+
+def test_one_image_at_once_is_too_few_for_batch_norm(tmp_path: Path) -> None:
+    for batch, accumulate in ((1, 1), (1, 4)):
+        model = build_model(f"{__name__}:narrow", 4, 0, 8)
+        compute = ComputeConfig(accumulate=accumulate)
+        with pytest.raises(UserError) as told:
+            train_representation(
+                SETTINGS,
+                Trainer(model, Schedule(1, 0.1, 0.9, 0), Recipe(), Noise(8, batch), None, compute=compute),
+                tmp_path / str(accumulate),
+            )
+        assert str(told.value) == (
+            "BatchNorm has a single value of a channel to average over, as 1 image is seen at once: raise "
+            f"protocol.batch, or lower accumulate={accumulate}"
+        )

@@ -1,4 +1,4 @@
-"""images + labels -> dataset/."""
+"""Converts images and labels into a dataset: a folder of shards with an index, which training reads."""
 
 from fastlt.data.convert.build import convert_configured
 from fastlt.data.convert.engine import Conversion, convert

@@ -1,121 +1,170 @@
-"""A conversion as configured: the source and the options that conf/convert.yaml and the command line name."""
+"""Runs a conversion from its configuration: builds the source and the options from a ConvertConfig."""
 
 import itertools
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
+from fastlt.core.words import agree, counted
+from fastlt.data.convert.config import ConvertConfig
+from fastlt.data.convert.duplicates import without_duplicates
 from fastlt.data.convert.engine import Conversion, convert
+from fastlt.data.convert.keys import check_keys
+from fastlt.data.convert.shares import Shares, share
 from fastlt.data.shards.encode import ENCODINGS, Encoding
 from fastlt.data.sources.base import SPLITS, Source
 from fastlt.data.sources.cifar import Cifar
+from fastlt.data.sources.classes import Renumbered, read_class_names, say_text_order
+from fastlt.data.sources.csv_rows import Columns, has_column
 from fastlt.data.sources.csv_table import CsvTable
+from fastlt.data.sources.divided import Divided
 from fastlt.data.sources.image_folder import ImageFolder
 from fastlt.data.sources.image_list import ImageList
 from fastlt.data.sources.inaturalist import INaturalist
-from fastlt.data.sources.long_tail import LAWS, LongTail
+from fastlt.data.sources.long_tail import LongTail
 from fastlt.data.sources.shapes import Shapes
 
-
-def convert_configured(cfg: Any) -> Path:
-    """Runs the conversion a ConvertConfig describes; the dataset's folder."""
-    if not cfg.dataset.get("name"):
-        raise UserError("dataset is not given: add dataset=NAME (cifar100_lt, image_list, ...)")
-    return convert_source(_source(cfg), cfg)
+NO_TEST = (
+    "there are no test images, which a training needs: add split=0.7,0.1,0.2 (shares of train, val and test) or "
+    "test=0.2, or test=0 to convert without"
+)
 
 
-def convert_source(source: Source, cfg: Any) -> Path:
-    """Converts a source as a ConvertConfig says; the dataset's folder."""
-    kind = cfg.encode or cfg.dataset.encode
-    auto = kind == "auto"
-    if kind not in (*ENCODINGS, "auto"):
-        raise UserError(f"encode={kind} is unknown: allowed are {', '.join(ENCODINGS)}, auto")
-    if auto:  # what is not stored raw is kept as found, or made smaller as JPEG
-        kind = "jpeg" if cfg.max_short_side else "keep"
-    out = Path(_given(cfg, "out"))
-    options = Conversion(
-        # The user's own images are named after their folder, unless dataset.name says otherwise.
-        name=source.name if cfg.dataset.name == cfg.dataset.kind else cfg.dataset.name,
-        mean=tuple(cfg.dataset.mean),
-        std=tuple(cfg.dataset.std),
-        protocol=cfg.dataset.protocol,
-        encoding=Encoding(kind, cfg.quality, cfg.max_short_side, cfg.orientation),
-        shard_mb=cfg.shard_mb,
-        raw_fraction=cfg.raw_fraction if auto else 0.0,
-        max_bad=cfg.max_bad,
-    )
-    return convert(source, options, out, cfg.workers, cfg.overwrite)
+def convert_configured(config: ConvertConfig) -> Path:
+    """Runs the conversion that a ConvertConfig describes; returns the dataset's folder.
+
+    Raises UserError for keys that are missing, unknown to this kind of source, or have wrong values.
+    """
+    kind = config.dataset.kind
+    check_keys(config, kind)
+    Shares.of(config)  # checks the shares before any file is read
+    if kind == "shapes":
+        return convert_source(Shapes(seed=config.seed, imbalance=_imbalance(config), classes=config.classes), config)
+    files = _files(config)
+    if config.class_names and kind != "image_list":
+        files = Renumbered(files, read_class_names(Path(config.class_names)))
+    return convert_source(arranged(files, config), config)
 
 
-def _source(cfg: Any) -> Source:
-    kind = cfg.dataset.kind
-    imbalance = 100.0 if cfg.imbalance is None else cfg.imbalance
-    if cfg.classes is not None and kind != "shapes":
-        raise UserError(f"classes={cfg.classes} is for dataset=shapes: leave it out for dataset={cfg.dataset.name}")
-    if kind != "cifar" and cfg.selection != "ours":
-        raise UserError(f"selection={cfg.selection} is for CIFAR: leave it out for dataset={cfg.dataset.name}")
-    if kind in ("shapes", "cifar"):
-        if cfg.long_tail:
-            raise UserError(f"long_tail={cfg.long_tail}: dataset={cfg.dataset.name} has a long tail, set by imbalance=")
-        if kind == "shapes":
-            return Shapes(seed=cfg.seed, imbalance=imbalance, classes=cfg.classes)
-        return Cifar(Path(_given(cfg, "source")), cfg.dataset.classes, imbalance, cfg.seed, cfg.selection)
-    if cfg.imbalance is not None and not cfg.long_tail:
-        raise UserError(f"imbalance={cfg.imbalance:g} needs a law: add long_tail={' or long_tail='.join(LAWS)}")
-    source = _files(cfg)
+def arranged(source: Source, config: ConvertConfig) -> Source:
+    """Returns a source of the user's images, divided into splits and made long-tailed as a ConvertConfig says.
+
+    Raises UserError if there is no test split and the configuration does not say `test=0`.
+    """
+    shares = Shares.of(config)
+    if not config.class_names:
+        say_text_order(source.class_names)
+    if shares.val or shares.test:
+        source = Divided(source, shares.val, shares.test, config.seed, config.group_by or "")
+    if "test" not in source.splits and not shares.without_test:
+        raise UserError(NO_TEST)
     _say_shared(source)
-    if cfg.long_tail:
-        return LongTail(source, cfg.long_tail, imbalance, cfg.seed, cfg.minimum, cfg.alpha, cfg.head or "")
+    if config.long_tail:
+        return LongTail(
+            source, config.long_tail, _imbalance(config), config.seed, config.minimum, config.alpha, config.head or ""
+        )
     return source
 
 
-def _files(cfg: Any) -> Source:
-    """A source of image files below `root`."""
-    kind = cfg.dataset.kind
+def convert_source(source: Source, config: ConvertConfig) -> Path:
+    """Converts a source with the options of a ConvertConfig; returns the dataset's folder."""
+    kind = config.encode or config.dataset.encode
+    auto = kind == "auto"
+    if kind not in (*ENCODINGS, "auto"):
+        raise UserError(f"encode={kind} is unknown: allowed are {', '.join(ENCODINGS)}, auto")
+    if auto:  # images that are not stored raw keep their bytes, or become smaller JPEGs
+        kind = "jpeg" if config.max_short_side else "keep"
+    out, encoding = (
+        Path(config.out),
+        Encoding(kind, config.quality, config.max_short_side, config.orientation, config.max_pixels),
+    )
+    options = Conversion(
+        name=config.name or _name(source, config, out),
+        mean=tuple(config.dataset.mean),
+        std=tuple(config.dataset.std),
+        protocol=config.dataset.protocol,
+        encoding=encoding,
+        shard_mb=config.shard_mb,
+        raw_fraction=config.raw_fraction if auto else 0.0,
+        max_bad=config.max_bad,
+    )
+    if config.drop_duplicates:
+        source = without_duplicates(source, encoding, config.workers or len(os.sched_getaffinity(0)))
+    return convert(source, options, out, config.workers, config.overwrite)
+
+
+def _name(source: Source, config: ConvertConfig, out: Path) -> str:
+    """Returns the dataset's name: that of a known data set, else that of the folder the images are converted to."""
+    if config.dataset.name != config.dataset.kind:
+        return config.dataset.name
+    return source.name if config.dataset.kind == "shapes" else out.resolve().name
+
+
+def _imbalance(config: ConvertConfig) -> float:
+    return 100.0 if config.imbalance is None else config.imbalance
+
+
+def _files(config: ConvertConfig) -> Source:
+    """Returns the source of images that the user's files describe, before it is divided or made long-tailed."""
+    kind = config.dataset.kind
+    if kind == "cifar":
+        source, classes = Path(_given(config, "source")), config.dataset.classes or 0
+        return Cifar(source, classes, _imbalance(config), config.seed, config.selection)
     if kind == "image_list":
-        return _listed(cfg)
+        return _listed(config)
+    root = Path(_given(config, "root"))
     if kind == "image_folder":
-        return ImageFolder(Path(_given(cfg, "root")))
-    if kind == "csv":
-        if cfg.train:
-            raise UserError(f"train={cfg.train}: dataset={cfg.dataset.name} takes the table of training as table=FILE")
-        val, test = (Path(cfg[split]) if cfg[split] else None for split in ("val", "test"))
-        source = CsvTable(Path(_given(cfg, "root")), Path(_given(cfg, "table")), val, test)
-        if "test" not in source.splits:
-            raise UserError(f"table={cfg.table} has no test images: add test=FILE or a column split that names them")
-        return source
-    raise UserError(f"dataset.kind={kind} is unknown: allowed are shapes, cifar, image_list, image_folder, csv")
+        for split in ("val", "test"):
+            if (path := _file(config, split)) is not None:
+                raise UserError(f"{split}={path}: with dataset={config.dataset.name} this is a share, such as 0.1")
+        return ImageFolder(root)
+    table = Path(_given(config, "table"))
+    val, test = _file(config, "val"), _file(config, "test")
+    columns = Columns(config.path_column or "", config.label_column or "", config.split_column or "")
+    if config.group_by and has_column(table, config.group_by):
+        columns = replace(columns, group=config.group_by)
+    return CsvTable(root, table, val, test, columns=columns)
 
 
-def _listed(cfg: Any) -> Source:
-    """Text lists, or iNaturalist's annotation files: the names of the files decide."""
-    for split in ("train", "test"):
-        _given(cfg, split)
-    lists = {split: Path(cfg[split]) for split in SPLITS if cfg[split]}
-    root = Path(_given(cfg, "root"))
+def _listed(config: ConvertConfig) -> Source:
+    """Returns the source of `image_list`: text lists, or iNaturalist's annotations if the files end in .json[.gz]."""
+    _given(config, "train")
+    lists = {split: path for split in SPLITS if (path := _file(config, split)) is not None}
+    root = Path(_given(config, "root"))
     json = [path.name.endswith((".json", ".json.gz")) for path in lists.values()]
-    if any(json):
-        if not all(json):
-            names = ", ".join(f"{split}={path}" for split, path in lists.items())
-            raise UserError(f"{names}: some are .json, some are not; give all splits as text lists or all as .json")
-        if cfg.class_names:
-            raise UserError(f"class_names={cfg.class_names}: .json files name their classes; leave class_names out")
-        return INaturalist(root, lists["train"], lists.get("val"), lists["test"])
-    return ImageList(root, lists, Path(cfg.class_names) if cfg.class_names else None)
+    class_names = Path(config.class_names) if config.class_names else None
+    if not any(json):
+        return ImageList(root, lists, class_names)
+    if not all(json):
+        names = ", ".join(f"{split}={path}" for split, path in lists.items())
+        raise UserError(f"{names}: some are .json, some are not; give all splits as text lists or all as .json")
+    source = INaturalist(root, lists["train"], lists.get("val"), lists.get("test"))
+    return Renumbered(source, read_class_names(class_names)) if class_names else source
 
 
 def _say_shared(source: Source) -> None:
-    """Names the splits that have images in common, by key. Allowed: some data sets use one list for two splits."""
+    """Reports splits that have image keys in common. This is no error: some data sets use one list for two splits."""
     for first, second in itertools.combinations(source.splits, 2):
         listed = set(source.splits[second].keys)
         shared = sum(key in listed for key in source.splits[first].keys)
         if shared:
-            say(f"note: {shared:,} images are in {first} and in {second}, under the same path")
+            say(
+                f"note: {counted(shared, 'image')} {agree(shared, 'is', 'are')} in {first} and in {second}, under the "
+                "same path"
+            )
 
 
-def _given(cfg: Any, key: str) -> Any:
-    value = cfg.get(key)
+def _file(config: ConvertConfig, split: str) -> Path | None:
+    """Returns the path of the list or table of a split; None if none is given, or a share instead."""
+    value = getattr(config, split)
+    return Path(value) if value and share(config, split) is None else None
+
+
+def _given(config: ConvertConfig, key: str) -> Any:
+    value = getattr(config, key)
     if value is None:
-        raise UserError(f"{key} is not given: dataset={cfg.dataset.name} needs {key}=PATH")
+        raise UserError(f"{key} is not given: dataset={config.dataset.name} needs {key}=PATH")
     return value

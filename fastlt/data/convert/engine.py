@@ -1,8 +1,9 @@
-"""images + labels -> dataset/: decodes, checks and stores every sample of a source once."""
+"""Converts a source of labelled images into a dataset: decodes, checks and stores every sample once."""
 
 import errno
 import hashlib
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 
 from fastlt.core.errors import UserError
 from fastlt.core.log import Progress, say
+from fastlt.core.words import agree, counted
+from fastlt.data.convert.duplicates import Looks, listed, near_duplicates, say_duplicates
 from fastlt.data.convert.storage import raw_choice
 from fastlt.data.convert.work_folder import WorkFolder
 from fastlt.data.convert.workers import Stored, Workers, encode_sample
@@ -19,8 +22,10 @@ from fastlt.data.shards.encode import Encoding
 from fastlt.data.shards.writer import SplitWriter, write_dataset
 from fastlt.data.sources.base import SPLITS, Source, described
 
-SHARD_UNIT = 1_000_000  # bytes of a megabyte of shard_mb
-SHOWN = 20  # bad images listed by name before the rest is only counted
+SHARD_UNIT = 1_000_000  # bytes in a megabyte of shard_mb
+SHOWN = 20  # bad images that are named; the rest is only counted
+BY_SIZE = "by_size"  # stands for the protocol among PROTOCOLS that fits the size of the images
+PROTOCOLS = {"small_32": 40, "small_64": 63, "imagenet_lt_90": math.inf}  # largest short side, in pixels
 SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -28,15 +33,22 @@ SPACE = (errno.ENOSPC, errno.EDQUOT)
 class Conversion:
     """Options of a conversion.
 
-    mean, std: of the RGB channels in 0..1, what training normalizes by. protocol: the training protocol this data set
-    is used with by default. shard_mb: target size of a shard. raw_fraction: share of the training images stored as
-    pixels, those that class-aware sampling draws most often. max_bad: how many images that do not decode may be left
-    out, or which share of all if it is below 1.
+    name: the name of the dataset.
+    mean, std: of the RGB channels in 0..1; training normalizes images by them.
+    protocol: the default protocol for training on the dataset; `by_size` chooses the one of PROTOCOLS that fits the
+    images.
+    encoding: how images are stored.
+    shard_mb: the target size of a shard in megabytes.
+    raw_fraction: the share of the training images that are stored as raw pixels, those that class-aware sampling draws
+    most often.
+    max_bad: how many undecodable images may be left out; below 1, as a share of all images.
+
+    Raises UserError for values that are not allowed.
     """
 
     name: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     protocol: str
     encoding: Encoding = field(default_factory=Encoding)
     shard_mb: int = 256
@@ -52,19 +64,22 @@ class Conversion:
             raise UserError(f"max_bad={self.max_bad}: it must be a number of images, or a share of all below 1")
 
     def allowed_bad(self, samples: int) -> int:
-        """How many of `samples` images may be bad."""
+        """Returns how many of `samples` images may be bad, that is undecodable."""
         return int(self.max_bad * samples) if self.max_bad < 1 else int(self.max_bad)
 
 
 def convert(source: Source, options: Conversion, out: Path, workers: int = 0, overwrite: bool = False) -> Path:
-    """Converts a source into the folder `out`, whole or not at all; returns `out`.
+    """Converts a source into a dataset in the folder `out`, completely or not at all; returns `out`.
 
-    The same source and options give the same bytes for any number of workers. Work goes on in `out`.partial, where a
-    conversion that was killed, or ran out of space, resumes behind its last complete shard, once all that lies there is
-    found to be what was written. workers: processes that decode, 0 for one per core. overwrite: replace a dataset in
-    `out`, which stays whole until the new one takes its place. Raises UserError if `out` is taken (and `overwrite` is
-    not set) or holds anything that no conversion wrote, if a class has no training image, or if more images than
-    `max_bad` allows do not decode.
+    The same source and options give the same bytes for any number of workers. The work is done in `out`.partial. A
+    conversion that was killed or ran out of space resumes there after its last complete shard, once all files have been
+    checked against what was written.
+
+    workers: the number of worker processes that decode, 0 for one per core.
+    overwrite: whether a dataset in `out` may be replaced. It stays complete until the new one takes its place.
+
+    Raises UserError if `out` exists and `overwrite` is not set, if `out` holds a file that no conversion wrote, if a
+    class has no training image, if more images than `max_bad` allows do not decode, or if the disk is full.
     """
     if workers < 0:
         raise UserError(f"workers={workers}: it must be 0 (one per core) or more")
@@ -76,7 +91,7 @@ def convert(source: Source, options: Conversion, out: Path, workers: int = 0, ov
         "std": list(options.std),
         "protocol": options.protocol,
         "options": {
-            **asdict(options.encoding),
+            **{name: value for name, value in asdict(options.encoding).items() if name != "max_pixels"},  # no pixel
             "shard_mb": options.shard_mb,
             "raw_fraction": options.raw_fraction,
         },
@@ -112,11 +127,26 @@ def _convert(source: Source, options: Conversion, folder: WorkFolder, about: dic
         _check_bad(source, writers, options)
         _check_left(source, writers)
     except UserError:
-        # One shard a split is quickly done again; more are kept for the next try, with bad images mended or allowed.
+        # A single shard per split is quickly converted again. More are kept for the next try, in which the user has
+        # mended the bad images or allowed them.
         if all(writer.shards <= 1 for writer in writers.values()):
             folder.remove()
         raise
+    found = near_duplicates(source, {split: Looks(*writer.looks()) for split, writer in writers.items()})
+    about = {**about, "near_duplicates": listed(source, found)}
+    say_duplicates(about["near_duplicates"])
+    if options.protocol == BY_SIZE:
+        about = {**about, "protocol": _protocol_by_size(writers["train"])}
     folder.publish(write_dataset(folder.dataset, writers, about))
+
+
+def _protocol_by_size(train: SplitWriter) -> str:
+    """Returns the protocol that fits the stored size of the training images, and prints which one and why."""
+    short = np.concatenate([np.minimum(part["height"], part["width"]) for part in train.finish()])
+    median = float(np.median(short))
+    name = next(name for name, largest in PROTOCOLS.items() if median <= largest)
+    say(f"protocol={name} is the default for training: the short side of the images has {median:g} pixels (median)")
+    return name
 
 
 def _check_classes(source: Source) -> None:
@@ -129,7 +159,7 @@ def _check_classes(source: Source) -> None:
 
 
 def _check_left(source: Source, writers: dict[str, SplitWriter]) -> None:
-    """Every split and every class still has images without the bad ones."""
+    """Raises UserError if a split, or a class in train, has no images left without the bad ones."""
     for split, writer in writers.items():
         parts = writer.finish()
         if not parts:
@@ -144,7 +174,7 @@ def _check_left(source: Source, writers: dict[str, SplitWriter]) -> None:
 
 
 def _source_digest(source: Source) -> str:
-    """Identifies what is listed: splits, keys, labels, class names. What the images hold is hashed with the shards."""
+    """Returns a SHA-256 of splits, keys, labels and class names. The images themselves are hashed with the shards."""
     digest = hashlib.sha256(json.dumps(source.class_names).encode())
     for split, listing in source.splits.items():
         digest.update(json.dumps([split, len(listing.keys)]).encode())
@@ -163,7 +193,7 @@ def _convert_split(source: Source, split: str, options: Conversion, folder: Work
     writer = SplitWriter(folder.dataset, folder.journal, split, options.shard_mb * SHARD_UNIT, folder.seal)
 
     def mended(place: int) -> bool:
-        """Whether an image that was bad in an earlier try is good by now."""
+        """Returns whether an image that was bad in an earlier try decodes now."""
         return isinstance(encode_sample(source, pool.encoding, split, place, bool(raw[place])), Stored)
 
     writer.forget(mended)
@@ -191,6 +221,7 @@ def _check_bad(source: Source, writers: dict[str, SplitWriter], options: Convers
         split, key, reason = bad[0]
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise UserError(
-            f"{split} image {key} does not decode ({reason}){more}: {allowed} bad images are allowed; "
+            f"{split} image {key} does not decode ({reason}){more}: {counted(allowed, 'bad image')} "
+            f"{agree(allowed, 'is', 'are')} allowed; "
             f"mend or remove it, or allow more with max_bad={len(bad)}"
         )

@@ -1,4 +1,4 @@
-"""Puts a finished dataset in its place; a kill or a power cut at any moment loses neither it nor the old one."""
+"""Moves a finished dataset into its place. A kill or power cut at any moment loses neither it nor the old dataset."""
 
 import contextlib
 import ctypes
@@ -7,15 +7,19 @@ import hashlib
 import os
 from pathlib import Path
 
-from fastlt.data.shards.durable import sync
+from fastlt.core.files import sync
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux
-# The kernel, the file system or a sandbox does not know how; EPERM shows again if it is about the folder.
+# Errors of a kernel, file system or sandbox that cannot exchange folders. If EPERM is about the permissions of the
+# folder instead, the renames that follow raise it again.
 _UNABLE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Gives each of two folders the other's name, in one step; False where the system cannot do that."""
+    """Exchanges the names of two folders in one atomic step; returns False if the system cannot do that.
+
+    Raises OSError for any other error.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
         return False
@@ -28,15 +32,15 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def occupied(folder: Path) -> bool:
-    """Whether anything would be lost if the folder were replaced."""
+    """Returns whether there is a file, or a folder that is not empty, at this path."""
     return os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def put_in_place(finished: Path, place: Path, aside: Path) -> None:
-    """Moves the folder `finished` to `place`. What was there is afterwards in `finished` or in `aside`.
+    """Moves the folder `finished` to `place`. A dataset that was there is afterwards in `finished` or in `aside`.
 
-    There is no moment without a dataset in `place`, but where the system cannot exchange two folders: there the old
-    one is in `aside` for the moment between two renames. All three are on one file system.
+    There is a dataset in `place` at any moment, unless the system cannot exchange two folders: then `place` is missing
+    between two renames, and the old dataset is in `aside`. All three paths must be on one file system.
     """
     if not occupied(place):
         finished.rename(place)
@@ -47,13 +51,16 @@ def put_in_place(finished: Path, place: Path, aside: Path) -> None:
         except BaseException:
             aside.rename(place)
             raise
-    # Nothing may be removed before the new names are on the disk.
+    # The new names must be on disk before anything is removed.
     for folder in {place.parent, finished.parent}:
         sync(folder)
 
 
 def state(folder: Path) -> str | None:
-    """Tells whether a folder is still what it was: a hash of names, sizes and times; None if there is nothing in it."""
+    """Returns a hash of the names, sizes and times of a folder's files, which tells whether it changed since.
+
+    None for a folder that is empty or does not exist.
+    """
     rows = []
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:

@@ -1,7 +1,7 @@
-"""Class-aware storage: which images are worth keeping as pixels, because class-aware sampling draws them over and over.
+"""Class-aware storage: chooses the images that are stored as raw pixels.
 
-Under class-balanced sampling an image of class j is drawn with probability 1 / (C n_j): those of small classes so often
-that decoding them anew each time is most of the work. Raw, they cost disk and no decoding.
+Class-balanced sampling draws an image of class j with probability 1 / (C n_j). Images of small classes are drawn so
+often that decoding them each time is most of the work. Stored as raw pixels they take more disk but no decoding.
 """
 
 import numpy as np
@@ -10,13 +10,20 @@ from fastlt.longtail.sampler import class_probabilities
 
 
 def raw_choice(labels: np.ndarray, fraction: float) -> np.ndarray:
-    """bool [N]: the share `fraction` of the images that class-balanced sampling draws most often.
+    """Chooses the images that class-balanced sampling draws most often; returns bool [N].
 
-    All images of a class are drawn equally often, so whole classes are taken, rarest first, and of the last one only so
-    many as the share allows, in the order of the source. labels: int64 [N].
+    labels: int64 [N]. fraction: the share of the images to choose.
+
+    All images of a class are drawn equally often. Classes are therefore taken whole, the rarest first; of the last one
+    only as many images as the share allows, in the order of the source.
+
+    Example:
+
+        >>> raw_choice(np.array([0, 0, 0, 1, 1, 2]), 0.5).tolist()
+        [False, False, False, True, True, True]
     """
     counts = np.bincount(labels)
-    # Rarest class first, of equal ones the first; within a class the order of the source.
+    # The rarest class first, of equally rare ones that with the lower index; within a class the order of the source.
     order = np.lexsort((np.arange(len(labels)), labels, counts[labels]))
     chosen = np.zeros(len(labels), bool)
     chosen[order[: round(fraction * len(labels))]] = True
@@ -24,7 +31,10 @@ def raw_choice(labels: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def draws_served(labels: np.ndarray, raw: np.ndarray, law: str) -> float:
-    """Share of a sampler's draws that need no decoding. labels: int64 [N]; raw: bool [N]."""
+    """Returns the share of a sampler's draws that need no decoding, 0 to 1.
+
+    labels: int64 [N]. raw: bool [N], the images stored as raw pixels. law: the name of the sampler, such as `class`.
+    """
     counts = np.bincount(labels)
     share = np.bincount(labels, raw, minlength=len(counts)) / np.maximum(counts, 1)
     return float((class_probabilities(counts, law) * share).sum())

@@ -1,13 +1,13 @@
-"""Where a conversion goes on until it is finished: out.partial, with a lock, and a record of what it was begun with.
+"""The folder in which a conversion works until it is finished: `out`.partial.
 
 out.partial/lock              held while a process works here
-out.partial/conversion.json   input, options and software
-out.partial/journal/          a page per complete shard
-out.partial/dataset/          what becomes `out`; once it has, what was `out` before
-out.partial/finished.json     from when `dataset` is complete until all is cleaned up: size and SHA-256 of its files
-out.partial/old/              what was `out` before, where two folders cannot be exchanged in one step
+out.partial/conversion.json   input, options and software versions that the conversion was begun with
+out.partial/journal/          a page for each complete shard
+out.partial/dataset/          the new dataset; after it was exchanged with `out`, the old one
+out.partial/finished.json     sizes and SHA-256 of the dataset's files; exists from its completion to the end of cleanup
+out.partial/old/              the old dataset, if the system cannot exchange two folders in one step
 
-Nothing that a conversion did not write is ever removed, and nothing that lies here is trusted before it was checked.
+Files that no conversion wrote are never removed, and files found here are checked before they are used.
 """
 
 import json
@@ -20,29 +20,34 @@ import PIL
 from PIL import features
 
 from fastlt.core.errors import UserError
+from fastlt.core.files import sync
 from fastlt.core.lock import Busy, locked
 from fastlt.core.log import say
 from fastlt.data.convert.publish import occupied, put_in_place, state
-from fastlt.data.shards.durable import Damaged, discard, first_problem, foreign, read_sealed, sync, write_sealed
+from fastlt.data.shards.durable import Damaged, discard, first_problem, foreign, read_sealed, write_sealed
 from fastlt.data.shards.format import DATASET_FILE
 from fastlt.data.shards.writer import Files
 
-_PATIENCE = 0.2  # seconds to wait for the lock: another conversion takes longer anyway
+_PATIENCE = 0.2  # seconds to wait for the lock; another conversion would take longer anyway
 _OWN = ("lock", "conversion.json.tmp", "finished.json.tmp", "conversion.json", "finished.json")
-# Raised whenever other bytes come from the same input, or another layout of this folder: then work begins anew.
-_FORMAT = 3
+# Increased whenever fastlt writes other bytes for the same input, or another layout of this folder. Unfinished work of
+# another format is then not resumed.
+_FORMAT = 4
 
 
 class WorkFolder:
-    """The folder of one conversion to `out`. A context manager: the lock is held inside.
+    """The work folder of a conversion to `out`. It is a context manager that holds the lock.
 
-    about: what the conversion was begun with; work done under another record is not taken up. overwrite: whether a
-    dataset in `out` may be replaced. Raises UserError if it may not, or if another process converts to the same place.
+    about: the input and options of the conversion. Unfinished work is resumed only if it was begun with equal ones.
+    overwrite: whether a dataset in `out` may be replaced.
+
+    Raises UserError if `out` cannot be a dataset's folder. Entering it raises UserError if `out` exists and may not be
+    replaced, or if another process converts to the same folder.
     """
 
     def __init__(self, out: Path, about: dict[str, Any], overwrite: bool):
         self.out, self.overwrite = out, overwrite
-        # Beside the folder that a link leads to: renames stay on its file system, and the link stays.
+        # If `out` is a link, the work is done beside its target: renames stay on one file system, and the link remains.
         self.place = Path(os.path.realpath(out)) if out.is_symlink() or out.name in ("", "..") else out
         if Path(os.path.realpath(out)) in (Path.cwd(), *Path.cwd().parents):
             raise UserError(f"out={out} is the current folder, or one above it: name a folder in it")
@@ -57,7 +62,7 @@ class WorkFolder:
 
     @property
     def seal(self) -> bytes:
-        """Identifies what is converted, and how."""
+        """Bytes that identify the input, options and software of the conversion; journal pages are sealed with them."""
         return self._text
 
     def __enter__(self) -> "WorkFolder":
@@ -95,10 +100,10 @@ class WorkFolder:
             )
 
     def recover(self) -> bool:
-        """Completes what was killed while it was put in its place; True if it was this very conversion.
+        """Completes a conversion that was killed while its dataset was moved into place.
 
-        It had been decided on by whoever gave that command, so it needs no overwrite=true again, unless something else
-        is in its place by now.
+        Returns True if it was the same conversion as this one, so that nothing is left to do. The user had allowed that
+        conversion to replace `out`, so overwrite=true is not needed again, unless `out` has changed since.
         """
         note = self._note()
         if note is not None and first_problem(_paths(self.place, note["files"]), f"checking {self.out}"):
@@ -129,7 +134,7 @@ class WorkFolder:
         return None if text is None else json.loads(text)
 
     def prepare(self) -> None:
-        """Makes the folders, or takes up those of an unfinished conversion with the same input and options."""
+        """Creates the folders, or resumes an unfinished conversion with the same input and options."""
         self._refuse_foreign(self.dataset, self.journal, self._old)
         if why := self._why_anew():
             say(f"{self.root} {why}: starting again")
@@ -151,7 +156,7 @@ class WorkFolder:
                 )
 
     def _why_anew(self) -> str:
-        """Why the work that lies here is not taken up; empty if it is, or if there is none."""
+        """Returns why unfinished work is not resumed; "" if it is resumed, or if there is none."""
         try:
             text = read_sealed(self._record, b"conversion")
         except Damaged:
@@ -164,14 +169,18 @@ class WorkFolder:
         return "was begun by another version of fastlt or Pillow" if other else "was begun with other input or options"
 
     def publish(self, files: Files) -> None:
-        """Puts the finished dataset in its place and cleans up. files: all of it, already on the disk."""
+        """Moves the finished dataset into its place and cleans up.
+
+        files: {name: (size, SHA-256)} of all files of the dataset, which must be on disk already. Raises UserError if
+        `out` may not be replaced, or if a file changed during the conversion.
+        """
         self.check_free()
         self._refuse_foreign(self.dataset)
         for path, size, _ in _paths(self.dataset, files):
             if not path.is_file() or path.stat().st_size != size:
                 raise UserError(f"{path} was changed during the conversion: give the same command again")
         for path in self.dataset.iterdir():
-            if path.name not in files:  # of a shard that there is no more
+            if path.name not in files:  # belongs to a shard that is no part of the dataset any more
                 path.unlink()
         sync(self.dataset)
         note = {"conversion": self._text.decode(), "files": files, "replaces": state(self.place)}
@@ -186,7 +195,7 @@ class WorkFolder:
         put_in_place(self.dataset, self.place, self._old)
 
     def remove(self) -> None:
-        """Removes all of it; the note that `out` is complete goes last, so that being killed here does not matter."""
+        """Removes the work folder's content. finished.json is removed last, so that a kill meanwhile does no harm."""
         try:
             for folder in (self.journal, self.dataset, self._old):
                 discard(folder)

@@ -1,4 +1,4 @@
-"""Loads and encodes the samples of a source in worker processes; results come back in order, few of them at once."""
+"""Loads and encodes the samples of a source in worker processes. Results come back in order, a few chunks at a time."""
 
 import ctypes
 import mmap
@@ -9,62 +9,79 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 
+from fastlt.core.errors import UserError
 from fastlt.data.shards.encode import BadImage, Encoding, encode
 from fastlt.data.shards.format import Encoded
 from fastlt.data.sources.base import Source
 
-CHUNK = 32  # samples a worker takes at once
-AHEAD = 3  # chunks per worker that are being done or wait to be written: this bounds the memory
-ARENA = 16 << 20  # bytes of memory shared with the workers, per chunk; only what is used becomes real
+CHUNK = 32  # samples that a worker takes at once
+AHEAD = 3  # chunks per worker that are encoded or wait to be written; this bounds the memory
+ARENA = 16 << 20  # bytes of memory shared with the workers, per chunk; the system allocates only pages that are used
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An image ready to be written, with the CRC-32 of its bytes."""
+    """An encoded image that is ready to be written, with the CRC-32 of its bytes."""
 
     image: Encoded
     crc32: int
 
 
-Result = Stored | str  # or the reason why an image is bad
+Result = Stored | str  # a string says why an image is bad
 
 
 class Workers:
-    """A pool of `count` processes that load and encode. One process: the work is done in this one.
+    """A pool of `count` worker processes that load and encode samples; a context manager.
 
-    The processes are forked: a source with millions of keys is shared, not sent, and they start at once. They use
-    Pillow, NumPy and compiled kernels only, no thread pool of this process. Encoded bytes come back through shared
-    memory, one arena a chunk; what does not fit there is sent through a pipe.
+    With a count of 1 the work is done in the calling process. Workers are forked, so they start at once and share the
+    source, which may have millions of keys, instead of receiving a copy. They use Pillow, NumPy and compiled kernels,
+    but no thread pool of the parent. Encoded bytes come back through shared memory, one arena per chunk; images that do
+    not fit there are sent through a pipe.
+
+    Example:
+
+        with Workers(source, Encoding("jpeg"), 4) as pool:
+            for result in pool.results("train", raw, start=0):
+                ...
     """
 
     def __init__(self, source: Source, encoding: Encoding, count: int):
         self.source, self.encoding, self.count = source, encoding, count
         self._pool: ProcessPoolExecutor | None = None
         self._arenas: list[mmap.mmap] = []
+        self._others: set[BaseProcess] = set()  # children of this process that are not workers of this pool
 
     def __enter__(self) -> "Workers":
         global _job
         if self.count > 1:
             self._arenas = [mmap.mmap(-1, ARENA) for _ in range(AHEAD * self.count)]
-            _job = self.source, self.encoding, self._arenas  # the children inherit it
+            _job = self.source, self.encoding, self._arenas  # forked workers inherit it
             context = multiprocessing.get_context("fork")
-            self._pool = ProcessPoolExecutor(self.count, context, _die_with_parent, (os.getpid(),))
+            self._others = set(multiprocessing.active_children())
+            self._pool = ProcessPoolExecutor(self.count, context, _begin_worker, (os.getpid(),))
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         global _job
         _job = None
         if self._pool is not None:
+            for worker in set(multiprocessing.active_children()) - self._others if kind else ():
+                worker.kill()  # its result is not needed any more, and waiting for it may take long
             self._pool.shutdown(cancel_futures=True)
         for arena in self._arenas:
             arena.close()
 
     def results(self, split: str, raw: np.ndarray, start: int) -> Iterator[Result]:
-        """What is stored for the samples from `start` on, in order. raw: bool [N], stored as pixels whatever else."""
+        """Yields the results for the samples of a split in order, beginning with sample `start`.
+
+        raw: bool [N], the samples that are stored as raw pixels whatever the encoding.
+        """
         total = len(raw)
         if self._pool is None:
             for place in range(start, total):
@@ -83,8 +100,15 @@ class Workers:
             yield from self._taken(arena, future)
 
     def _taken(self, arena: int, future: "Future[list[Result | _Placed]]") -> Iterator[Result]:
-        """The results of a chunk, with their bytes from where the worker put them."""
-        for result in future.result():
+        """Yields the results of a chunk, with their bytes taken from the arena."""
+        try:
+            results = future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                f"a worker process was ended from outside, most likely by the system for want of memory: give the same "
+                f"command with fewer than workers={self.count}; it goes on behind the last complete shard"
+            ) from None
+        for result in results:
             if isinstance(result, _Placed):
                 data = self._arenas[arena][result.start : result.end]
                 result = Stored(replace(result.image, data=data), result.crc32)
@@ -92,7 +116,7 @@ class Workers:
 
 
 def encode_sample(source: Source, encoding: Encoding, split: str, place: int, raw: bool) -> Result:
-    """One sample, loaded and encoded; the reason if it is bad."""
+    """Loads and encodes one sample; returns the reason as a string if it is bad."""
     try:
         image = encode(source.load(split, place), replace(encoding, kind="raw") if raw else encoding)
     except BadImage as error:
@@ -107,7 +131,7 @@ def encode_sample(source: Source, encoding: Encoding, split: str, place: int, ra
 
 @dataclass(frozen=True)
 class _Placed:
-    """As Stored, with the bytes in the arena from `start` to `end` instead of in the image."""
+    """The same as Stored, but the image's bytes are in the arena from `start` to `end`."""
 
     image: Encoded
     crc32: int
@@ -119,10 +143,12 @@ _job: tuple[Source, Encoding, list[mmap.mmap]] | None = None
 _PR_SET_PDEATHSIG = 1  # Linux: the signal a process gets when its parent ends
 
 
-def _die_with_parent(parent: int) -> None:
-    """A worker whose conversion was killed would wait for work for ever."""
+def _begin_worker(parent: int) -> None:
+    """Prepares a worker process. It ignores Ctrl-C, which reaches all processes of a command: the parent decides what
+    the workers do. It is killed when the parent ends; otherwise it would wait for work forever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the line above
+    if os.getppid() != parent:  # the parent ended before the line above
         os._exit(1)
 
 

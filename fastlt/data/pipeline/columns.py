@@ -1,10 +1,11 @@
-"""The inputs of a DALI graph: what a batch's plan becomes, one column an input. Both graphs take the same.
+"""Turns the plan of a batch into the inputs of a DALI graph, one column for each input.
 
-A split holds encoded images, raw pixels, or both (`mixed`: class-aware storage); `stored` says which.
+The CPU and the GPU graph take the same columns. They depend on how the images of a split are stored: encoded, raw, or
+both (`mixed`, class-aware storage).
 """
 
 # pyright: reportAttributeAccessIssue=false
-# (DALI makes most of its names when it is imported)
+# (DALI creates most of its names at import, so type checkers do not know them)
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from nvidia.dali.pipeline import do_not_convert
 from fastlt.data.plan import Plan
 from fastlt.data.shards.format import RAW
 
-# Of every column: type, number of dimensions, layout.
+# The (type, number of dimensions, layout) of every column.
 _DATA, _PIXELS, _IS_RAW = (types.UINT8, 1, ""), (types.UINT8, 3, "HWC"), (types.BOOL, 0, "")
 _ANCHOR = _SHAPE = (types.INT32, 1, "")
 _PLACE = (types.FLOAT64, 1, "")
@@ -26,21 +27,25 @@ _COLUMNS = {
     "raw": (_PIXELS, _PLACE, _PARAMETERS),
     "mixed": (_DATA, _PIXELS, _IS_RAW, _ANCHOR, _SHAPE, _PLACE, _PARAMETERS),
 }
-# Stands where a sample of the other kind has its data; no operator ever sees it.
+PLACE = 9  # the first numbers of the column `place`; the augmentations follow
+# Placeholders: in a mixed batch each sample has either data or pixels. No operator ever reads a placeholder.
 _NO_DATA, _NO_PIXELS = np.zeros(1, np.uint8), np.zeros((1, 1, 3), np.uint8)
 
 
 def stored_as(encoding: np.ndarray) -> str:
-    """How a split's samples are stored: encoded, raw or mixed. encoding: uint8 [N], the column of the index."""
+    """Returns how the samples of a split are stored: `encoded`, `raw` or `mixed`. encoding: uint8 [N], of the index."""
     raw = encoding == RAW
     return "raw" if raw.all() else "mixed" if raw.any() else "encoded"
 
 
-@do_not_convert  # DALI rewrites what a graph with conditions calls, and not all of Python
+@do_not_convert  # DALI rewrites functions that a graph with conditions calls, but cannot rewrite all of Python
 def inputs(source: Callable[[], Any], stored: str) -> Any:
-    """The graph's input nodes, in the order of `columns`. source: gives them batch by batch."""
+    """Returns the input nodes of a graph, in the order of `columns`.
+
+    source: a function that returns the columns of the next batch. stored: as `stored_as` returns it.
+    """
     dtypes, ndims, layouts = (list(column) for column in zip(*_COLUMNS[stored], strict=True))
-    # no_copy: DALI reads the views of the mapped shards where they lie; the loader keeps them alive.
+    # With no_copy DALI reads directly from the memory-mapped shards. The loader keeps the arrays alive.
     return fn.external_source(
         source, num_outputs=len(dtypes), batch=True, no_copy=True, dtype=dtypes, ndim=ndims, layout=layouts
     )
@@ -53,26 +58,34 @@ def columns(
     width: np.ndarray,
     stored: str,
     normalize: np.ndarray,
+    slots: bool = True,
 ) -> tuple:
-    """The values of the graph's inputs for the n positions of a batch.
+    """Returns the values of the graph's inputs for the n positions of a batch.
 
-    images: encoded bytes uint8 [length] or pixels uint8 [H, W, 3], as each is stored; or raw ones, uint8 [n, H, W, 3].
-    height, width: int32 [n]. normalize: float32 [6], mean and inverse std of the RGB channels in units of pixel values
-    0..255.
+    plan: of the batch.
+    images: for each position encoded bytes uint8 [length] or pixels uint8 [H, W, 3], as the sample is stored; or raw
+    images of one size, uint8 [n, H, W, 3].
+    height, width: int32 [n], the sizes of the stored images.
+    stored: `encoded`, `raw` or `mixed`.
+    normalize: float32 [7], mean and inverse std of the RGB channels, in units of pixel values 0..255, and the index of
+    the interpolation in the kernel's INTERPOLATIONS.
+    slots: whether the plan's augmentations are included.
     """
     n = len(plan)
-    parameters = np.empty((n, 10), np.float32)
+    parameters = np.empty((n, 11), np.float32)
     parameters[:, :4] = plan.jitter
     parameters[:, 4:] = normalize
-    # The window, the box as it lies in the window, flip: one column, because a column costs time.
-    place = np.empty((n, 9), np.float64)
+    # Window, box relative to the window, flip and augmentations are one column, because every column takes time.
+    operations = plan.slots.reshape(n, -1) if slots else np.empty((n, 0))
+    place = np.empty((n, PLACE + operations.shape[1]), np.float64)
     place[:, :4] = plan.window
     place[:, 4:8] = plan.box
     place[:, 4:6] -= plan.window[:, :2]
     place[:, 8] = plan.flip
+    place[:, PLACE:] = operations
     if stored == "raw":
         return images, place, parameters
-    # Only the part of the window that lies in the image is decoded; the operator knows where it sits in the window.
+    # Only the part of the window that is inside the image is decoded. The operator gets its position in the window.
     first = np.maximum(plan.window[:, :2], 0)
     end = np.minimum(plan.window[:, :2] + plan.window[:, 2:], np.stack([height, width], axis=1))
     shape = (end - first).astype(np.int32)

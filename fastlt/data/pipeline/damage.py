@@ -1,12 +1,12 @@
-"""Samples that were damaged after the conversion: found before they are decoded, named, replaced by others, counted.
+"""Finds samples that were damaged after the conversion, before they are decoded, and replaces them by others.
 
-DALI 2.4 may end the process when an image does not decode, so a damaged one must not reach it. The bytes of every
-encoded sample are compared with the CRC-32 of the index when a loader uses the sample for the first time; right bytes
-decode, the conversion has seen to that. Later epochs pay nothing. Raw pixels decode whatever they are, and reading all
-of them would cost more than the crop that is wanted: only `python -m fastlt.shards verify` checks them.
+DALI 2.4 may end the process if an image does not decode, so damaged samples must not reach it. When a loader uses an
+encoded sample for the first time, its bytes are compared with the CRC-32 in the index. Undamaged bytes decode, because
+the conversion decoded them. Later epochs have no cost. Small raw images are compared as well. Large ones are not,
+because reading all pixels would take longer than reading the crop; `python -m fastlt.shards verify` checks them.
 
-What takes the place of a damaged sample is the first undamaged one behind it in its class, a function of the data set
-alone: not of batch size, threads, ranks, or where an epoch was resumed.
+A damaged sample is replaced by the first undamaged one after it in its class. This depends only on the dataset, and not
+on batch size, threads, ranks, or where an epoch was resumed.
 """
 
 import itertools
@@ -18,29 +18,36 @@ import numpy as np
 
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
+from fastlt.core.words import agree, counted
 from fastlt.data.shards.format import RAW
 from fastlt.data.shards.reader import Dataset
 
+CHECKED = 2**15  # bytes; larger raw images are not compared
+
 
 class Damage:
-    """The damaged samples that one loader has met.
+    """The damaged samples that a loader has found.
 
-    others: the samples that may stand in for one, in order, int64; none where every sample has to be itself. budget:
-    how many samples may be damaged. threads: that read and check.
+    others: a function from a sample to the samples that may replace it, int64 in order of preference; empty if samples
+    must not be replaced, as in evaluation.
+    budget: how many samples may be damaged.
+    threads: how many threads read and check samples.
     """
 
     def __init__(self, dataset: Dataset, split: str, others: Callable[[int], np.ndarray], budget: int, threads: int):
         self._dataset, self._split, self._index = dataset, split, dataset.split(split)
         self._others, self._budget, self._threads = others, budget, threads
-        self._sound = self._index.encoding == RAW  # samples that need no check, any more
+        # Samples that need no check: large raw ones, and those that were found to be undamaged.
+        self._sound = (self._index.encoding == RAW) & (self._index.length > CHECKED)
         self._pool = None if self._sound.all() else ThreadPoolExecutor(threads)
-        self._replaced = 0  # positions of this epoch
-        self.found: dict[int, str] = {}  # sample -> where it lies
+        self._replaced = 0  # replaced positions of this epoch
+        self.found: dict[int, str] = {}  # {damaged sample: its shard, offset and key}
 
     def replaced(self, ids: np.ndarray) -> np.ndarray:
-        """The samples of a batch, int64 [n], damaged ones replaced; `ids` itself if none is.
+        """Returns the samples of a batch, int64 [n], with damaged ones replaced; `ids` itself if none is damaged.
 
-        Raises UserError, naming them all, if more are damaged than the budget allows or no other can stand in for one.
+        Raises UserError, naming all damaged samples, if there are more than the budget allows, or if a sample cannot be
+        replaced.
         """
         self._check(ids)
         damaged = np.flatnonzero(~self._sound[ids])
@@ -52,7 +59,7 @@ class Damage:
         return ids
 
     def report(self) -> None:
-        """At the end of an epoch: how many of its positions went to other samples."""
+        """Prints how many positions of the epoch went to other samples, if any. Called at the end of an epoch."""
         if self._replaced:
             say(f"positions of this epoch given to other images of the class: {self._replaced}, for {self._where()}")
         self._replaced = 0
@@ -66,7 +73,7 @@ class Damage:
         fresh = [sample for sample in np.unique(ids[~self._sound[ids]]).tolist() if sample not in self.found]
         if fresh:
             assert self._pool is not None
-            # The first touch of the mapped bytes reads them from the disk, several at once.
+            # The first access to mapped bytes reads them from disk, so several threads read at the same time.
             parts = [fresh[i :: self._threads] for i in range(self._threads)]
             for sample in sorted(itertools.chain.from_iterable(self._pool.map(self._damaged, parts))):
                 self._count(sample)
@@ -94,7 +101,8 @@ class Damage:
         say(f"damaged image: {self.found[sample]}")
         if len(self.found) > self._budget:
             raise UserError(
-                f"{len(self.found)} images of the {self._split} split are damaged, max_damaged={self._budget} allows "
+                f"{counted(len(self.found), 'image')} of the {self._split} split "
+                f"{agree(len(self.found), 'is', 'are')} damaged, max_damaged={self._budget} allows "
                 f"fewer: {self._where()}; {self._advice()}"
             )
 

@@ -1,7 +1,7 @@
-"""The DALI graph on the CPU: decode only the window, then one fused operator does all the rest."""
+"""The DALI graph on the CPU: only the window of an image is decoded, and one fused operator does all the rest."""
 
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
-# (DALI makes most of its names when it is imported)
+# (DALI creates most of its names at import, so type checkers do not know them)
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from nvidia.dali import Pipeline, fn, pipeline_def, types
 from fastlt.data.pipeline.columns import inputs
 from fastlt.data.pipeline.operator import crop_resize
 
-# Boxes are in pixels and in the frame of the image as it is stored.
+# Boxes are in pixels of the stored image, without regard to its EXIF orientation.
 PLACED = {"axes": [0, 1], "normalized_anchor": False, "normalized_shape": False}
 DECODED = {"output_type": types.RGB, "adjust_orientation": False, **PLACED}
 
@@ -25,15 +25,19 @@ def build(
     batch: int,
     threads: int,
     prefetch: int,
+    augmented: bool = False,
 ) -> Pipeline:
-    """A pipeline of batches [n, 3, size, size], or [n, size, size, 3] if channels_last.
+    """Builds a pipeline of batches [n, 3, size, size], or [n, size, size, 3] if channels_last.
 
-    source: gives the columns of the next batch (columns.py), StopIteration at the end of an epoch. stored: encoded, raw
-    or mixed. dtype: float32, float16 or uint8 (not normalized). batch: the largest n. prefetch: batches worked on ahead
-    of the consumer.
+    source: a function that returns the columns of the next batch (columns.py) and raises StopIteration at the end of an
+    epoch.
+    stored: `encoded`, `raw` or `mixed`.
+    dtype: `float32`, `float16` or `uint8` (not normalized).
+    batch: the largest n. threads: of DALI. prefetch: how many batches are prepared ahead of the consumer.
+    augmented: whether the columns include augmentations.
     """
     pipeline = _graph(
-        source, stored, size, dtype, channels_last,
+        source, stored, size, dtype, channels_last, augmented,
         batch_size=batch, num_threads=threads, device_id=None, prefetch_queue_depth=prefetch,
     )  # fmt: skip
     pipeline.build()
@@ -41,7 +45,7 @@ def build(
 
 
 @pipeline_def(enable_conditionals=True)
-def _graph(source: Callable[[], Any], stored: str, size: int, dtype: str, channels_last: bool) -> Any:
+def _graph(source: Callable[[], Any], stored: str, size: int, dtype: str, channels_last: bool, augmented: bool) -> Any:
     if stored == "raw":
         image, place, parameters = inputs(source, stored)
     elif stored == "encoded":
@@ -49,8 +53,8 @@ def _graph(source: Callable[[], Any], stored: str, size: int, dtype: str, channe
         image = fn.decoders.image_slice(data, anchor, shape, **DECODED)
     else:
         data, pixels, is_raw, anchor, shape, place, parameters = inputs(source, stored)
-        if is_raw:  # noqa: SIM108 - DALI splits the batch here, and joins it again
+        if is_raw:  # noqa: SIM108 - DALI splits the batch by this condition and joins it again
             image = pixels
         else:
             image = fn.decoders.image_slice(data, anchor, shape, **DECODED)
-    return crop_resize(image, place, parameters, size, dtype, channels_last)
+    return crop_resize(image, place, parameters, size, dtype, channels_last, augmented)

@@ -1,13 +1,13 @@
-"""The DALI graph on the GPU: mixed decode of the window, resize, colour jitter, normalize; same plan, same columns.
+"""The DALI graph on the GPU: mixed decoding of the window, resize, colour jitter, normalization.
 
-Differences from the CPU graph: the resize is DALI's, which does not round between its passes and, where the filter
-reaches beyond the window, repeats the outermost pixels (Pillow leaves those taps out). Colour jitter is one affine map:
-brightness, contrast and saturation commute except where an intermediate value is clamped, so the order in the plan
-changes nothing here.
+It takes the same plan and the same columns as the CPU graph, with these differences. The resize is DALI's: it does not
+round between its two passes, and where the filter extends beyond the window it repeats the outermost pixels, whereas
+Pillow leaves them out. Colour jitter is a single affine map, because brightness, contrast and saturation commute except
+where an intermediate value is clamped. The order of jitter in the plan therefore has no effect here.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
-# (DALI makes most of its names when it is imported)
+# (DALI creates most of its names at import, so type checkers do not know them)
 
 from collections.abc import Callable
 from typing import Any
@@ -17,13 +17,14 @@ from nvidia.dali import Pipeline, fn, math, pipeline_def, types
 from fastlt.data.pipeline.columns import inputs
 from fastlt.data.pipeline.graph_cpu import DECODED, PLACED
 
-# Grey value of RGB (ITU-R 601-2), as Pillow and torchvision weigh it.
+# Weights of R, G and B in the grey value (ITU-R 601-2), as in Pillow and torchvision.
 GREY = (0.299, 0.587, 0.114)
+FILTERS = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
 OUTPUTS = {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT8}
-# Chroma is interpolated, as the CPU's decoder does it; left alone, a GPU's repeats samples and gives other colours.
-# Threads are not tied to cores: several processes on one node would tie theirs to the same ones.
+# jpeg_fancy_upsampling interpolates chroma as the CPU's decoder does; by default the GPU's repeats samples, which gives
+# other colours. Without affine=False, several processes on a node would pin their threads to the same cores.
 MIXED = {"device": "mixed", "jpeg_fancy_upsampling": True, "affine": False}
-OUTSIDE = {"out_of_bounds_policy": "pad", "fill_values": 0}  # what sticks out of the image is black
+OUTSIDE = {"out_of_bounds_policy": "pad", "fill_values": 0}  # pixels outside the image are black
 
 
 def build(
@@ -37,13 +38,15 @@ def build(
     prefetch: int,
     device: int,
     jitter: bool,
+    interpolation: str,
 ) -> Pipeline:
-    """A pipeline of batches on GPU `device`. jitter: whether the plan's colour factors are applied.
+    """Builds a pipeline of batches on a GPU.
 
-    Other arguments as graph_cpu.build.
+    device: the number of the GPU. jitter: whether the colour factors of the plan are applied. interpolation: one of the
+    kernel's INTERPOLATIONS. The other arguments are those of graph_cpu.build.
     """
     pipeline = graph(
-        source, stored, size, dtype, channels_last, jitter, True,
+        source, stored, size, dtype, channels_last, jitter, interpolation, True,
         batch_size=batch, num_threads=threads, device_id=device, prefetch_queue_depth=prefetch,
     )  # fmt: skip
     pipeline.build()
@@ -52,13 +55,20 @@ def build(
 
 @pipeline_def(enable_conditionals=True)
 def graph(
-    source: Callable[[], Any], stored: str, size: int, dtype: str, channels_last: bool, jitter: bool, gpu: bool
+    source: Callable[[], Any],
+    stored: str,
+    size: int,
+    dtype: str,
+    channels_last: bool,
+    jitter: bool,
+    interpolation: str,
+    gpu: bool,
 ) -> Any:
-    """The graph itself. gpu=False leaves every operator on the CPU: tests run it there."""
+    """Defines the graph. With gpu=False all operators run on the CPU, which is used in tests."""
     decoder = MIXED if gpu else {}
     if stored == "raw":
         pixels, place, parameters = inputs(source, stored)
-        image = _to_gpu(_window(pixels, place), gpu)  # only the window travels to the device
+        image = _to_gpu(_window(pixels, place), gpu)  # only the window is copied to the device
     elif stored == "encoded":
         data, anchor, shape, place, parameters = inputs(source, stored)
         image = _window(fn.decoders.image_slice(data, anchor, shape, **DECODED, **decoder), place)
@@ -74,17 +84,22 @@ def graph(
         size=[size, size],
         roi_start=box[0:2],
         roi_end=box[0:2] + box[2:4],
-        interp_type=types.INTERP_LINEAR,  # its filter reads what lies in the window beyond the box
+        interp_type=FILTERS[interpolation],  # the filter also reads pixels of the window beyond the box
         antialias=True,
         dtype=types.FLOAT,
     )
+    if interpolation == "bicubic":
+        image = math.clamp(image, 0.0, 255.0)  # bicubic weights may be negative, so edges overshoot on both sides
     if jitter:
         image = _jitter(image, [_to_gpu(parameters[i], gpu) for i in range(3)])
+    mean, std = parameters[4:7], 1 / parameters[7:10]
+    if dtype == "uint8":  # pixels are not normalized, but DALI requires that every column is used
+        mean, std = mean * 0.0, std * 0.0 + 1.0
     return fn.crop_mirror_normalize(
         image,
         mirror=fn.cast(place[8], dtype=types.INT32),
-        mean=parameters[4:7],
-        std=1 / parameters[7:10],
+        mean=mean,
+        std=std,
         dtype=OUTPUTS[dtype],
         output_layout="HWC" if channels_last else "CHW",
     )
@@ -100,7 +115,8 @@ def _window(image: Any, place: Any) -> Any:
 
 
 def _jitter(image: Any, factors: list[Any]) -> Any:
-    """Brightness b, contrast c, saturation s at once: b (c (s x + (1 - s) grey(x)) + (1 - c) mean(grey)), in 0..255."""
+    """Applies brightness b, contrast c and saturation s to an image x in one step:
+    b (c (s x + (1 - s) grey(x)) + (1 - c) mean(grey(x))), clamped to 0..255."""
     brightness, contrast, saturation = factors
     grey = image[:, :, 0:1] * GREY[0] + image[:, :, 1:2] * GREY[1] + image[:, :, 2:3] * GREY[2]
     center = fn.reductions.mean(grey)

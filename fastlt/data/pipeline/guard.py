@@ -1,4 +1,4 @@
-"""A loader is used by one thread at a time, in the process that made it; others are told so."""
+"""Guards a loader against use by several threads at once, and by forked processes."""
 
 import os
 import threading
@@ -9,9 +9,9 @@ from fastlt.core.errors import UserError
 
 
 class Guard:
-    """A context that one thread at a time may enter, in the process that made it. Others are told so, and never wait.
+    """A context manager that only one thread at a time may enter, in the process that made it.
 
-    Raises UserError on entry from a forked child, and while another thread is inside.
+    Entering raises UserError in a forked child process, and while another thread is inside; it never waits.
     """
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class Guard:
 
     @property
     def forked(self) -> bool:
-        """Whether this process is a child that was forked after the guard was made."""
+        """Whether this process was forked after the guard was made."""
         return os.getpid() != self._process
 
     def __enter__(self) -> None:
@@ -38,7 +38,7 @@ class Guard:
 
 
 class GuardedBatches(Iterator[Batch]):
-    """The batches of one epoch, each of them made inside of the loader's guard."""
+    """An iterator over the batches of an epoch that makes each batch inside the loader's guard."""
 
     def __init__(self, guard: Guard, batches: Iterator[Batch]):
         self._guard, self._batches = guard, batches

@@ -1,4 +1,4 @@
-"""The loader: executes the plan of an epoch and yields its batches."""
+"""The loader, which draws and executes the plan of an epoch and yields batches of images, labels and sample ids."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -11,47 +11,65 @@ import torch
 from fastlt.core.batches import Batch
 from fastlt.core.errors import UserError
 from fastlt.core.resumable import Resumable, whole_number
+from fastlt.core.words import counted
 from fastlt.data.pipeline.columns import columns, stored_as
 from fastlt.data.pipeline.damage import Damage
 from fastlt.data.pipeline.guard import Guard, GuardedBatches
 from fastlt.data.plan import Augment, Plan, draw_plan
-from fastlt.data.shards.reader import Dataset, SplitIndex
+from fastlt.data.shards.index import SplitIndex
+from fastlt.data.shards.reader import Dataset
+from fastlt.kernels.crop_resize import INTERPOLATIONS
 from fastlt.longtail.sampler import Order
 
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.uint8: "uint8"}
-SMALL = 2**14  # bytes of a raw image that is copied sooner than it is handed on by itself
+SMALL = 2**14  # bytes; copying smaller raw images into one array is faster than passing them to DALI one by one
 MAX_BATCH, MAX_THREADS, MAX_PREFETCH = 2**16, 1024, 64
-PLAN_AHEAD = 4096  # positions planned at once: large enough that the call costs nothing, small enough to stay in cache
+PLAN_AHEAD = 4096  # positions planned at once: enough to make the call's overhead negligible, few enough for the cache
 
 
 class Loader(Resumable):
-    """Batches of one split, in the order of a sampler, as a pure function of (seed, epoch, position).
+    """Yields batches of a split in the order of a sampler. It is iterable, resumable, and a context manager.
 
     ```python
-    with Loader(dataset, "train", order, Augment(224, "resized", flip=True), batch=256) as loader:
+    train = dataset.split("train")
+    order = fastlt.Sampler(train.class_members, train.class_start, "class", epochs=90)
+    augment = fastlt.Augment(224, "resized", flip=True)
+    with fastlt.Loader(dataset, "train", order, augment, batch=256) as loader:
         for epoch in range(90):
             loader.set_epoch(epoch)
             for images, labels, ids in loader:
                 ...
     ```
 
-    Every `for` loop over a loader is one epoch: the one that `set_epoch` named, or else the one after the last that was
-    begun, so that the images are drawn anew each time. A loop may be left at any time. `state_dict` and
-    `load_state_dict` have the names and the meaning of torchdata's StatefulDataLoader: after `load_state_dict` the next
-    loop gives the batches behind the last one that the first loader gave.
+    A batch is (images, labels, ids): images [n, 3, size, size] and labels int64 [n] are tensors on `device`; ids int64
+    [n] is a NumPy array of sample ids. Batches may be kept, as their tensors are not reused.
 
-    The same images come out for any number of threads, any batch size and from any starting point. Of an epoch's N
-    positions rank r of W takes r, r + W, ...; every rank gets the same number. drop_last leaves out a last batch that
-    is not full. A batch's tensors are its own: they may be kept.
+    Every `for` loop over a loader is one epoch: the epoch given to `set_epoch`, or else the one after the last that was
+    begun, so that each loop draws new crops. A loop may be left at any time. `state_dict` and `load_state_dict` have
+    the same meaning as in torchdata's StatefulDataLoader: after `load_state_dict` the next loop continues after the
+    last batch that the saved loader had yielded.
 
-    dataset, split: what to read. order: a Sampler or InOrder. augment: crops and colours. batch: images of a batch on
-    this rank. device: cpu, or a CUDA device for the GPU graph. threads: of DALI. prefetch: batches worked on ahead.
-    dtype: of images: float32 and float16 are normalized, uint8 are pixels; default float32, on a GPU float16.
-    channels_last: their memory format; default on a GPU. max_damaged: how many samples may turn out to be
-    damaged; other images of their class stand in for them (damage.py), and `damaged` says where they lie. mean, std: of
-    RGB in 0..1, that images are normalized by; default: the dataset's.
-    Raises UserError if a number is out of its bounds, and if a full batch is asked for and the split is smaller; when
-    batches are taken, if the loader is closed, another thread takes one at that time, or the process was forked.
+    Every image is a pure function of (seed, epoch, position), so it does not depend on the batch size, the number of
+    threads, or where an epoch was resumed. Of the N positions of an epoch, rank r of W takes r, r + W, ...; all ranks
+    get equally many.
+
+    dataset, split: the images to read.
+    order: a Sampler, or InOrder for evaluation.
+    augment: crops and colours.
+    batch: the number of images per batch on this rank.
+    seed: of augmentation.
+    device: `cpu`, or a CUDA device, which decodes and augments on the GPU.
+    threads: the number of DALI's threads. prefetch: how many batches are prepared ahead.
+    drop_last: whether a last, smaller batch is left out.
+    rank, world: of distributed training.
+    dtype: float32 and float16 images are normalized, uint8 images are pixels; by default float32, on a GPU float16.
+    channels_last: the memory format of images; by default on a GPU only.
+    max_damaged: how many damaged samples are tolerated. They are replaced by other images of their class (damage.py),
+    and `damaged` lists them.
+    mean, std: of the RGB channels in 0..1, by which images are normalized; by default those of the dataset.
+
+    Raises UserError for arguments out of range, or if drop_last is set and the split is smaller than a batch. Taking a
+    batch raises UserError if the loader is closed, if another thread uses it, or if the process was forked.
     """
 
     def __init__(
@@ -74,7 +92,7 @@ class Loader(Resumable):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ):
-        self._pipeline: Any = None  # the first attribute: its threads end before what they read is freed
+        self._pipeline: Any = None  # the first attribute, so that its threads end before the memory they read is freed
         batch, threads = whole_number("batch", batch, 1, MAX_BATCH), whole_number("threads", threads, 1, MAX_THREADS)
         prefetch, world = whole_number("prefetch", prefetch, 1, MAX_PREFETCH), whole_number("world", world, 1)
         rank, seed = whole_number("rank", rank, 0, world - 1), whole_number("seed", seed, 0, 2**63 - 1)
@@ -92,63 +110,65 @@ class Loader(Resumable):
         if drop_last and self.positions < batch:
             share = "" if world == 1 else f" on each of {world} ranks"
             raise UserError(
-                f"batch={batch} is larger than the {split} split ({self.positions} images{share}): choose a smaller one"
+                f"batch={batch} is larger than the {split} split ({counted(self.positions, 'image')}{share}): choose "
+                "a smaller one"
             )
         self._stored = stored_as(self._index.encoding)
         self._together = self._stored == "raw" and _small_and_alike(self._index)
-        pixels = self.dtype == torch.uint8
         told = [dataset.about["mean"] if mean is None else mean, dataset.about["std"] if std is None else std]
-        by = (0, 1) if pixels else (np.array(value, np.float32) * 255 for value in told)
-        self._normalize = np.empty(6, np.float32)
-        self._normalize[:3], inverted = by
-        self._normalize[3:] = 1 / inverted
+        means, stds = (np.array(value, np.float32) * 255 for value in told)
+        kind = np.array([INTERPOLATIONS.index(augment.interpolation)], np.float32)
+        self._normalize = np.concatenate([means, 1 / stds, kind])
         self._damage = Damage(dataset, split, order.others, max_damaged, threads)
         self._hook = augment.hook()
         self._guard = Guard()
         self._columns: Iterator[tuple] = iter(())
         self._ids: deque[np.ndarray] = deque()
-        # DALI reads the columns of scheduled batches in place, so as many are kept as can be under way.
+        self._behind = gpu and bool(augment.augment)  # whether augmentations follow after the graph instead of in it
+        self._slots: deque[np.ndarray] = deque()
+        # DALI reads the columns of scheduled batches in place, so those of all batches in flight are kept alive.
         self._alive: deque[tuple] = deque(maxlen=prefetch + 2)
-        self._epochs = 0  # that were begun
+        self._epochs = 0  # number of epochs that were begun
         self._pipeline = self._build(threads, prefetch)
 
     def _build(self, threads: int, prefetch: int) -> Any:
-        output = self._augment.size, DTYPES[self.dtype], self.channels_last
+        kind, last = ("uint8", True) if self._behind else (DTYPES[self.dtype], self.channels_last)
+        output = self._augment.image_size, kind, last
         common = self._next_columns, self._stored, *output, self.batch, threads, prefetch
         if self.device.type == "cpu":
             from fastlt.data.pipeline import graph_cpu
 
-            return graph_cpu.build(*common)
+            return graph_cpu.build(*common, bool(self._augment.augment))
         from fastlt.data.pipeline import graph_gpu
 
-        return graph_gpu.build(*common, self.device.index or 0, self._augment.jitter > 0)
+        return graph_gpu.build(*common, self.device.index or 0, self._augment.jitter > 0, self._augment.interpolation)
 
     @property
     def damaged(self) -> list[str]:
-        """Where the damaged samples lie that were met so far: shard, offset, key."""
+        """The damaged samples found so far, each as text with shard, offset and key."""
         return list(self._damage.found.values())
 
     @property
     def positions(self) -> int:
-        """Positions of an epoch on this rank."""
+        """The number of positions of an epoch on this rank."""
         return len(self._order) // self.world if self.world > 1 else len(self._order)
 
     def __len__(self) -> int:
-        """Batches of an epoch on this rank."""
+        """The number of batches of an epoch on this rank."""
         return -(-self.images // self.batch)
 
     @property
     def images(self) -> int:
-        """Images of an epoch on this rank."""
+        """The number of images of an epoch on this rank, without those that drop_last leaves out."""
         return self._images_from(0)
 
     def _images_from(self, done: int) -> int:
-        """Images that are left of an epoch on this rank behind the first `done`."""
+        """Returns the number of images of an epoch on this rank that are left after the first `done` positions."""
         left = self.positions - done
         return left // self.batch * self.batch if self.drop_last else left
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches of the next epoch; behind `load_state_dict` what is left of that one."""
+        """Iterates over the batches of the next epoch; after `load_state_dict`, over the rest of the saved epoch."""
         return GuardedBatches(self._guard, self._go_on())
 
     def _go_on(self) -> Iterator[Batch]:
@@ -158,11 +178,13 @@ class Loader(Resumable):
         return self._images_from(position // self.world)
 
     def epoch(self, epoch: int = 0, position: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from a position on.
+        """Iterates over the batches of a given epoch, beginning at a position.
 
-        position: how many positions of the epoch are done, by all ranks together. A loader gives one epoch at a time:
-        the next one ends it. Raises UserError if the position is no multiple of the number of ranks, if the loader is
-        closed, and if an epoch that was ended is asked for more.
+        position: how many positions of the epoch are already done, by all ranks together.
+
+        A loader yields one epoch at a time: beginning another one ends it. Raises UserError if the position is no
+        multiple of the number of ranks, if the loader is closed, and when a batch is taken from an epoch that has ended
+        in this way.
         """
         return GuardedBatches(self._guard, self._batches(*self._place(epoch, position)))
 
@@ -179,7 +201,10 @@ class Loader(Resumable):
         self._pipeline.schedule_run()
         while done < end:
             images = torch.from_dlpack(self._pipeline.outputs()[0].as_tensor())
-            images = images.permute(0, 3, 1, 2) if self.channels_last else images
+            if self._behind:
+                images = self._augmented(images)
+            elif self.channels_last:
+                images = images.permute(0, 3, 1, 2)
             self._pipeline.schedule_run()
             ids = self._ids.popleft()
             images = images if self._hook is None else self._hooked(images, epoch, done)
@@ -195,8 +220,14 @@ class Loader(Resumable):
         self._at = self._next
         self._damage.report()
 
+    def _augmented(self, images: torch.Tensor) -> torch.Tensor:
+        """Applies the plan's augmentations to a batch on a GPU, uint8 [n, T, T, 3], and normalizes it."""
+        from fastlt.kernels.augment import augment
+
+        return augment(images, self._slots.popleft(), self._normalize[:6], self.dtype, self.channels_last)
+
     def _hooked(self, images: torch.Tensor, epoch: int, done: int) -> torch.Tensor:
-        """The images behind the user's own augmentation. done: positions of this rank before them."""
+        """Applies the image hook to a batch. done: the number of positions of this rank before the batch."""
         assert self._hook is not None
         places = (done + np.arange(len(images))) * self.world + self.rank
         keys = [(self._seed, epoch, place) for place in places.tolist()]
@@ -224,19 +255,20 @@ class Loader(Resumable):
         )
 
     def __reduce_ex__(self, _: object) -> NoReturn:
-        """copy, deepcopy and pickle come here."""
+        """Refuses copy, deepcopy and pickle, which all call this method."""
         raise UserError(
             "a loader has threads of its own and cannot be copied or pickled: make another one of the same arguments, "
             "and give its load_state_dict what state_dict() of this one returns"
         )
 
     def _abandon(self) -> None:
-        """Ends an epoch that was broken off, and makes the pipeline ready for the next."""
+        """Ends an unfinished epoch and resets the pipeline for the next one."""
         self._columns = iter(())
         while not self._pipeline.empty():
             self._pipeline.outputs()
             self._pipeline.schedule_run()
         self._ids.clear()
+        self._slots.clear()
         self._pipeline.reset()
 
     def _next_columns(self) -> tuple:
@@ -258,9 +290,12 @@ class Loader(Resumable):
                 if ids is not batch.ids:
                     batch = self._draw(ids, places[part], epoch)
                 self._ids.append(ids)
+                if self._behind:
+                    self._slots.append(batch.slots)
                 images = self._stored_images(ids)
                 height, width = self._index.height[ids], self._index.width[ids]
-                yield columns(batch, images, height, width, self._stored, self._normalize)
+                inside = not self._behind
+                yield columns(batch, images, height, width, self._stored, self._normalize, inside)
 
     def _draw(self, ids: np.ndarray, places: np.ndarray, epoch: int) -> Plan:
         height, width = self._index.height[ids], self._index.width[ids]
@@ -272,13 +307,13 @@ class Loader(Resumable):
         return self._dataset.stored(self._split, ids)
 
     def close(self) -> None:
-        """Frees the pipeline's threads and memory; the loader cannot be used after it."""
-        if self._pipeline is None or self._guard.forked:  # the parent's threads are not ours to end
+        """Frees the threads and memory of the pipeline. The loader cannot be used afterwards."""
+        if self._pipeline is None or self._guard.forked:  # a forked child must not end the parent's threads
             return
         with self._guard:
             self._epochs += 1
             self._abandon()
-            self._pipeline = None  # first its threads end, then what they read goes
+            self._pipeline = None  # its threads must end before the memory they read is freed
             self._alive.clear()
             self._damage.close()
 
@@ -290,14 +325,17 @@ class Loader(Resumable):
 
 
 def _described(dataset: Dataset, split: str, order: Order, seed: int, augment: Augment) -> dict[str, Any]:
-    """What determines the images of every position, as plain values by name."""
+    """Returns everything that determines the image at each position, as {name: plain value}."""
     named = {"order": order.described(), "augment": asdict(augment)}
+    for name in ("augment", "augment_options"):  # left out if empty, because states of former versions do not have them
+        if not named["augment"][name]:
+            del named["augment"][name]
     parts = {f"{part}.{name}": value for part, values in named.items() for name, value in values.items()}
     return {"dataset": dataset.about["digest"], "split": split, "seed": seed, **parts}
 
 
 def _small_and_alike(index: SplitIndex) -> bool:
-    """Whether all images have one size, of a few pixels."""
+    """Returns whether all images have the same size and at most SMALL bytes."""
     height, width = index.height, index.width
     return len(index) > 0 and bool(
         (height == height[0]).all() and (width == width[0]).all() and 3 * int(height[0]) * int(width[0]) <= SMALL

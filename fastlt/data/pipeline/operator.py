@@ -1,7 +1,7 @@
-"""The fused CPU operator inside DALI: crop, antialiased resize, colour jitter, flip, normalize, one sample per call.
+"""The fused CPU operator in DALI: crop, antialiased resize, colour jitter, flip, augmentations and normalization.
 
-DALI's Numba plugin calls a C function by its address, but builds that function anew, uncached, for every pipeline:
-about three seconds each time. The two functions here have the same C signature, are compiled once and kept on disk.
+DALI's Numba plugin calls a C function by its address, but compiles that function for every pipeline without caching it,
+which takes about three seconds. The functions here have the same C signature, are compiled once and cached on disk.
 """
 
 import functools
@@ -17,18 +17,21 @@ from nvidia.dali.pipeline import do_not_convert
 from nvidia.dali.plugin.numba import NumbaFunction
 from nvidia.dali.types import DALIDataType
 
+from fastlt.data.pipeline.columns import PLACE
+from fastlt.kernels.augment_codes import WIDTH
+from fastlt.kernels.augment_cpu import augment_into
 from fastlt.kernels.crop_resize import crop_resize_into
 from fastlt.kernels.store_row import store_row
 
-PARAMETERS = 10  # per sample: brightness, contrast, saturation, order, mean RGB, inverse std RGB
-# Types of the output: what the kernel writes, what DALI calls that. Its Numba operator refuses float16, not its bits.
+PARAMETERS = 11  # per sample: brightness, contrast, saturation, order, mean RGB, inverse std RGB, interpolation
+# Types of the output: (what the kernel writes, DALI's type). DALI's Numba operator refuses float16, but takes its bits.
 OUTPUTS = {
     "float32": (np.float32, DALIDataType.FLOAT),
     "float16": (np.uint16, DALIDataType.UINT16),
     "uint8": (np.uint8, DALIDataType.UINT8),
 }
 
-_ADDRESSES = types.CPointer(types.voidptr)  # of every sample's data
+_ADDRESSES = types.CPointer(types.voidptr)  # the addresses of the samples' data
 _SHAPES = types.CPointer(types.CPointer(types.int64))
 _NDIMS = types.CPointer(types.int32)
 _RUN = types.void(_ADDRESSES, _SHAPES, _NDIMS, types.int32, _ADDRESSES, _SHAPES, _NDIMS, types.int32)
@@ -37,11 +40,9 @@ _SETUP = types.void(_SHAPES, _NDIMS, types.int32, _SHAPES, _NDIMS, types.int32, 
 
 @functools.cache
 def _run(dtype: str, channels_last: bool) -> Any:
-    """The function that DALI calls per sample."""
+    """Compiles the function that DALI calls for every sample."""
     memory = OUTPUTS[dtype][0]
-    # Numba keeps the compiled function until this file changes, and would not see a change of the kernel it calls. A
-    # value from outside is part of what it compares.
-    kernel = sum(zlib.crc32(Path(inspect.getfile(part)).read_bytes()) for part in (crop_resize_into.py_func, store_row))
+    kernel = _checksum(crop_resize_into, store_row)
 
     @cfunc(_RUN, cache=True)
     def run(outputs, output_shapes, _output_ndims, _output_count, inputs, input_shapes, _input_ndims, _input_count):
@@ -53,14 +54,55 @@ def _run(dtype: str, channels_last: bool) -> Any:
         parameters = carray(inputs[2], (PARAMETERS,), dtype=np.float32)
         planes = out.transpose(2, 0, 1) if channels_last else out
         jitter, mean, inv_std = parameters[:4], parameters[4:7], parameters[7:10]
-        crop_resize_into(planes, image, place[:4], place[4:8], int(place[8]), jitter, mean, inv_std)
+        bicubic = int(parameters[10])
+        crop_resize_into(planes, image, place[:4], place[4:8], int(place[8]), jitter, mean, inv_std, bicubic)
 
     return run
 
 
 @functools.cache
+def _run_augmented(dtype: str, channels_last: bool) -> Any:
+    """Compiles the function that DALI calls for every sample with augmentations."""
+    memory = OUTPUTS[dtype][0]
+    kernel = _checksum(crop_resize_into, store_row, augment_into)
+    pixels = dtype == "uint8"
+
+    @cfunc(_RUN, cache=True)
+    def run(outputs, output_shapes, _output_ndims, _output_count, inputs, input_shapes, _input_ndims, _input_count):
+        _ = kernel
+        out_shape, shape, numbers = output_shapes[0], input_shapes[0], input_shapes[1][0]
+        out = carray(outputs[0], (out_shape[0], out_shape[1], out_shape[2]), dtype=memory)
+        image = carray(inputs[0], (shape[0], shape[1], shape[2]), dtype=np.uint8)
+        place = carray(inputs[1], (numbers,), dtype=np.float64)
+        parameters = carray(inputs[2], (PARAMETERS,), dtype=np.float32)
+        planes = out.transpose(2, 0, 1) if channels_last else out
+        jitter, mean, inv_std = parameters[:4], parameters[4:7], parameters[7:10]
+        plain, spare = np.empty(planes.shape, np.uint8), np.empty(planes.shape, np.uint8)
+        bicubic = int(parameters[10])
+        crop_resize_into(plain, image, place[:4], place[4:8], int(place[8]), jitter, mean, inv_std, bicubic)
+        slots = place[PLACE:].reshape((numbers - PLACE) // WIDTH, WIDTH)
+        erased = np.zeros(3, np.float32)
+        if pixels:
+            for colour in range(3):
+                erased[colour] = int(mean[colour] + np.float32(0.5))
+        augment_into(planes, plain, spare, slots, mean, inv_std, erased)
+
+    return run
+
+
+def _checksum(*functions: Any) -> int:
+    """Returns a checksum of the files of compiled functions.
+
+    Numba's cache is invalidated if the file of the calling function changes, but not if that of a called kernel does.
+    Values from the enclosing scope are part of the cache key, so this checksum is used as one.
+    """
+    files = [inspect.getfile(getattr(function, "py_func", function)) for function in functions]
+    return sum(zlib.crc32(Path(file).read_bytes()) for file in files)
+
+
+@functools.cache
 def _setup(size: int, channels_last: bool) -> Any:
-    """The function that tells DALI the output's shape, which is a constant in it."""
+    """Compiles the function that tells DALI the shape of the output, which is constant."""
     first, last = (size, 3) if channels_last else (3, size)
 
     @cfunc(_SETUP, cache=True)
@@ -75,7 +117,7 @@ def _setup(size: int, channels_last: bool) -> Any:
 
 
 class _CropResize(NumbaFunction):
-    """DALI's Numba operator with the functions above in place of those it would build."""
+    """DALI's Numba operator, but with the functions above instead of those it would compile."""
 
     def _get_run_fn_cpu(self, run_fn: Any, *_: Any) -> int:
         return run_fn.address
@@ -85,15 +127,20 @@ class _CropResize(NumbaFunction):
 
 
 @do_not_convert
-def crop_resize(image: Any, place: Any, parameters: Any, size: int, dtype: str, channels_last: bool) -> Any:
-    """DALI graph node: samples [3, size, size], or [size, size, 3] if channels_last.
+def crop_resize(
+    image: Any, place: Any, parameters: Any, size: int, dtype: str, channels_last: bool, augmented: bool
+) -> Any:
+    """Returns a DALI graph node of samples [3, size, size], or [size, size, 3] if channels_last.
 
-    image: uint8 HWC. place: float64 [9], y, x, height, width of the window of pixels in `image` that are read; the same
-    of the box in the window that the output shows; flip. parameters: float32 [PARAMETERS]. dtype: float32, float16 or
-    uint8; as uint8, pixels are not normalized.
+    image: uint8 HWC.
+    place: float64 [PLACE + K * WIDTH]: y, x, height and width of the window of pixels that are read, relative to
+    `image`; the same four numbers of the box that the output shows, relative to the window; flip; and, if augmented, K
+    operations (augment_codes.py).
+    parameters: float32 [PARAMETERS].
+    dtype: `float32`, `float16` or `uint8` (not normalized).
     """
     operator = _CropResize(
-        run_fn=_run(dtype, channels_last),
+        run_fn=(_run_augmented if augmented else _run)(dtype, channels_last),
         setup_fn=_setup(size, channels_last),
         out_types=[OUTPUTS[dtype][1]],
         in_types=[DALIDataType.UINT8, DALIDataType.FLOAT64, DALIDataType.FLOAT],

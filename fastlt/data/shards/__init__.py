@@ -1,1 +1,1 @@
-"""Shards and index: the converted form of a data set. `format` alone knows the layout."""
+"""Reads and writes converted datasets: shards with an index. The layout of the files is defined in `format` only."""

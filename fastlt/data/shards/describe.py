@@ -1,20 +1,23 @@
-"""What a dataset holds, as facts and as a page of text. Reads its description and its index, no shard."""
+"""Describes a dataset, as facts for JSON and as text. Reads its description and index, but no shard."""
 
 from typing import Any
 
 import numpy as np
 
 from fastlt.core.groups import GROUPS, class_groups
+from fastlt.core.log import printed
+from fastlt.core.words import agree, counted
 from fastlt.data.shards import format as layout
 from fastlt.data.shards.reader import Dataset
 
-QUARANTINED = 5  # inputs that were left out, named before the rest is only counted
+QUARANTINED = 5  # inputs left out by the conversion that are named; the rest is only counted
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """The facts of a dataset, ready for JSON.
+    """Returns the facts of a dataset, ready for JSON.
 
-    Sizes are in pixels as stored; classes and groups are those of the training images; encodings count all splits.
+    Image sizes are those of the stored images in pixels. Classes and groups are those of the train split. Encodings and
+    image sizes cover all splits.
     """
     about, splits = dataset.about, dataset.splits
     counts = dataset.split("train").counts
@@ -39,6 +42,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "image_sizes": _image_sizes(dataset),
         "encodings": _encodings(dataset),
         "colours": about.get("colours", {}),
+        "near_duplicates": about.get("near_duplicates", {}),
         "quarantined": {"images": len(left_out), "first": left_out[:QUARANTINED]},
         "shards": {"count": len(dataset.shards), "bytes": sum(shard["size"] for shard in about["shards"])},
     }
@@ -68,14 +72,17 @@ def _encodings(dataset: Dataset) -> dict[str, dict[str, float]]:
 
 
 def page(facts: dict[str, Any]) -> str:
-    """The facts as text for a terminal, a line or a small table each."""
+    """Formats the facts of `describe` as text for a terminal, as a line or a small table each."""
     wide = max(len(name) for name in (*facts["splits"], *GROUPS))
     split_rows = [(name, row["images"], row["classes"]) for name, row in facts["splits"].items()]
     group_rows = [(name, row["images"], row["classes"]) for name, row in facts["groups"].items()]
     digits = max(len(f"{images:,}") for _, images, _ in (*split_rows, *group_rows))
 
     def table(rows: list[tuple[str, int, int]]) -> list[str]:
-        return [f"{name:<{wide}}  {images:>{digits},} images  {classes:>6,} classes" for name, images, classes in rows]
+        return [
+            f"{name:<{wide}}  {counted(images, 'image'):>{digits + 7}}  {counted(classes, 'class'):>14}"
+            for name, images, classes in rows
+        ]
 
     largest, smallest = (
         f"{row['class']} ({row['images']:,})" for row in (facts["largest_class"], facts["smallest_class"])
@@ -83,13 +90,19 @@ def page(facts: dict[str, Any]) -> str:
     sizes = facts["image_sizes"]
     left_out, shards = facts["quarantined"], facts["shards"]
     encodings = [
-        f"{name}: {row['images']:,} images of {row['bytes_per_image']:,.0f} bytes on average"
+        f"{name}: {counted(row['images'], 'image')} of {row['bytes_per_image']:,.0f} bytes on average"
         for name, row in facts["encodings"].items()
     ]
     colours = [f"{colour}: {count:,}" for colour, count in facts["colours"].items()]
     bad = [f"{row['split']} {row['key']}: {row['reason']}" for row in left_out["first"]]
     if left_out["images"] > len(bad):
         bad.append(f"and {left_out['images'] - len(bad):,} more, see {layout.DATASET_FILE}")
+    near = [
+        f"{counted(row['images'], 'image')} of {split} {agree(row['images'], 'looks', 'look')} like others, such as "
+        f"{one['key']} like {one['of']} of {one['split']}"
+        for split, row in facts["near_duplicates"].items()
+        for one in row["first"][:1]
+    ]
     entries: list[tuple[str, list[str]]] = [
         ("name", [facts["name"]]),
         ("digest", [facts["digest"]]),
@@ -102,12 +115,13 @@ def page(facts: dict[str, Any]) -> str:
         *((name.replace("_", " "), [_spread(sizes[name])]) for name in ("height", "width", "short_side")),
         ("encodings", encodings),
         ("colours", ["other than RGB as found: " + ", ".join(colours) if colours else "all RGB as found"]),
-        ("quarantined", [f"{left_out['images']:,} images", *bad] if bad else ["none"]),
+        ("near duplicates", near or ["none across splits"]),
+        ("quarantined", [counted(left_out["images"], "image"), *bad] if bad else ["none"]),
         ("shards", [f"{shards['count']:,}, {shards['bytes'] / 1e6:,.1f} MB"]),
     ]
     if "picture" in facts:
         entries.append(("picture", [facts["picture"]]))
-    lines = [f"{'' if row else name:<14}  {line}" for name, rows in entries for row, line in enumerate(rows)]
+    lines = [printed(f"{'' if row else name:<15}  {line}") for name, rows in entries for row, line in enumerate(rows)]
     return "\n".join(lines) + "\n"
 
 

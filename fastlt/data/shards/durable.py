@@ -1,7 +1,6 @@
-"""Files that a kill or a power cut leaves whole or not at all, and that tell when they were damaged afterwards."""
+"""Sealed files: written completely or not at all, even if there is a power cut, with a hash that detects damage."""
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
@@ -12,31 +11,21 @@ from pathlib import Path
 
 from fastlt.core.log import Progress
 
-# What a conversion writes: shards with what lies beside them, the journal's pages, index and description.
+# Names of the files that a conversion writes: shards and their indices, pages of the journal, index, description.
 _OURS = re.compile(r"[a-z]+-\d{6,}\.(tar|idx)(\..+)?|(index\.h5|dataset\.json)(\..+)?")
 _SEAL = hashlib.sha256().digest_size
 
 
 class Damaged(Exception):
-    """A sealed file does not hold what was written, or was written for something else."""
-
-
-def sync(path: Path) -> None:
-    """Until a file's bytes, or a folder's names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that has no such thing for folders
-            raise
-    finally:
-        os.close(descriptor)
+    """Raised for a sealed file whose content differs from what was written, or that was written for another purpose."""
 
 
 def write_sealed(path: Path, data: bytes, context: bytes) -> None:
-    """Writes `data` behind its SHA-256: whole or not at all. context: what it is for, part of what is hashed.
+    """Writes a SHA-256 followed by `data`, completely or not at all.
 
-    After a power cut the file may be the one before, unless its folder is synced, too.
+    context: says what the file is for, and is hashed too, so that a file of another context counts as damaged.
+
+    After a power cut the previous file may be back, unless the folder is synced as well.
     """
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
@@ -47,9 +36,9 @@ def write_sealed(path: Path, data: bytes, context: bytes) -> None:
 
 
 def read_sealed(path: Path, context: bytes) -> bytes | None:
-    """What `write_sealed` wrote with the same context; None if there is no file. Raises Damaged."""
+    """Returns the data that `write_sealed` wrote with the same context; None if there is no file. Raises Damaged."""
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):  # anything else might keep its reader waiting
+        if not stat.S_ISREG(path.lstat().st_mode):  # reading a pipe might wait forever
             raise Damaged(f"{path} is no file")
         content = path.read_bytes()
     except FileNotFoundError:
@@ -60,15 +49,17 @@ def read_sealed(path: Path, context: bytes) -> bytes | None:
 
 
 def first_problem(files: Sequence[tuple[Path, int, str]], label: str) -> tuple[int, str] | None:
-    """The first of `files` that has not the size in bytes and the SHA-256 beside it: its place, and a line about it.
+    """Finds the first file whose size or content is not as expected; None if all are.
 
-    Files are read side by side. label: of the progress shown.
+    files: (path, size in bytes, SHA-256) of each; they are read in parallel. label: the label of the progress bar.
+
+    Returns (position in `files`, a line that says what is wrong).
     """
     found = None
     for place, (path, size, _) in enumerate(files):
         if problem := _size_problem(path, size):
             found = place, f"{path} {problem}"
-            files = files[:place]  # what lies behind needs no reading
+            files = files[:place]  # later files need not be read
             break
     threads = min(8, len(os.sched_getaffinity(0)))
     total = sum(size for _, size, _ in files)
@@ -104,7 +95,10 @@ def _content_problem(file: tuple[Path, int, str]) -> str:
 
 
 def foreign(folder: Path, files: Sequence[str] = (), folders: Sequence[str] = ()) -> str:
-    """The name of something in a folder that is no file of a conversion, nor of these names; empty if there is none."""
+    """Returns the name of the first entry of a folder that no conversion wrote; "" if there is none.
+
+    files, folders: names of files and folders that are allowed in addition.
+    """
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             file = (entry.name in files or _OURS.fullmatch(entry.name)) and entry.is_file(follow_symlinks=False)
@@ -114,7 +108,7 @@ def foreign(folder: Path, files: Sequence[str] = (), folders: Sequence[str] = ()
 
 
 def discard(folder: Path) -> None:
-    """Removes a folder with what a conversion wrote there, if it exists; raises OSError if it holds anything else."""
+    """Removes a folder and the files that a conversion wrote there, if it exists. Raises OSError for any other file."""
     with contextlib.suppress(FileNotFoundError):
         for path in folder.iterdir():
             if _OURS.fullmatch(path.name) and not path.is_dir():

@@ -1,14 +1,15 @@
-"""One image from a source becomes the bytes that are stored. Runs in the conversion's worker processes.
+"""Encodes one image from a source as the bytes that are stored. Runs in the worker processes of a conversion.
 
-`keep` stores a file as found where DALI's decoder, which reads it at every epoch, gives the pixels that Pillow gives:
+The encoding `keep` stores the unchanged bytes of files that DALI's decoder, which decodes them in every epoch, decodes
+to the same pixels as Pillow:
 
-- JPEG: Huffman-coded (baseline, extended or progressive), 8 bits, one or three components, its header segments without
-  a gap. Sampling, colour coding, restart markers and what follows the end do not matter.
-- PNG: 8-bit grey or RGB without transparency, background or animation, every checksum right, whole up to its end, its
-  chunks in order.
+- JPEG: Huffman-coded (baseline, extended or progressive), 8 bits, one or three components, no gaps between the segments
+  of the header. Chroma subsampling, colour space, restart markers and bytes after the end may be anything.
+- PNG: 8-bit grey or RGB without transparency, background or animation, complete, with correct checksums and chunks in
+  order.
 
-Everything else that Pillow decodes is written anew as PNG. As with Pillow's `convert("RGB")`, which the paper's authors
-load images with, alpha is dropped, not blended, and of several frames the first is taken.
+Any other image that Pillow decodes is re-encoded as PNG. As with Pillow's `convert("RGB")`, by which the paper's
+authors load images, alpha is dropped instead of blended, and the first of several frames is taken.
 """
 
 import io
@@ -25,10 +26,11 @@ from PIL import Image
 from fastlt.core.errors import UserError
 from fastlt.data.shards import format as layout
 from fastlt.data.shards.format import Encoded
+from fastlt.data.shards.look import look_of
 
 ENCODINGS = ("keep", "jpeg", "png", "raw")
 ORIENTATIONS = ("ignore", "apply")
-MAX_PIXELS = 100_000_000  # more is refused before decoding: a small file can claim any size
+MAX_PIXELS = 100_000_000  # by default larger images are refused before decoding, as a small file can claim any size
 
 _COLOURS = {
     "L": "grey",
@@ -39,16 +41,16 @@ _COLOURS = {
     "RGBA": "alpha",
     "F": "float",
 }
-_JPEG_LONGEST = 65_500  # pixels of a side: what libjpeg writes
-_REDUCING_GAP = 2  # as in Pillow's thumbnails: from there on, what a reduced decoding changes cannot be seen
-_PNG_PIECE = 1 << 16  # bytes inflated at once: of the pixels only the number is wanted
-# Names of chunks, one after the other; capitals by the rules of PNG: [a-z] first is a chunk that decoders may skip.
+_JPEG_LONGEST = 65_500  # pixels of the longest side that libjpeg writes
+_REDUCING_GAP = 2  # as in Pillow's thumbnails: from this factor on, decoding at reduced size changes nothing visible
+_PNG_PIECE = 1 << 16  # bytes inflated at once; the pixels are only counted
+# The concatenated names of chunks. By the rules of PNG a lower-case first letter marks a chunk that decoders may skip.
 _PNG_CHUNKS = re.compile(rb"IHDR([a-z][A-Za-z][A-Z][A-Za-z])*(IDAT)+([a-z][A-Za-z][A-Z][A-Za-z])*IEND")
 _PNG_DRAWN = {b"tRNS", b"bKGD", b"acTL", b"fcTL", b"fdAT"}  # transparency, background, animation
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-_PNG_WHOLE = ((0, 0, 1, 1),)  # first column and row, steps between columns and rows
+_PNG_WHOLE = ((0, 0, 1, 1),)  # first column, first row, step between columns, step between rows
 _PNG_INTERLACED = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-# EXIF orientation: what sets the image upright
+# EXIF orientation -> the transpose that turns the image upright
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -61,22 +63,28 @@ _UPRIGHT = {
 
 
 class BadImage(Exception):
-    """An image that cannot be stored; the text is the reason."""
+    """Raised for an image that cannot be stored. The text is the reason."""
 
 
 @dataclass(frozen=True)
 class Encoding:
     """How images are stored.
 
-    kind: `keep` (bytes as found where DALI decodes them, else PNG; pixel sources become raw), `jpeg`, `png` or `raw`.
-    quality: of `jpeg`, 1..100. max_short_side: pixels, `jpeg`, `png` and `raw` shrink larger images, 0 for never.
+    kind: `keep` (unchanged bytes if DALI decodes them, else PNG; sources of pixels are stored raw), `jpeg`, `png` or
+    `raw`.
+    quality: for `jpeg`, 1 to 100.
+    max_short_side: in pixels; `jpeg`, `png` and `raw` scale larger images down to it. 0 means never.
     orientation: `ignore` the EXIF tag (as the authors' loader does) or `apply` it to the pixels.
+    max_pixels: images with more pixels are refused.
+
+    Raises UserError for values that are not allowed.
     """
 
     kind: str = "keep"
     quality: int = 90
     max_short_side: int = 0
     orientation: str = "ignore"
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if self.kind not in ENCODINGS:
@@ -87,28 +95,31 @@ class Encoding:
             raise UserError(f"max_short_side={self.max_short_side}: it must be 0 (as found) or a number of pixels")
         if self.max_short_side and self.kind == "keep":
             raise UserError("max_short_side needs encode=jpeg, png or raw: encode=keep stores the bytes as found")
+        if self.max_pixels < 1:
+            raise UserError(f"max_pixels={self.max_pixels}: it must be at least 1")
         if self.orientation not in ORIENTATIONS:
             raise UserError(f"orientation={self.orientation} is unknown: allowed are {', '.join(ORIENTATIONS)}")
 
 
 def encode(found: bytes | np.ndarray, encoding: Encoding) -> Encoded:
-    """What is stored for an image.
+    """Encodes an image for storage.
 
-    found: an image file's bytes, or uint8 [H, W, 3] pixels. Raises BadImage with the reason if it does not decode.
+    found: the bytes of an image file, or uint8 [H, W, 3] pixels. Raises BadImage with the reason if it does not decode.
     """
     if isinstance(found, np.ndarray):
         image = _resized(Image.fromarray(found), _stored_size(found.shape[1::-1], encoding))
         return _encode_pixels(image, "raw" if encoding.kind == "keep" else encoding.kind, encoding.quality, "")
-    with _opened(found) as image:
+    with _opened(found, encoding.max_pixels) as image:
         return _encode_file(found, image, encoding)
 
 
 def decode(found: bytes, encoding: Encoding) -> np.ndarray:
-    """The pixels that the pipeline would decode of an image file if it were stored so: uint8 [H, W, 3].
+    """Returns the pixels, uint8 [H, W, 3], that the pipeline would decode if the image were stored with `encoding`.
 
-    For files that are seen without a conversion. Raises BadImage as `encode` does, for the same files.
+    It is used for images that are read without a conversion. found: the bytes of an image file. Raises BadImage for the
+    same files as `encode`.
     """
-    with _opened(found) as image:
+    with _opened(found, encoding.max_pixels) as image:
         _plain(found, image)
         pixels = _stored_pixels(image, encoding)
         if encoding.kind == "jpeg":
@@ -118,36 +129,41 @@ def decode(found: bytes, encoding: Encoding) -> np.ndarray:
 
 
 @contextmanager
-def _opened(found: bytes) -> Iterator[Image.Image]:
-    """An image file, its size checked. Whatever Pillow raises, here and in the body of the `with`, becomes BadImage."""
+def _opened(found: bytes, limit: int) -> Iterator[Image.Image]:
+    """Opens an image file and checks its size (context manager).
+
+    All exceptions of Pillow, also in the body of the `with` statement, become BadImage.
+    """
     if not found:
         raise BadImage("the file is empty")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; what matters raises
+        warnings.simplefilter("ignore")  # Pillow warns of odd metadata only; real problems raise exceptions
+        if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
+            Image.MAX_IMAGE_PIXELS = limit  # Pillow raises at twice this number; the limit is not lowered again
         try:
             with Image.open(io.BytesIO(found)) as image:
-                _check_size(image)
+                _check_size(image, limit)
                 yield image
         except BadImage:
             raise
         except Image.UnidentifiedImageError:
             raise BadImage(_why_unknown(found)) from None
         except Image.DecompressionBombError:
-            raise BadImage(f"more than {MAX_PIXELS // 1_000_000} million pixels") from None
-        except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+            raise BadImage(f"more than twice the {limit} pixels that max_pixels allows") from None
+        except Exception as error:  # Pillow's decoders raise nearly any exception for damaged files
             raise BadImage(_reason(error)) from None
 
 
-def _check_size(image: Image.Image) -> None:
+def _check_size(image: Image.Image, limit: int) -> None:
     if image.format == "EPS":
-        raise BadImage("EPS is a program, not pixels")  # Pillow would start Ghostscript to run it
+        raise BadImage("EPS is a program, not pixels")  # Pillow would run it in Ghostscript
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise BadImage(f"{width} x {height} pixels, the limit is {MAX_PIXELS // 1_000_000} million")
+    if width * height > limit:
+        raise BadImage(f"{width} x {height} pixels, max_pixels={limit} allows fewer")
 
 
 def _plain(found: bytes, image: Image.Image) -> bool:
-    """Whether DALI decodes the file's bytes to Pillow's pixels. Raises BadImage if a PNG lacks pixel rows."""
+    """Returns whether DALI decodes a file to the same pixels as Pillow. Raises BadImage if a PNG lacks pixel rows."""
     if image.format == "PNG":
         return _plain_png(found, image.size)
     return image.format in ("JPEG", "MPO") and _plain_jpeg(found)
@@ -159,55 +175,56 @@ def _encode_file(found: bytes, image: Image.Image, encoding: Encoding) -> Encode
     colour = _colour(found, image)
     if encoding.kind == "keep" and plain and image.mode in ("RGB", "L") and _turn(image, encoding) is None:
         if image.format != "PNG":
-            image.draft("L", (1, 1))  # decoding at one eighth of the size finds damage just as well
+            image.draft("L", (1, 1))  # decoding at one eighth of the size detects damage just as well
         image.load()
         code = layout.PNG if image.format == "PNG" else layout.JPEG
-        return Encoded(found, code, height, width, colour)
+        return Encoded(found, code, height, width, colour, look_of(image))
     pixels = _stored_pixels(image, encoding)
     return _encode_pixels(pixels, "png" if encoding.kind == "keep" else encoding.kind, encoding.quality, colour)
 
 
 def _stored_pixels(image: Image.Image, encoding: Encoding) -> Image.Image:
-    """What is stored of an opened file, before it is encoded anew."""
+    """Returns the pixels of an opened file as they are re-encoded: RGB, scaled down and turned upright if asked for."""
     turn = _turn(image, encoding)
     size = _stored_size(image.size, encoding)
-    if size != image.size:  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, as long as it stays twice too large
+    if size != image.size:  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is still twice the wanted size
         image.draft(None, (_REDUCING_GAP * size[0], _REDUCING_GAP * size[1]))
     pixels = _resized(_rgb(image), size)
     return pixels if turn is None else pixels.transpose(turn)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB; 16-bit grey is scaled, not clipped as Pillow's own conversion does."""
+    """Converts an image to 8-bit RGB. 16-bit grey is scaled, whereas Pillow's own conversion would clip it."""
     if image.mode.startswith("I"):
         values = np.asarray(image).clip(0, 65535).astype(np.uint16) // 257
         return Image.fromarray(values.astype(np.uint8)).convert("RGB")
     image.load()
     pixels = image if image.mode == "RGB" else image.convert("RGB")
-    pixels.info = {}  # else Pillow writes colour profiles, comments and transparency into what is stored
+    pixels.info = {}  # otherwise Pillow would write colour profiles, comments and transparency into the stored file
     return pixels
 
 
 def _colour(found: bytes, image: Image.Image) -> str:
-    """How the image came, for the counts; the depth goes before the channels."""
+    """Returns the colour type for the counts in dataset.json: `16-bit`, else the channels; "" for 8-bit RGB."""
     if image.mode.startswith("I") or (image.format == "PNG" and found[24] == 16):
         return "16-bit"
     return "" if image.mode == "RGB" else _COLOURS.get(image.mode, image.mode.lower())
 
 
 def _turn(image: Image.Image, encoding: Encoding) -> Image.Transpose | None:
-    """What sets the image upright, if that is asked for and it is not; nothing where its EXIF cannot be read."""
+    """Returns the transpose that turns the image upright; None if it is not asked for or needed, or if there is no
+    readable EXIF."""
     if encoding.orientation != "apply":
         return None
-    if image.format not in ("JPEG", "MPO"):  # these may still be decoded smaller, and have their EXIF ahead of pixels
-        image.load()  # Pillow would do it below for a PNG, and what it finds damaged must not be taken for bad EXIF
+    if image.format not in ("JPEG", "MPO"):  # JPEGs have EXIF before the pixels, and may still be decoded smaller
+        image.load()  # getexif() loads a PNG, and damaged pixels must not be taken for damaged EXIF
     try:
         return _UPRIGHT.get(image.getexif().get(0x0112, 1))
-    except Exception:  # damaged EXIF does not make the image bad
+    except Exception:  # damaged EXIF is no reason to refuse the image
         return None
 
 
-# --- what a file is, from its bytes ---
+# --- the format of a file, from its bytes ---
 
 
 def _number(found: bytes, at: int, length: int) -> int:
@@ -215,7 +232,7 @@ def _number(found: bytes, at: int, length: int) -> int:
 
 
 def _jpeg_frame(found: bytes) -> tuple[int, int, int, int] | None:
-    """(SOF marker, bits, height, width) of a JPEG; None if its header is not segment after segment up to a scan."""
+    """Returns (SOF marker, bits, height, width) of a JPEG; None if its header has gaps between segments or no scan."""
     at, frame = 2, None
     while at + 9 <= len(found) and found[at] == 0xFF:
         marker = found[at + 1]
@@ -224,7 +241,7 @@ def _jpeg_frame(found: bytes) -> tuple[int, int, int, int] | None:
         if marker == 0xFF:  # a fill byte
             at += 1
             continue
-        if not 0xC0 <= marker <= 0xFE or 0xD0 <= marker <= 0xD9:  # these have no place in a header
+        if not 0xC0 <= marker <= 0xFE or 0xD0 <= marker <= 0xD9:  # these markers cannot be in a header
             return None
         if marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             frame = (marker, found[at + 4], _number(found, at + 5, 2), _number(found, at + 7, 2))
@@ -233,17 +250,17 @@ def _jpeg_frame(found: bytes) -> tuple[int, int, int, int] | None:
 
 
 def _plain_jpeg(found: bytes) -> bool:
-    """Whether a JPEG that Pillow opens is Huffman-coded with 8 bits, its header without a gap."""
+    """Returns whether a JPEG that Pillow opens is Huffman-coded with 8 bits and has no gaps in its header."""
     frame = _jpeg_frame(found)
-    # SOF0 baseline, SOF1 extended, SOF2 progressive. DALI does not decode lossless ones (SOF3), and arithmetic coding
-    # (SOF9 and up) only where its libjpeg was built for it. Pillow skips bytes between segments, DALI does not.
+    # SOF0 is baseline, SOF1 extended, SOF2 progressive. DALI does not decode lossless JPEGs (SOF3), and arithmetic
+    # coding (SOF9 and up) only if its libjpeg was built for it. Pillow skips bytes between segments, DALI does not.
     return frame is not None and frame[:2] in ((0xC0, 8), (0xC1, 8), (0xC2, 8))
 
 
 def _plain_png(found: bytes, size: tuple[int, int]) -> bool:
-    """Whether a PNG is 8-bit grey or RGB and free of faults that Pillow overlooks and libpng, behind DALI, refuses.
+    """Returns whether a PNG is 8-bit grey or RGB and has no fault that Pillow tolerates but libpng (in DALI) does not.
 
-    size: width and height that Pillow found. Raises BadImage if pixel rows are missing, which Pillow would leave black.
+    size: the width and height that Pillow read. Raises BadImage for missing pixel rows, which Pillow would leave black.
     """
     width, height = _number(found, 16, 4), _number(found, 20, 4)
     if found[12:16] != b"IHDR" or (width, height) != size:
@@ -269,7 +286,7 @@ def _plain_png(found: bytes, size: tuple[int, int]) -> bool:
             if length > expected:
                 return False
     except zlib.error:
-        return False  # Pillow says what it is
+        return False  # Pillow raises an error that says what is wrong
     if length < expected:
         raise BadImage("the file is truncated")
     return (
@@ -287,7 +304,7 @@ def _plain_png(found: bytes, size: tuple[int, int]) -> bool:
 
 
 def _why_unknown(found: bytes) -> str:
-    """Why Pillow finds no image in a file."""
+    """Returns why Pillow does not recognise a file as an image."""
     if found.startswith(b"\x89PNG"):
         return "damaged PNG header"
     if not found.startswith(b"\xff\xd8"):
@@ -302,7 +319,7 @@ def _why_unknown(found: bytes) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What a decoder says, in one line."""
+    """Returns the message of a decoder's exception in one line."""
     text = re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>", "the file", " ".join(str(error).split()))
     if "truncated" in text.lower():
         return "the file is truncated"
@@ -317,7 +334,7 @@ def _reason(error: Exception) -> str:
 
 
 def _stored_size(size: tuple[int, int], encoding: Encoding) -> tuple[int, int]:
-    """Width and height that an image of this width and height is stored with."""
+    """Returns the (width, height) that an image of size (width, height) is stored with."""
     scale = encoding.max_short_side / min(size)
     if not 0 < scale < 1:
         return size
@@ -325,22 +342,26 @@ def _stored_size(size: tuple[int, int], encoding: Encoding) -> tuple[int, int]:
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Bilinear with antialiasing, by the kernel that training resizes with: Pillow's pixels in a third of its time."""
+    """Resizes an image to (width, height), bilinearly with antialiasing.
+
+    It uses the kernel of the training pipeline, which gives the same pixels as Pillow in a third of the time.
+    """
     if size == image.size:
         return image
-    from fastlt.kernels.crop_resize import resize  # brings in Numba, which few conversions need
+    from fastlt.kernels.crop_resize import resize  # imported here because it imports Numba, which few conversions need
 
     return Image.fromarray(resize(np.asarray(image), (size[1], size[0])))
 
 
 def _encode_pixels(image: Image.Image, kind: str, quality: int, colour: str) -> Encoded:
-    """kind: `jpeg`, `png` or `raw`. An image too long for a JPEG becomes a PNG."""
+    """Encodes an image. kind: `jpeg`, `png` or `raw`. An image that is too long for a JPEG becomes a PNG."""
     width, height = image.size
+    about = height, width, colour, look_of(image)
     if kind == "raw":
-        return Encoded(layout.raw_member(np.asarray(image)), layout.RAW, height, width, colour)
+        return Encoded(layout.raw_member(np.asarray(image)), layout.RAW, *about)
     buffer = io.BytesIO()
     if kind == "jpeg" and max(image.size) <= _JPEG_LONGEST:
         image.save(buffer, "JPEG", quality=quality)
-        return Encoded(buffer.getvalue(), layout.JPEG, height, width, colour)
+        return Encoded(buffer.getvalue(), layout.JPEG, *about)
     image.save(buffer, "PNG")
-    return Encoded(buffer.getvalue(), layout.PNG, height, width, colour)
+    return Encoded(buffer.getvalue(), layout.PNG, *about)

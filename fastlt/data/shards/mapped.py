@@ -1,4 +1,4 @@
-"""Files mapped into memory without keeping them open: a dataset may have more shards than a process may open files."""
+"""Maps files into memory without keeping them open: a dataset may have more shards than a process may open files."""
 
 import ctypes
 import os
@@ -6,6 +6,8 @@ import weakref
 from pathlib import Path
 
 import numpy as np
+
+from fastlt.data.shards.bus_error import forget, watch
 
 _PROT_READ, _MAP_SHARED, _MADV_DONTNEED = 1, 1, 4  # Linux
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -16,9 +18,10 @@ _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def map_file(path: Path, size: int) -> np.ndarray | int:
-    """The bytes of a file, a read-only uint8 array of `size` that stays what it is if another file takes the name.
+    """Maps a file into memory; returns its bytes as a read-only uint8 array [size].
 
-    Nothing is read until it is touched. Returns the size that the file has where that is another one. Raises OSError.
+    If the size of the file is not `size`, returns its actual size instead. Bytes are read when they are accessed. The
+    array keeps its content if another file takes the same name. Raises OSError.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -29,16 +32,22 @@ def map_file(path: Path, size: int) -> np.ndarray | int:
             return np.empty(0, np.uint8)
         address = _libc.mmap(None, size, _PROT_READ, _MAP_SHARED, descriptor, 0)
     finally:
-        os.close(descriptor)  # Python's own mmap would keep a copy of it
+        os.close(descriptor)  # Python's mmap module is not used because it would keep a copy of the descriptor open
     if address == ctypes.c_void_p(-1).value:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
     owner = (ctypes.c_uint8 * size).from_address(address)
-    weakref.finalize(owner, _libc.munmap, address, size).atexit = False  # threads of DALI may read until the very end
+    weakref.finalize(owner, _unmap, address, size).atexit = False  # DALI's threads may still read at exit
+    watch(address, size, path)
     mapped = np.frombuffer(owner, np.uint8)  # pyright: ignore[reportArgumentType, reportCallIssue]
     mapped.flags.writeable = False
     return mapped
 
 
+def _unmap(address: int, size: int) -> None:
+    forget(address)
+    _libc.munmap(address, size)
+
+
 def forget_pages(mapped: np.ndarray) -> None:
-    """Has the system read the bytes from the file again when they are touched."""
+    """Drops the cached pages of a mapping, so that its bytes are read from the file again when they are accessed."""
     _libc.madvise(mapped.ctypes.data, mapped.size, _MADV_DONTNEED)

@@ -1,4 +1,4 @@
-"""A picture of a dataset: the class counts above, some images of many, medium and few classes below."""
+"""Draws a picture of a dataset: the class counts, and below some images of many-, medium- and few-shot classes."""
 
 import io
 from pathlib import Path
@@ -12,24 +12,27 @@ from matplotlib.text import Text
 from PIL import Image, ImageOps
 
 from fastlt.core.errors import UserError
+from fastlt.core.files import replacing
 from fastlt.core.groups import GROUPS, class_groups
 from fastlt.core.log import say
 from fastlt.core.palette import GROUP_COLOURS, WIDTH, draw_class_counts, styled
+from fastlt.core.words import counted
 from fastlt.data.shards import format as layout
 from fastlt.data.shards.reader import Dataset
 
-CLASSES, IMAGES = 6, 2  # of each group: classes side by side, images of a class one below the other
+CLASSES, IMAGES = 6, 2  # columns (classes of a group) and rows (images of a class)
 DPI = 160
-TILE, GAP = 160, 12  # pixels of a side, and between two
-MARK = "fastlt.shards describe"  # in the file, so that only a picture of ours is ever overwritten
+TILE, GAP = 160, 12  # side of an image, and gap between two, in pixels
+MARK = "fastlt.shards describe"  # written into the file, so that only pictures drawn here are ever overwritten
 
 
 def picture_path(root: Path, wanted: Path | None) -> Path:
-    """Where the picture of the dataset in `root` goes: `wanted`, or the folder's name in the current folder.
+    """Returns the path of the picture of the dataset in `root`: `wanted`, or by default `root`.png.
 
-    Raises UserError if that is inside the dataset, is no .png, has no folder, or is somebody else's file.
+    Raises UserError if the path is inside the dataset, does not end in .png, has no folder, or is a file that was not
+    drawn by `save_picture`.
     """
-    path = wanted or Path(f"{root.resolve().name}.png")
+    path = wanted or root.resolve().with_name(f"{root.resolve().name}.png")
     why = "name another file with --picture FILE, or draw nothing with --no-picture"
     if path.suffix.lower() != ".png":
         raise UserError(f"--picture={path}: the name must end in .png")
@@ -52,7 +55,7 @@ def _drawn_here(path: Path) -> bool:
 
 @styled
 def save_picture(dataset: Dataset, path: Path) -> None:
-    """Draws the dataset into `path`. The same dataset gives the same bytes.
+    """Draws a dataset into the PNG file `path`. The same dataset gives the same bytes.
 
     Raises UserError if the file cannot be written.
     """
@@ -65,24 +68,26 @@ def save_picture(dataset: Dataset, path: Path) -> None:
     parts = figure.subfigures(1 + len(bands), 1, height_ratios=heights, squeeze=False)[:, 0]
     axes = parts[0].subplots()
     draw_class_counts(axes, counts[order])
-    total = f"{_drawable(dataset.name, 'dataset')}: {counts.sum():,} training images of {len(counts):,} classes"
+    total = (
+        f"{_drawable(dataset.name, 'dataset')}: {counted(counts.sum(), 'training image')} of "
+        f"{counted(len(counts), 'class')}"
+    )
     titles = [(parts[0].suptitle(total, fontweight="bold", fontsize=12), WIDTH * 0.95)]
     for part, (group, classes) in zip(parts[1:], bands, strict=True):
         titles += _draw_group(part, dataset, group, classes)
     _fit(figure, titles)
-    try:
-        temporary = path.with_name(f"{path.name}.tmp")  # half a picture would not be known as ours the next time
+    with replacing(path, f"--picture={path}") as temporary:  # an incomplete file without MARK could not be overwritten
         figure.savefig(temporary, dpi=DPI, format="png", metadata={"Software": MARK})
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"--picture={path} cannot be written ({error.strerror})") from None
 
 
 def _draw_group(part: SubFigure, dataset: Dataset, group: str, classes: np.ndarray) -> list[tuple[Text, float]]:
-    """Images of some classes of a group, from its largest to its smallest; the titles and their room in inches."""
+    """Draws images of some classes of a group, from its largest to its smallest.
+
+    Returns the titles that were drawn, and the width in inches that each may take.
+    """
     shown = classes[np.unique(np.linspace(0, len(classes) - 1, min(CLASSES, len(classes))).round().astype(int))]
     index = dataset.split("train")
-    title = f"{group}: {len(shown)} of {len(classes):,} classes"
+    title = f"{group}: {len(shown)} of {counted(len(classes), 'class')}"
     part.suptitle(title, color=GROUP_COLOURS[group], fontweight="bold", fontsize=12, x=0.01, ha="left")
     bare = {"xticks": [], "yticks": [], "frame_on": False}
     grid = part.subplots(1, CLASSES, squeeze=False, subplot_kw=bare)[0]
@@ -92,13 +97,13 @@ def _draw_group(part: SubFigure, dataset: Dataset, group: str, classes: np.ndarr
         axes.imshow(_column([_tile(dataset, sample) for sample in members[:IMAGES].tolist()]), interpolation="none")
         name = _drawable(dataset.class_names[label], f"class {label}")
         titles.append((axes.set_title(name, fontsize=10, loc="center"), WIDTH / CLASSES * 0.95))
-        number = f"{len(members):,} image{'' if len(members) == 1 else 's'}"
+        number = counted(len(members), "image")
         axes.text(0.5, -0.02, number, transform=axes.transAxes, ha="center", va="top", fontsize=10)
     return titles
 
 
 def _drawable(name: str, otherwise: str) -> str:
-    """The name, or `otherwise` where the font has no letters for it and would draw boxes."""
+    """Returns `name`, or `otherwise` if the font lacks one of its characters and would draw a box."""
     return (
         name
         if {ord(letter) for letter in name} <= get_font(findfont("DejaVu Sans")).get_charmap().keys()
@@ -107,7 +112,7 @@ def _drawable(name: str, otherwise: str) -> str:
 
 
 def _column(tiles: list[np.ndarray]) -> np.ndarray:
-    """Tiles one below the other; white where a class has fewer than IMAGES."""
+    """Stacks images vertically; the rest is white if a class has fewer than IMAGES."""
     column = np.full((IMAGES * (TILE + GAP) - GAP, TILE, 3), 255, np.uint8)
     for row, tile in enumerate(tiles):
         column[row * (TILE + GAP) : row * (TILE + GAP) + TILE] = tile
@@ -115,7 +120,7 @@ def _column(tiles: list[np.ndarray]) -> np.ndarray:
 
 
 def _tile(dataset: Dataset, sample: int) -> np.ndarray:
-    """The middle of a training image as a square, uint8 [TILE, TILE, 3]; grey if it does not decode."""
+    """Returns the central square of a training image, uint8 [TILE, TILE, 3]; grey if the image does not decode."""
     try:
         if dataset.split("train").encoding[sample] == layout.RAW:
             image = Image.fromarray(np.array(dataset.pixels("train", sample)))
@@ -131,7 +136,7 @@ def _tile(dataset: Dataset, sample: int) -> np.ndarray:
 
 
 def _fit(figure: Figure, titles: list[tuple[Text, float]]) -> None:
-    """Breaks titles that are wider than their room in inches into two lines, and takes letters out of their middle."""
+    """Breaks titles that are wider than allowed (in inches) into two lines, and abbreviates lines in the middle."""
     renderer = FigureCanvasAgg(figure).get_renderer()
 
     def shortened(text: Text, line: str, room: float) -> str:
@@ -150,7 +155,7 @@ def _fit(figure: Figure, titles: list[tuple[Text, float]]) -> None:
 
 
 def _broken(name: str) -> list[str]:
-    """A name in two lines, broken behind the space or sign that is nearest to its middle; in one if it has none."""
+    """Breaks a name into two lines after the space, `_`, `-` or `/` nearest to its middle; one line if it has none."""
     places = [at for at in range(1, len(name)) if name[at - 1] in " _-/" and name[at - 1 :].strip(" _-/")]
     if not places:
         return [name]

@@ -1,50 +1,38 @@
-"""Opens a converted dataset: its description, its index, and views into its memory-mapped shards."""
+"""Opens a converted dataset: its description, its index and its memory-mapped shards."""
 
 import json
-from dataclasses import dataclass
+import math
+import re
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from fastlt.core.errors import UserError
+from fastlt.core.words import counted
 from fastlt.data.shards import format as layout
+from fastlt.data.shards.index import INDEXED, SplitIndex, read_index, read_keys
 from fastlt.data.shards.mapped import map_file
-
-# Columns of an index that are read when a dataset is opened; `key` is only looked up.
-INDEXED = {**layout.COLUMNS, "class_start": np.int64, "class_members": np.int64}
-
-
-@dataclass(frozen=True)
-class SplitIndex:
-    """Where the N samples of a split lie. Columns as in shards/format.py; class j's sample ids are
-    class_members[class_start[j] : class_start[j + 1]]."""
-
-    shard: np.ndarray
-    offset: np.ndarray
-    length: np.ndarray
-    label: np.ndarray
-    height: np.ndarray
-    width: np.ndarray
-    encoding: np.ndarray
-    crc32: np.ndarray
-    class_start: np.ndarray
-    class_members: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    @property
-    def counts(self) -> np.ndarray:
-        """Samples per class, int64 [C]."""
-        return np.diff(self.class_start)
 
 
 class Dataset:
-    """A converted folder, checked when it is opened: description, index and shards belong together and are complete.
+    """A converted dataset, opened for reading.
 
-    Raises UserError, naming the file, what it holds and what to do.
+    Opening it checks that description, index and shards are complete and belong together. The bytes of the shards are
+    not read for this; `python -m fastlt.shards verify` checks them as well.
+
+    root: the folder that a conversion wrote.
+
+    Attributes: name; class_names; digest, which identifies the content; splits, {split name: SplitIndex}; about, the
+    content of dataset.json; shards, their paths; maps, their bytes as uint8 arrays.
+
+    Raises UserError if a file is missing, damaged or of another dataset.
+
+    Example:
+
+        dataset = fastlt.Dataset("data/photos")
+        train = dataset.split("train")
+        print(dataset.class_names, train.counts, train.label[:5])
     """
 
     def __init__(self, root: str | Path):
@@ -55,7 +43,7 @@ class Dataset:
                 self._open(about)
             except UserError as error:
                 problem = error
-            # Another data set may have taken the folder's place since: all of it is of one data set, or opened again.
+            # Another dataset may have replaced the folder meanwhile. In that case everything is opened again.
             if read_description(self.root)["digest"] == about["digest"]:
                 break
         if problem:
@@ -72,36 +60,38 @@ class Dataset:
                 f"it says gives {given[:12]}): put it back or convert the data set again"
             )
         self.shards = [self.root / shard["name"] for shard in about["shards"]]
-        # The shards' bytes, uint8. What was checked here is what will be read, whatever comes to lie under these names.
+        # The bytes of the shards, uint8. Mappings remain valid even if other files take the names of the shards.
         self.maps = [_mapped(path, shard["size"]) for path, shard in zip(self.shards, about["shards"], strict=True)]
-        index = self.root / layout.INDEX_FILE
-        self.splits = read_index(index, self.digest, list(about["splits"]), about["index"])
+        self.splits = read_index(self.root / layout.INDEX_FILE, about)
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
+        """The number of classes."""
         return len(self.class_names)
 
     def split(self, name: str) -> SplitIndex:
-        """Index of a split. Raises UserError if the dataset has none of that name."""
+        """Returns the index of a split. Raises UserError if the dataset has no split of this name."""
         if name not in self.splits:
             raise UserError(f"{self.root} has no split {name}: it has {', '.join(self.splits)}")
         return self.splits[name]
 
     def data(self, split: str, sample: int) -> np.ndarray:
-        """The stored bytes of a sample's image, a uint8 view."""
+        """Returns the stored bytes of a sample's image as a uint8 view of the shard, without a copy."""
         index = self.splits[split]
         start = index.offset[sample]
         return self.maps[index.shard[sample]][start : start + index.length[sample]]
 
     def pixels(self, split: str, sample: int) -> np.ndarray:
-        """A raw sample's uint8 [H, W, 3] view; the .npy header before it is skipped."""
+        """Returns the pixels of a raw sample as a uint8 [H, W, 3] view of the shard, without a copy."""
         index = self.splits[split]
         height, width = int(index.height[sample]), int(index.width[sample])
         return self.data(split, sample)[-height * width * 3 :].reshape(height, width, 3)
 
     def stored(self, split: str, samples: np.ndarray) -> list[np.ndarray]:
-        """`pixels` of the raw ones among samples, `data` of the others: what a loader wants of a batch, at once."""
+        """Returns, for every sample of a batch, `pixels` if it is stored raw and `data` otherwise.
+
+        samples: int64 [n], sample ids.
+        """
         index = self.splits[split]
         size = np.full((len(samples), 3), 3, np.int64)
         size[:, 0], size[:, 1] = index.height[samples], index.width[samples]
@@ -115,7 +105,7 @@ class Dataset:
         return views
 
     def pixels_together(self, split: str, samples: np.ndarray) -> np.ndarray:
-        """Raw samples of one size, copied into one uint8 [n, H, W, 3]."""
+        """Copies raw samples that all have the same size into one array, uint8 [n, H, W, 3]."""
         index = self.splits[split]
         height, width = int(index.height[samples[0]]), int(index.width[samples[0]])
         together = np.empty((len(samples), height * width * 3), np.uint8)
@@ -125,15 +115,15 @@ class Dataset:
         return together.reshape(-1, height, width, 3)
 
     def key(self, split: str, sample: int) -> str:
-        """The name the source gave a sample. It is for messages only, and read when it is asked for."""
+        """Reads the key of a sample, its name in the source, for messages. `unknown ...` if the index is damaged."""
         try:
-            return read_keys(self.root / layout.INDEX_FILE, {split: [sample]}, self.digest)[split, sample]
-        except Exception:  # h5py raises nearly anything on files that were damaged or replaced meanwhile
+            return read_keys(self.root / layout.INDEX_FILE, self.about, {split: [sample]})[split, sample]
+        except (OSError, ValueError, UserError):  # the index was damaged or replaced meanwhile
             return f"unknown (sample {sample})"
 
 
 def read_description(root: Path) -> dict[str, Any]:
-    """dataset.json of a converted folder. Raises UserError if there is none or it is not what the writer makes."""
+    """Reads dataset.json of a dataset folder. Raises UserError if it is missing, damaged or of another schema."""
     path = root / layout.DATASET_FILE
     if not root.is_dir():
         raise UserError(
@@ -145,8 +135,12 @@ def read_description(root: Path) -> dict[str, Any]:
         )
     try:
         about = json.loads(path.read_text())
+        if not isinstance(about, dict) or "schema" not in about:
+            raise ValueError("it holds no schema")
         schema = about["schema"]
-    except (ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): make it readable") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): convert the data set again") from None
     if schema != layout.SCHEMA:
         raise UserError(f"{path} has schema {schema}, this version reads {layout.SCHEMA}: convert the data set again")
@@ -155,34 +149,74 @@ def read_description(root: Path) -> dict[str, Any]:
     return about
 
 
-_FIELDS = {"digest": str, "name": str, "class_names": list, "mean": list, "std": list} | {
+_FIELDS = {"digest": str, "name": str, "protocol": str, "class_names": list, "mean": list, "std": list} | {
+    "options": dict,
+    "source": dict,
     "splits": dict,
+    "quarantined": dict,
     "shards": list,
     "index": dict,
 }
-_INDEX_FIELDS = dict.fromkeys([*INDEXED, "key"], int)
 _SPLIT_FIELDS = {"samples": int, "counts": list, "encodings": dict}
 _SHARD_FIELDS = {"name": str, "size": int, "sha256": str}
+_INDEX_FIELDS = {"size": int, "crc32": int, "columns": dict}
+_COLUMN_FIELDS = {"offset": int, "bytes": int, "crc32": int}
 
 
 def _damage(about: dict[str, Any]) -> str:
-    """The fields of dataset.json that are missing or of another kind than the writer's; empty if there are none."""
+    """Returns a message for fields of dataset.json that are missing or have impossible values, else ""."""
+    wrong: list[str] = []
 
-    def lacking(fields: dict[str, type], where: Any, name: str = "") -> list[str]:
-        return [name + f for f, kind in fields.items() if not isinstance(where, dict) or type(where.get(f)) is not kind]
+    def lacking(fields: dict[str, type], where: Any, name: str = "") -> bool:
+        """Adds fields that are missing, of another type or negative to `wrong`; returns whether there are any."""
+        for field, kind in fields.items():
+            value = where.get(field) if isinstance(where, dict) else None
+            if type(value) is not kind or (isinstance(value, int) and value < 0):
+                wrong.append(name + field)
+        return bool(wrong)
 
-    wrong = lacking(_FIELDS, about)
-    if not wrong:
-        for split, summary in about["splits"].items():
-            wrong += lacking(_SPLIT_FIELDS, summary, f"splits.{split}.")
-            wrong += lacking(_INDEX_FIELDS, about["index"].get(split), f"index.{split}.")
-        for place, shard in enumerate(about["shards"]):
-            wrong += lacking(_SHARD_FIELDS, shard, f"shards.{place}.")
-    return f"no {', '.join(wrong[:10])}" if wrong else ""
+    if lacking(_FIELDS, about) or lacking(_INDEX_FIELDS, about["index"], "index."):
+        return f"no {', '.join(wrong[:10])}"
+    for split, summary in about["splits"].items():
+        lacking(_SPLIT_FIELDS, summary, f"splits.{split}.")
+        for column in (*INDEXED, "key"):
+            place = about["index"]["columns"].get(split)
+            lacking(_COLUMN_FIELDS, place.get(column) if isinstance(place, dict) else None, f"index.{split}.{column}.")
+    for place, shard in enumerate(about["shards"]):
+        lacking(_SHARD_FIELDS, shard, f"shards.{place}.")
+    if wrong:
+        return f"no {', '.join(wrong[:10])}"
+    return _implausible(about)
+
+
+def _implausible(about: dict[str, Any]) -> str:
+    """Returns a message for the first impossible value in a dataset.json that has all fields, else ""."""
+    names = about["class_names"]
+    if not names or any(type(name) is not str for name in names) or len(set(names)) < len(names):
+        return "class_names are no different names"
+    for field, least in (("mean", -math.inf), ("std", 0)):
+        numbers = about[field]
+        if len(numbers) != 3 or any(type(x) not in (int, float) or not least < x < math.inf for x in numbers):
+            return f"{field} is {str(numbers)[:60]}, not three {'positive ' * (least == 0)}numbers"
+    if not about["name"].isprintable() or "${" in about["name"] or not about["name"]:
+        return f"name is {about['name'][:60]!r}"
+    # Hydra composes the configuration of this name: it must be no list, no path and no expression.
+    if not re.fullmatch(r"[a-zA-Z][\w.-]*", about["protocol"]):
+        return f"protocol is {about['protocol'][:60]!r}"
+    if not about["splits"] or any(not re.fullmatch(r"\w[\w.-]*", split) for split in about["splits"]):
+        return f"splits are {str(list(about['splits']))[:60]}"
+    for split, summary in about["splits"].items():
+        counts = summary["counts"]
+        if len(counts) != len(names) or any(type(n) is not int or n < 0 for n in counts) or not summary["samples"]:
+            return f"splits.{split}.counts are no number of samples for each of {counted(len(names), 'class')}"
+    for shard in about["shards"]:
+        if not re.fullmatch(r"\w[\w.-]*\.tar", shard["name"]):  # no path that leads out of the folder
+            return f"a shard is called {shard['name'][:60]!r}"
+    return ""
 
 
 def _mapped(path: Path, size: int) -> np.ndarray:
-    """A shard that should have `size` bytes. Raises UserError."""
+    """Maps a shard into memory. Raises UserError if it is missing, unreadable or not of `size` bytes."""
     try:
         mapped = map_file(path, size)
     except FileNotFoundError:
@@ -195,60 +229,8 @@ def _mapped(path: Path, size: int) -> np.ndarray:
 
 
 def size_problem(found: int, size: int) -> str:
-    """What is wrong with a shard of `found` bytes that should have `size`, as far as that tells; empty if none."""
+    """Returns a message if a shard has `found` instead of `size` bytes, else ""."""
     if found == size:
         return ""
     kind = "truncated" if found < size else "not the shard that was written"
     return f"is {kind}: {found} bytes, dataset.json says {size}"
-
-
-def read_index(
-    path: Path, digest: str, splits: list[str], checksums: dict[str, dict[str, int]] | None = None
-) -> dict[str, SplitIndex]:
-    """The index of the dataset with this digest.
-
-    checksums: of the columns of each split, as dataset.json has them; None to compare none. Raises UserError if the
-    index is missing, damaged or of another dataset.
-    """
-    if path.exists() and not path.is_file():  # a pipe would keep its reader waiting
-        raise UserError(f"index {path} is no file: convert the data set again")
-    try:
-        with h5py.File(path, "r") as file:
-            owner = file.attrs.get("dataset")
-            if owner != digest:
-                raise UserError(
-                    f"{path} is the index of another dataset ({str(owner)[:12]}, dataset.json says {digest[:12]}): "
-                    "put its own index back or convert again"
-                )
-            return {
-                split: _read_split(file[split], None if checksums is None else checksums[split]) for split in splits
-            }
-    except FileNotFoundError:
-        raise UserError(f"index {path} is missing: convert the data set again") from None
-    except UserError:
-        raise
-    except Exception as error:  # h5py raises nearly anything on damaged files
-        raise UserError(f"index {path} is damaged ({error}): convert the data set again") from None
-
-
-def _read_split(group: Any, checksums: dict[str, int] | None) -> SplitIndex:
-    columns = {name: group[name][:] for name in INDEXED}
-    for name, column in columns.items():
-        if column.dtype != INDEXED[name] or column.ndim != 1:
-            raise ValueError(f"{name} of {group.name} holds {column.dtype}{list(column.shape)}")
-        if checksums is not None and layout.checksum(column) != checksums[name]:
-            raise ValueError(f"{name} of {group.name} does not match its checksum in dataset.json")
-    if len({len(columns[name]) for name in INDEXED if name != "class_start"} | {len(group["key"])}) != 1:
-        raise ValueError(f"the columns of {group.name} have different lengths")
-    return SplitIndex(**columns)
-
-
-def read_keys(path: Path, wanted: dict[str, list[int]], digest: str | None = None) -> dict[tuple[str, int], str]:
-    """The names the source gave some samples, by split and sample. wanted: samples of each split. digest: of the
-    dataset, None for any. Raises ValueError if this is another's, and what h5py raises on a damaged file."""
-    with h5py.File(path, "r") as file:
-        if digest is not None and file.attrs.get("dataset") != digest:
-            raise ValueError(f"{path} is the index of another dataset")
-        column = {split: file[split]["key"] for split in wanted}  # type: ignore[index]
-        # A name that is no UTF-8 is read as the operating system's names are.
-        return {(s, i): column[s][i].decode("utf-8", "surrogateescape") for s in wanted for i in wanted[s]}  # type: ignore

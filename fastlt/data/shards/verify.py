@@ -1,7 +1,7 @@
-"""Checks a dataset against itself: description, index, and every byte of its shards.
+"""Verifies a dataset: its description, its index, and every byte of its shards.
 
-What one file says is compared with what the others say; a file that is missing or damaged is a finding, and all that
-does not need it is still checked.
+The files are compared with each other. A missing or damaged file is a finding, and all checks that do not need it are
+still made.
 """
 
 import os
@@ -12,23 +12,35 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import h5py
 import numpy as np
 
 from fastlt.core.errors import UserError
 from fastlt.core.log import Progress
+from fastlt.core.words import counted
 from fastlt.data.shards import format as layout
-from fastlt.data.shards.reader import SplitIndex, read_description, read_index, read_keys
+from fastlt.data.shards.index import (
+    SplitIndex,
+    damage_of_column,
+    damage_of_the_rest,
+    read_column,
+    read_index,
+    read_keys,
+)
+from fastlt.data.shards.reader import read_description
 from fastlt.data.shards.verify_shard import Findings, Row, check_dali_index, check_shard
 
-LINES = 100  # findings in full before the rest is only counted
-_COLUMNS = Row._fields[2:]  # those behind split and sample are columns of the index
-THREADS = 8  # more only wait for each other: what is not hashing is Python
+LINES = 100  # findings that are printed; the rest is only counted
+_COLUMNS = Row._fields[2:]  # the fields after split and sample are columns of the index
+THREADS = 8  # more threads would wait for each other, because all but the hashing is Python code
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How much was checked, and what is wrong: all findings counted, the first of them as lines."""
+    """The result of `verify`.
+
+    shards, samples, bytes: how much was checked. findings: the number of all findings. lines: the first findings as
+    text.
+    """
 
     shards: int
     samples: int
@@ -38,17 +50,21 @@ class Verdict:
 
     @property
     def summary(self) -> str:
-        """3 shards, 4,835 samples, 13.0 MB: all checks passed"""
-        outcome = "all checks passed" if not self.findings else _plural(self.findings, "finding")
-        checked = f"{_plural(self.shards, 'shard')}, {_plural(self.samples, 'sample')}, {self.bytes / 1e6:,.1f} MB"
+        """The result in one line, such as `3 shards, 4,835 samples, 13.0 MB: all checks passed`."""
+        outcome = "all checks passed" if not self.findings else counted(self.findings, "finding")
+        checked = f"{counted(self.shards, 'shard')}, {counted(self.samples, 'sample')}, {self.bytes / 1e6:,.1f} MB"
         return f"{checked}: {outcome}"
 
 
 def verify(root: Path, lines: int = LINES) -> Verdict:
-    """Checks the dataset in the folder `root`; at most `lines` findings are told in full.
+    """Verifies the dataset in the folder `root`.
 
-    Shards are read once each, side by side on up to 8 threads, 4 MB at a time. Raises UserError if `root` is no
+    lines: how many findings are returned as text; the rest is only counted.
+
+    Each shard is read once, in blocks of 4 MB, by up to 8 threads in parallel. Raises UserError if `root` is no
     converted dataset at all.
+
+    Example: verify(Path("data/photos")).findings == 0
     """
     try:
         about = read_description(root)
@@ -61,7 +77,7 @@ def verify(root: Path, lines: int = LINES) -> Verdict:
     if digest != about["digest"]:
         described.add(f"holds the digest {about['digest']}, but its fields give {digest}: it was edited")
     indexed = Findings(layout.INDEX_FILE, lines)
-    index = _open_index(root, about, digest, indexed)
+    index = _open_index(root, about, indexed)
     for split, columns in index.items():
         _check_split(split, columns, about, indexed)
     listed = [shard["name"] for shard in about["shards"]]
@@ -80,42 +96,38 @@ def verify(root: Path, lines: int = LINES) -> Verdict:
 
 
 def _text(error: UserError, path: Path) -> str:
-    """What an error says, without the name of the file, which stands before every finding."""
+    """Returns an error's message without the name of the file, which is printed before every finding."""
     return str(error).removeprefix("index ").removeprefix(f"{path} ")
 
 
-def _plural(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
-
-
-def _open_index(root: Path, about: dict[str, Any], digest: str, found: Findings) -> dict[str, SplitIndex]:
-    """The index, or nothing if it cannot be used."""
+def _open_index(root: Path, about: dict[str, Any], found: Findings) -> dict[str, SplitIndex]:
+    """Reads the index and adds its damage to `found`; returns {} if it cannot be used."""
     path = root / layout.INDEX_FILE
     try:
-        index = read_index(path, about["digest"], list(about["splits"]))
+        index = read_index(path, about, check=False)
+        with path.open("rb") as file:
+            if problem := damage_of_the_rest(file, about):
+                found.add(problem)
+            for split in index:
+                for name in about["index"]["columns"][split]:
+                    if problem := damage_of_column(read_column(file, about, split, name), about, split, name):
+                        found.add(problem)
     except UserError as error:
         found.add(_text(error, path))
-        try:  # a digest that was edited makes the dataset's own index look like another's
-            index = read_index(path, digest, list(about["splits"]))
-        except UserError:
-            return {}
-    for split, columns in index.items():
-        with h5py.File(path, "r") as file:
-            held = {**vars(columns), "key": file[split]["key"][:]}  # type: ignore[index]
-        for name, checksum in about["index"][split].items():
-            if layout.checksum(held[name]) != checksum:
-                found.add(f"column {name} of {split} does not match its checksum in dataset.json")
+        return {}
     return index
 
 
 def _check_split(split: str, index: SplitIndex, about: dict[str, Any], found: Findings) -> None:
-    """Labels, counts and class_start of a split agree with each other and with dataset.json."""
+    """Adds a finding wherever the columns of a split contradict each other or dataset.json."""
     summary, classes = about["splits"][split], len(about["class_names"])
     if len(index) != summary["samples"]:
-        found.add(f"{split} has {len(index):,} samples, dataset.json says {summary['samples']:,}")
+        found.add(f"{split} has {counted(len(index), 'sample')}, dataset.json says {summary['samples']:,}")
     for sample in np.flatnonzero((index.label < 0) | (index.label >= classes)).tolist():
         row = _row(split, index, sample)
-        found.add(f"{split} sample {sample} has label {row.label}, there are {classes} classes", row, row.offset)
+        found.add(
+            f"{split} sample {sample} has label {row.label}, there are {counted(classes, 'class')}", row, row.offset
+        )
     for sample in np.flatnonzero(~np.isin(index.shard, _own_shards(about, split))).tolist():
         found.add(f"{split} sample {sample} lies in shard {index.shard[sample]}, which is none of {split}")
     small = (index.encoding == layout.RAW) & (index.length < 3 * index.height.astype(np.int64) * index.width)
@@ -130,16 +142,18 @@ def _check_split(split: str, index: SplitIndex, about: dict[str, Any], found: Fi
     counts = np.bincount(np.clip(index.label, -1, classes) + 1, minlength=classes + 2)[1:-1]
     for name, says in ((layout.DATASET_FILE, summary["counts"]), ("class_start", np.diff(index.class_start).tolist())):
         if len(says) != classes:
-            found.add(f"{split} has {classes} classes, {name} says {len(says)}")
+            found.add(f"{split} has {counted(classes, 'class')}, {name} says {len(says)}")
         for label, (count, other) in enumerate(zip(counts.tolist(), says, strict=False)):
             if count != other:
                 class_name = about["class_names"][label]
-                found.add(f"{split} has {count:,} samples of label {label} ({class_name}), {name} says {other}")
+                found.add(
+                    f"{split} has {counted(count, 'sample')} of label {label} ({class_name}), {name} says {other}"
+                )
     wrong = np.flatnonzero(index.class_members != np.argsort(index.label, kind="stable"))
     if len(wrong):
         at = int(wrong[0])
         found.add(
-            f"class_members of {split} is not the order of the labels at {_plural(len(wrong), 'place')}, "
+            f"class_members of {split} is not the order of the labels at {counted(len(wrong), 'place')}, "
             f"first at {at}, where it names sample {index.class_members[at]}"
         )
 
@@ -162,8 +176,8 @@ def _rows(split: str, index: SplitIndex, samples: np.ndarray) -> list[Row]:
 
 
 def _samples_of_shards(index: SplitIndex, own: list[int]) -> dict[int, np.ndarray]:
-    """The samples that lie in each of a split's `own` shards; one said to lie elsewhere is sought where the one before
-    it lies."""
+    """Returns {shard: its samples} for a split's `own` shards. A sample whose recorded shard is none of them is
+    expected in the shard of the sample before it."""
     places = np.arange(len(index))
     shard = index.shard[np.maximum.accumulate(np.where(np.isin(index.shard, own), places, 0))]
     order = np.argsort(shard, kind="stable")
@@ -172,11 +186,11 @@ def _samples_of_shards(index: SplitIndex, own: list[int]) -> dict[int, np.ndarra
 
 
 class _Stopped(Exception):
-    """Ends a thread whose work nobody waits for any longer."""
+    """Raised in a thread to end it after the command was interrupted."""
 
 
 class _Bytes:
-    """Adds up what the threads have read, for the bar; ends them when the command is interrupted."""
+    """Adds up the bytes that the threads have read for the progress bar, and ends them after an interrupt."""
 
     def __init__(self, progress: Progress):
         self._progress, self._lock, self._done = progress, Lock(), 0
@@ -191,7 +205,7 @@ class _Bytes:
 
 
 def _check_shards(root: Path, about: dict[str, Any], index: dict[str, SplitIndex], lines: int) -> Iterator[Findings]:
-    """Findings of every shard and of DALI's index beside it, in order."""
+    """Yields the findings of every shard and of its DALI index, in order."""
     samples = {split: _samples_of_shards(columns, _own_shards(about, split)) for split, columns in index.items()}
     found: list[Findings] = []
 
@@ -223,11 +237,14 @@ def _check_shards(root: Path, about: dict[str, Any], index: dict[str, SplitIndex
 
 
 def _lines(found: list[Findings], limit: int, root: Path, about: dict[str, Any]) -> list[str]:
-    """The findings as lines, at most `limit`: first ones of every file before second ones of any, so that a file full
-    of damage does not hide another; then where there are more."""
+    """Formats at most `limit` findings as lines, followed by the number of further findings of each file.
+
+    The first finding of every file has priority over second findings, so that a file with much damage does not hide the
+    others.
+    """
     ranked = sorted((rank, place) for place, findings in enumerate(found) for rank in range(len(findings.kept)))
     shown = sorted((place, rank) for rank, place in ranked[:limit])
-    keys = _keys(found, shown, root)
+    keys = _keys(found, shown, root, about)
     lines = []
     for place, findings in enumerate(found):
         told = [rank for at, rank in shown if at == place]
@@ -243,22 +260,24 @@ def _lines(found: list[Findings], limit: int, root: Path, about: dict[str, Any])
                 where += f", key {_printable(key)}, label {row.label}{_printable(name)}"
             lines.append(f"{where}: {_printable(finding.text)}")
         if findings.count > len(told):
-            lines.append(f"{findings.file}: and {_plural(findings.count - len(told), 'more finding')}")
+            lines.append(f"{findings.file}: and {counted(findings.count - len(told), 'more finding')}")
     return lines
 
 
-def _keys(found: list[Findings], shown: list[tuple[int, int]], root: Path) -> dict[tuple[str, int], str]:
-    """The keys of the samples that lines name."""
+def _keys(
+    found: list[Findings], shown: list[tuple[int, int]], root: Path, about: dict[str, Any]
+) -> dict[tuple[str, int], str]:
+    """Reads the keys of the samples that are named in the shown findings; returns {(split, sample): key}."""
     wanted: dict[str, list[int]] = {}
     for place, rank in shown:
         if row := found[place].kept[rank].row:
             wanted.setdefault(row.split, []).append(row.sample)
     try:
-        return read_keys(root / layout.INDEX_FILE, wanted) if wanted else {}
-    except Exception:  # h5py raises nearly anything on damaged files; the rest of the line is worth telling
+        return read_keys(root / layout.INDEX_FILE, about, wanted) if wanted else {}
+    except (OSError, ValueError, UserError):  # the findings are still useful without keys
         return {}
 
 
 def _printable(text: str) -> str:
-    """The text in one line; what a terminal cannot show is escaped."""
+    """Returns the text with everything that a terminal cannot print escaped, so that it is one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

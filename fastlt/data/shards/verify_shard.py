@@ -1,4 +1,4 @@
-"""Checks one shard against the index: every byte is read once, in order, and compared with what the writer makes."""
+"""Verifies one shard: reads every byte once, in order, and compares it with the index and the layout of the writer."""
 
 import hashlib
 import tarfile
@@ -9,14 +9,15 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
+from fastlt.core.words import counted
 from fastlt.data.shards import format as layout
 from fastlt.data.shards.reader import size_problem
 
-BLOCK = 4_000_000  # bytes read at once: all the memory that a shard of any size takes
+BLOCK = 4_000_000  # bytes read at once, which bounds the memory for a shard of any size
 
 
 class Row(NamedTuple):
-    """A sample as the index describes it."""
+    """The row of the index for one sample."""
 
     split: str
     sample: int
@@ -28,7 +29,7 @@ class Row(NamedTuple):
 
     @property
     def image_name(self) -> str:
-        """Name of the image member."""
+        """The name of the image's tar member."""
         extensions = layout.EXTENSIONS
         known = self.encoding < len(extensions)
         return layout.member_name(self.sample, extensions[self.encoding] if known else f"encoding{self.encoding}")
@@ -36,7 +37,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong; text reads on behind the name of the file and the place in it."""
+    """A fault in a file. text: continues a line that begins with the name of the file and the offset in it."""
 
     text: str
     row: Row | None = None
@@ -45,7 +46,7 @@ class Finding:
 
 @dataclass
 class Findings:
-    """All that is wrong in one file: the first `limit` in full, all of them counted."""
+    """The findings of one file: the first `limit` in `kept`, the number of all in `count`."""
 
     file: str
     limit: int
@@ -53,14 +54,14 @@ class Findings:
     count: int = 0
 
     def add(self, text: str, row: Row | None = None, offset: int | None = None) -> None:
-        """One more."""
+        """Adds a finding."""
         self.count += 1
         if len(self.kept) < self.limit:
             self.kept.append(Finding(text, row, offset))
 
 
 class _Stream:
-    """A file read once, from its start to its end, hashed on the way; `position` is the next byte."""
+    """Reads a file once from start to end and hashes it meanwhile. `position` is the offset of the next byte."""
 
     def __init__(self, path: Path, advance: Callable[[int], None]):
         self._file = path.open("rb", buffering=0)
@@ -70,7 +71,8 @@ class _Stream:
         self.hash = hashlib.sha256()
 
     def pieces(self, end: int) -> Iterator[memoryview]:
-        """The bytes from `position` up to `end`, or up to the end of the file; each piece is gone with the next one."""
+        """Yields the bytes from `position` to `end`, or to the end of the file, in pieces. The next piece overwrites
+        the buffer of the last one."""
         while self.position < end:
             if self.position == self._start + self._filled:
                 self._start, self._filled = self.position, self._file.readinto(self._buffer) or 0
@@ -83,7 +85,7 @@ class _Stream:
             yield self._buffer[first:last]
 
     def take(self, end: int) -> bytes:
-        """The same in one piece."""
+        """Returns the bytes from `position` to `end`, or to the end of the file."""
         return b"".join(bytes(piece) for piece in self.pieces(end))
 
     def close(self) -> None:
@@ -93,13 +95,15 @@ class _Stream:
 def check_shard(
     path: Path, size: int, sha256: str, rows: list[Row] | None, found: Findings, advance: Callable[[int], None]
 ) -> None:
-    """Compares a shard with the `size` and `sha256` of dataset.json and with its rows of the index, by sample.
+    """Compares a shard with its size and SHA-256 in dataset.json, and its samples with their rows of the index.
 
-    rows: None if there is no index to compare with. advance: called with the number of bytes after each read.
+    rows: in the order of the samples; None if the index cannot be used.
+    found: receives the findings.
+    advance: is called with the number of bytes after each read.
     """
     problem = size_problem(path.stat().st_size, size) if path.is_file() else "is missing"
     if not path.is_file():
-        found.add(f"{problem}, with its {len(rows):,} samples" if rows is not None else problem)
+        found.add(f"{problem}, with its {counted(len(rows), 'sample')}" if rows is not None else problem)
         return
     if problem:
         found.add(problem)
@@ -141,7 +145,7 @@ def _check_samples(stream: _Stream, size: int, rows: list[Row], found: Findings,
 
 
 def _check_sample(stream: _Stream, row: Row, next_at: int, found: Findings) -> None:
-    """One sample, which should lie behind the one before it. next_at: where by the index the one behind it begins."""
+    """Checks one sample, which must follow the one before it. next_at: where the next one begins, by the index."""
     start = row.offset - layout.BLOCK
     if start != stream.position:
         found.add(f"should lie at {stream.position + layout.BLOCK}, behind the sample before it", row, row.offset)
@@ -150,7 +154,7 @@ def _check_sample(stream: _Stream, row: Row, next_at: int, found: Findings) -> N
     header = stream.take(row.offset)
     if header != layout.member_header(row.image_name, row.length):
         found.add(_header_problem(header, row.image_name, row.length), row, start)
-        if layout.sample_end(row.offset, row.length) != next_at:  # the length is wrong: no use in going on with it
+        if layout.sample_end(row.offset, row.length) != next_at:  # the length is wrong, so the rest cannot be checked
             _skip(stream, next_at)
             return
     crc = 0
@@ -187,7 +191,7 @@ def _check_label(stream: _Stream, row: Row, found: Findings) -> None:
 
 
 def _header_problem(header: bytes, name: str, size: int | None) -> str:
-    """What is wrong with a tar header that is not the expected one; size None for any."""
+    """Returns what is wrong with a tar header that is not the expected one. size: None if any size is allowed."""
     try:
         found = tarfile.TarInfo.frombuf(header, "ascii", "backslashreplace")
     except tarfile.TarError as error:
@@ -199,8 +203,8 @@ def _header_problem(header: bytes, name: str, size: int | None) -> str:
 
 
 def check_dali_index(path: Path, rows: list[Row] | None, found: Findings) -> None:
-    """Compares DALI's index of a shard, line by line, with the shard's rows; rows as in check_shard."""
-    if path.exists() and not path.is_file():  # a pipe would keep its reader waiting
+    """Compares DALI's index of a shard, line by line, with the rows of the index. rows: as in `check_shard`."""
+    if path.exists() and not path.is_file():  # reading a pipe might wait forever
         found.add("is no file")
         return
     try:

@@ -1,4 +1,4 @@
-"""Writes shards, one split after the other, so that a killed conversion goes on behind its last complete shard."""
+"""Writes shards in such a way that a killed conversion continues after its last complete shard."""
 
 import contextlib
 import hashlib
@@ -10,29 +10,33 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import h5py
 import numpy as np
 
-from fastlt.core import hdf5
+from fastlt.core.files import sync
 from fastlt.core.log import say
 from fastlt.data.shards import format as layout
-from fastlt.data.shards.durable import Damaged, first_problem, read_sealed, sync, write_sealed
+from fastlt.data.shards.durable import Damaged, first_problem, read_sealed, write_sealed
 from fastlt.data.shards.format import Encoded
+from fastlt.data.shards.index import write_index
 
-BUFFER = 1 << 20  # bytes handed to the system at once
+BUFFER = 1 << 20  # bytes written at once
 
 
-# Of the files of a dataset, by name: size in bytes and SHA-256.
+# {file name: (size in bytes, SHA-256)} of the files of a dataset.
 Files = dict[str, tuple[int, str]]
 
 
 class SplitWriter:
-    """Shards of one split in a folder that is not the finished dataset yet.
+    """Writes the shards of one split into the work folder of a conversion.
 
-    Every complete shard has a page in the folder `journal` (its rows of the index, how far in the source it reached,
-    size and hash of its files), written last: a shard without one does not count and is written again, and so is one
-    whose files are not what its page says, with all behind it. `position` is the place in the source at which to go on.
-    seal: identifies the conversion; pages of another one are not taken up.
+    folder: where shards are written. journal: the folder of the journal.
+    split: the name of the split.
+    shard_bytes: the target size of a shard.
+    seal: bytes that identify the conversion; the pages of another conversion are not used.
+
+    Every complete shard has a page in the journal with its rows of the index, its position in the source, and size and
+    hash of its files. The page is written last. A shard without a page is written again. So is a shard whose files do
+    not match its page, and all shards after it. `position` is the sample of the source at which to continue.
     """
 
     def __init__(self, folder: Path, journal: Path, split: str, shard_bytes: int, seal: bytes):
@@ -46,7 +50,7 @@ class SplitWriter:
         self._resume()
 
     def _take_up(self) -> None:
-        """Finds the complete shards of an earlier try that are still what was written."""
+        """Finds the complete shards of an earlier, interrupted try whose files are undamaged."""
         problem = None
         try:
             while (page := self._read(len(self._done))) is not None:
@@ -79,11 +83,14 @@ class SplitWriter:
 
     @property
     def shards(self) -> int:
-        """Complete shards."""
+        """The number of complete shards."""
         return len(self._done)
 
     def forget(self, mended: Callable[[int], bool]) -> None:
-        """Drops complete shards from the first one on that left out a sample which is `mended` (by its place)."""
+        """Drops the first shard that left out a bad sample which is good by now, and all shards after it.
+
+        mended: a function from the position of a sample in the source to whether it is good now.
+        """
         for number, rows in enumerate(self._done):
             if any(mended(int(place)) for place in rows["bad_places"]):
                 self._drop(number)
@@ -95,7 +102,7 @@ class SplitWriter:
         return self.journal / (layout.shard_name(self.split, number) + ".page")
 
     def _numbers(self, folder: Path) -> dict[int, list[Path]]:
-        """The files of this split's shards in a folder, by number of the shard."""
+        """Returns {number of a shard: its files in a folder} for this split."""
         found: dict[int, list[Path]] = {}
         for path in folder.glob(f"{self.split}-*"):
             digits = path.name.removeprefix(f"{self.split}-").partition(".")[0]
@@ -104,7 +111,7 @@ class SplitWriter:
         return found
 
     def _drop(self, first: int) -> None:
-        """Removes all files of the shards from number `first` on."""
+        """Removes all files of the shards with the number `first` and higher."""
         for folder in (self.journal, self.folder):
             for number, paths in self._numbers(folder).items():
                 for path in paths if number >= first else ():
@@ -114,6 +121,7 @@ class SplitWriter:
         self._rows: list[tuple[Any, ...]] = []
         self._keys: list[str] = []
         self._colours: list[str] = []
+        self._looks: list[int] = []
         self._lines: list[str] = []
         self._bad: list[tuple[str, str]] = []
         self._bad_places: list[int] = []
@@ -122,7 +130,7 @@ class SplitWriter:
         self._file = None
 
     def add(self, key: str, label: int, image: Encoded, crc32: int) -> None:
-        """The next sample of the source; crc32: of its bytes."""
+        """Adds the next sample of the source. key: its name there. label: its class. crc32: the CRC-32 of its bytes."""
         length = len(image.data)
         before, behind, line = layout.sample_frame(self._samples, image.encoding, length, label)
         if self._rows and self._size + len(before) + length + len(behind) + len(layout.TAR_END) > self.shard_bytes:
@@ -135,13 +143,14 @@ class SplitWriter:
         self._rows.append((offset, length, label, image.height, image.width, image.encoding, crc32))
         self._keys.append(key)
         self._colours.append(image.colour)
+        self._looks.append(image.look)
         for data in (before, image.data, behind):
             self._put(data)
         self._samples += 1
         self.position += 1
 
     def quarantine(self, key: str, reason: str) -> None:
-        """The next sample of the source is left out."""
+        """Leaves out the next sample of the source, for the given reason."""
         self._bad.append((key, reason))
         self._bad_places.append(self.position)
         self.quarantined.append([key, reason])
@@ -164,6 +173,7 @@ class SplitWriter:
         rows = {k: np.array(v, layout.COLUMNS[k]) for k, v in zip(names, columns, strict=True)}
         rows["key"] = np.array([key.encode() for key in self._keys])
         rows["colour"] = np.array(self._colours)
+        rows["look"] = np.array(self._looks, np.uint64)
         rows["quarantined"] = np.array(self._bad, dtype=np.str_).reshape(-1, 2)
         rows["bad_places"] = np.array(self._bad_places, np.int64)
         rows["position"] = np.array(self.position)
@@ -172,7 +182,7 @@ class SplitWriter:
         rows["name"] = np.array(name)
         rows["index_size"] = np.array(len(index))
         rows["index_sha256"] = np.array(hashlib.sha256(index).hexdigest())
-        self._wait()  # one shard at a time goes to the disk, while the next is written to memory
+        self._wait()  # only one shard at a time is flushed to disk, while the next one is written
         self._flushing = self._background.submit(
             _flush,
             self._file,
@@ -186,22 +196,29 @@ class SplitWriter:
         self._start_shard()
 
     def _wait(self) -> None:
-        """Until the shard before is complete; raises what kept it from that."""
+        """Waits until the previous shard is on disk; raises the error if that failed."""
         if self._flushing is not None:
             self._flushing.result()
 
     def finish(self) -> list[dict[str, np.ndarray]]:
-        """Completes the last shard; the rows of all shards."""
+        """Completes the last shard; returns the journal pages of all shards."""
         if self._rows:
             self._finish_shard()
         self._wait()
         return self._done
 
+    def looks(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (perceptual hash uint64 [N], position in the source int64 [N]) of all samples that were written."""
+        parts = self.finish()
+        places = np.arange(self.position)
+        places = np.delete(places, [*np.concatenate([part["bad_places"] for part in parts]), *self._bad_places])
+        return np.concatenate([part["look"] for part in parts]), places
+
     def close(self) -> None:
-        """Lets go of shards that will not be completed now, and of the space they took."""
+        """Removes the files of shards that are not complete, and frees their space."""
         self._background.shutdown()
         if self._file is not None:
-            with contextlib.suppress(OSError):  # on a full disk even closing fails, and the first error is told already
+            with contextlib.suppress(OSError):  # on a full disk closing fails too; the first error is already reported
                 self._file.close()
         complete = 0
         while self._page(complete).exists():
@@ -209,12 +226,12 @@ class SplitWriter:
         self._drop(complete)
 
     def files(self) -> Files:
-        """All complete shards and the files beside them."""
+        """Returns the files of all complete shards: tars and DALI indices."""
         return {name: file for rows in self._done for name, file in _files(rows).items()}
 
 
 def _files(rows: dict[str, np.ndarray]) -> Files:
-    """The two files of a shard."""
+    """Returns the two files of a shard, given its journal page."""
     name = str(rows["name"])
     return {
         name: (int(rows["size"]), str(rows["sha256"])),
@@ -223,7 +240,7 @@ def _files(rows: dict[str, np.ndarray]) -> Files:
 
 
 def _flush(file: BinaryIO, beside: Path, index: bytes, page: Path, seal: bytes, rows: dict[str, np.ndarray]) -> None:
-    """Brings a shard and the index `beside` it to the disk, then their page of the journal."""
+    """Flushes a shard and its DALI index (`beside`) to disk, then writes their page of the journal."""
     with file:
         file.flush()
         os.fsync(file.fileno())
@@ -235,10 +252,10 @@ def _flush(file: BinaryIO, beside: Path, index: bytes, page: Path, seal: bytes, 
 
 
 def write_dataset(folder: Path, writers: dict[str, SplitWriter], about: dict[str, Any]) -> Files:
-    """Writes index.h5 and dataset.json for shards that are complete, and brings them to the disk.
+    """Writes index.h5 and dataset.json for complete shards and flushes them to disk.
 
-    writers: finished, per split. about: the fields of dataset.json that are known from outside (name, class_names,
-    options, ...). Returns all files of the dataset.
+    writers: {split: finished writer}. about: the fields of dataset.json that the shards do not determine (name,
+    class_names, options, ...). Returns all files of the dataset.
     """
     classes = len(about["class_names"])
     shards: list[dict[str, Any]] = []
@@ -284,7 +301,7 @@ def write_dataset(folder: Path, writers: dict[str, SplitWriter], about: dict[str
 
 
 def _finished(path: Path) -> tuple[int, str]:
-    """Brings a file to the disk; its size and SHA-256."""
+    """Flushes a file to disk; returns (size, SHA-256)."""
     sync(path)
     with path.open("rb") as file:
         return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
@@ -293,29 +310,9 @@ def _finished(path: Path) -> tuple[int, str]:
 def write_description(folder: Path, about: dict[str, Any], splits: dict[str, dict[str, np.ndarray]]) -> None:
     """Writes index.h5 and dataset.json. Raises OSError.
 
-    about: all of dataset.json but the index's checksums and the digest. splits: of each the columns of format.COLUMNS
-    and `key` (bytes).
+    about: the content of dataset.json without the entries for the index and the digest. splits: for each split the
+    columns of format.COLUMNS and `key` (bytes).
     """
     columns = {split: layout.indexed(column, len(about["class_names"])) for split, column in splits.items()}
-    checksums = {split: {name: layout.checksum(c) for name, c in column.items()} for split, column in columns.items()}
-    about = {**about, "index": checksums}
-    digest = layout.dataset_digest(about)
-    _write_index(folder / layout.INDEX_FILE, columns, digest)
-    text = json.dumps({**about, "digest": digest}, indent=1, ensure_ascii=False) + "\n"
-    (folder / layout.DATASET_FILE).write_text(text)
-
-
-def _write_index(path: Path, splits: dict[str, dict[str, np.ndarray]], digest: str) -> None:
-    values: list[tuple[int, np.ndarray]] = []
-
-    def lay_out(file: h5py.File) -> None:
-        file.attrs["schema"] = layout.SCHEMA
-        file.attrs["dataset"] = digest
-        for split, columns in splits.items():
-            group = file.create_group(split)
-            values.extend(
-                (hdf5.make_room(group, name, column.shape, column.dtype), column) for name, column in columns.items()
-            )
-
-    hdf5.create(path, lay_out)
-    hdf5.write_values(path, values)
+    about = write_index(folder / layout.INDEX_FILE, about, columns)
+    (folder / layout.DATASET_FILE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""What a source of labelled images has to offer to the conversion."""
+"""The interface of a source of labelled images, which the conversion reads."""
 
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -7,48 +7,94 @@ from typing import Any, Protocol
 import numpy as np
 
 SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {  # usual names of folders, files and table values for each split
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "tst"),
+}
+
+
+def split_named(name: str) -> str | None:
+    """Returns the split that a usual name stands for, in any case; None for any other name.
+
+    Example:
+
+        >>> split_named("Valid")
+        'val'
+    """
+    return next((split for split, names in SPLIT_NAMES.items() if name.lower() in names), None)
 
 
 @dataclass(frozen=True)
 class Listing:
     """The samples of one split, in the order in which they are stored.
 
-    keys: the source's own name of every sample (relative path, row of a file), unique within the split.
-    labels: int64 [N], each in [0, number of classes).
+    keys: the name of every sample in the source (a relative path, or a row of a file), unique within the split.
+    labels: int64 [N], the class index of every sample, in [0, number of classes).
+    groups: the group of every sample (such as its patient), if the source was asked to read it. Samples of one group
+    stay in one split when a split is divided.
     """
 
     keys: list[str]
     labels: np.ndarray
+    groups: list[str] | None = None
 
 
 class Source(Protocol):
-    """Labelled images. Picklable: worker processes call `load`."""
+    """A source of labelled images.
+
+    It must be picklable, because worker processes call `load`.
+    """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of the data set."""
+        ...
 
     @property
-    def class_names(self) -> list[str]: ...
+    def class_names(self) -> list[str]:
+        """The names of the classes, in the order of their indices."""
+        ...
 
     @property
-    def splits(self) -> dict[str, Listing]: ...
+    def splits(self) -> dict[str, Listing]:
+        """The samples of every split. `train` is required."""
+        ...
 
     def load(self, split: str, index: int) -> bytes | np.ndarray:
-        """Sample `index` of `split`: the file's bytes as found, or uint8 [H, W, 3] pixels.
+        """Returns sample `index` of `split`: the unchanged bytes of its file, or uint8 [H, W, 3] pixels.
 
-        Raises OSError when the sample cannot be read.
+        Raises OSError if the sample cannot be read.
         """
         ...
 
     def where(self, split: str, index: int) -> str | Path:
-        """Where a person finds this sample, for messages."""
+        """Returns where a person finds this sample, for messages."""
         ...
 
 
-def described(source: Source) -> dict[str, Any]:
-    """What made a source's listing, as dataset.json records it: its kind and its settings, without paths.
+class Derived:
+    """Base class of sources whose samples come from another source, under the same keys."""
 
-    A source made from another one has that one's description as the field's value.
+    source: Source
+
+    def origin(self, split: str, index: int) -> tuple[str, int]:
+        """Returns (split, position) of a sample in the source it comes from."""
+        return split, index
+
+    def load(self, split: str, index: int) -> bytes | np.ndarray:
+        """Loads a sample from the source it comes from; see `Source.load`."""
+        return self.source.load(*self.origin(split, index))
+
+    def where(self, split: str, index: int) -> str | Path:
+        """Returns where a person finds this sample; see `Source.where`."""
+        return self.source.where(*self.origin(split, index))
+
+
+def described(source: Source) -> dict[str, Any]:
+    """Returns the kind and settings of a source, without paths, in the form that dataset.json records.
+
+    A setting that is itself a source becomes the description of that source.
     """
     about: dict[str, Any] = {"kind": type(source).__name__}
     for field in fields(source) if is_dataclass(source) else ():

@@ -1,9 +1,6 @@
-"""CIFAR-10 and CIFAR-100 from the official python pickles, made long-tailed by the usual law."""
+"""Reads CIFAR-10 and CIFAR-100 from the official Python pickles and makes them long-tailed (CIFAR-LT)."""
 
-import lzma
 import math
-import tarfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -14,6 +11,7 @@ from fastlt.core.errors import UserError
 from fastlt.data.sources.base import Listing
 from fastlt.data.sources.cifar_pickle import read_cifar_pickle
 from fastlt.data.sources.long_tail import SELECTIONS, long_tail_rows
+from fastlt.data.sources.tar_file import BROKEN, open_tar
 
 _SIDE = 32
 _ROW_BYTES = 3 * _SIDE * _SIDE
@@ -21,7 +19,7 @@ _LARGEST_FILE = 1 << 29  # bytes; the largest official file has 155 MB
 
 
 class _Layout(NamedTuple):
-    """What the official archive of one CIFAR calls its parts."""
+    """The names of folders, files and fields in the official archive of CIFAR-10 or CIFAR-100."""
 
     folder: str
     train: tuple[str, ...]
@@ -50,23 +48,25 @@ _LAYOUTS = {
 
 @dataclass(frozen=True)
 class Cifar:
-    """CIFAR-LT: a long-tailed choice of the official train set and the whole, balanced, official test set.
+    """CIFAR-LT: a long-tailed subset of the official train set, and the whole official test set, which is balanced.
 
-    path: official archive (a tar of any compression, read in memory), or its folder, or a folder that holds that one.
+    path: the official archive (a tar of any compression, read in memory), its folder, or a folder that contains it.
     classes: 10 or 100.
-    imbalance: images of the largest class per image of the smallest; 1 keeps the whole train set.
-    seed: which images of a class stay.
-    selection: how they are chosen: `ours` (`thinned` in long_tail.py), or `ldam`, by which with seed 0 the images are
-        those of LDAM-DRW's code and of what follows it, such as BagofTricks-LT, MiSLAS and BALMS.
+    imbalance: size of the largest class / size of the smallest; 1 keeps the whole train set.
+    seed: determines which images of a class remain.
+    selection: how they are chosen. `ours` is `thinned` in long_tail.py. `ldam` with seed 0 gives the images of
+        LDAM-DRW's code and of the code that follows it, such as BagofTricks-LT, MiSLAS and BALMS.
 
-    Both splits are listed class after class, official rows ascending within a class: the order of Places-LT's and
-    ImageNet-LT's lists and of ImageFolder, so that the samples of a class lie together in the shards of every data set.
-    A key such as `train/12345` is the row of the official file (CIFAR-10: of the five batches put together).
+    Both splits are sorted by class, and by official row within a class, so that the samples of a class are adjacent in
+    the shards. Places-LT's and ImageNet-LT's lists and ImageFolder have the same order. A key such as `train/12345` is
+    the row of the official file (for CIFAR-10, of the five batches concatenated).
 
-    The pixels that are listed (up to 180 MB) are a field and travel whenever the source is pickled. Hand it to a worker
-    once, when it starts (free under fork, a tenth of a second under spawn), and not with every task.
+    The pixels (up to 180 MB) are pickled with the source. Pass it to a worker once, when it starts (free with fork, a
+    tenth of a second with spawn), and not with every task.
 
-    Raises UserError for a wrong option or an input that is not the official data; nothing in the input is ever run.
+    Raises UserError for a wrong option or an input that is not the official data. Code in the input is never run.
+
+    Example: Cifar(Path("cifar-100-python.tar.gz"), classes=100, imbalance=100).splits["train"].labels
     """
 
     path: Path
@@ -102,12 +102,12 @@ class Cifar:
             object.__setattr__(self, attribute, value)
 
     def load(self, split: str, index: int) -> np.ndarray:
-        """uint8 [32, 32, 3], RGB."""
+        """Returns a sample as RGB pixels, uint8 [32, 32, 3]."""
         planes = self._pixels[split][index].reshape(3, _SIDE, _SIDE)
         return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
     def where(self, split: str, index: int) -> str:
-        """Archive and row of the official file."""
+        """Returns the archive and the row in the official file."""
         return f"{self.path}: {self.splits[split].keys[index]}"
 
     def _check_options(self) -> None:
@@ -135,14 +135,14 @@ class Cifar:
         )
 
     def _read_files(self, layout: _Layout) -> dict[str, dict[str, Any]]:
-        """File name -> what its pickle holds, for every file of the layout."""
+        """Returns {file name: content of its pickle} for every file of the layout."""
         if not self.path.exists():
             raise self._reject("no such file or folder")
         read = self._read_folder if self.path.is_dir() else self._read_tar
         try:
             contents, other = read(layout)
-        except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-            # Where nothing fits, tarfile lists every compression it tried: longer than it is useful.
+        except BROKEN as error:
+            # If no compression fits, tarfile's message lists each one it tried, which is too long to show.
             reason = (
                 "not a tar archive, or a damaged one"
                 if "- method" in str(error)
@@ -171,13 +171,13 @@ class Cifar:
         return contents, any((self.path / o.folder).is_dir() or (self.path / o.train[0]).is_file() for o in others)
 
     def _read_tar(self, layout: _Layout) -> tuple[dict[str, dict[str, Any]], bool]:
-        """Contents by file name, and whether the other CIFAR's folder was met on the way.
+        """Returns ({file name: content}, whether the folder of the other CIFAR was seen).
 
-        One pass front to back: a compressed tar has no random access.
+        The archive is read in one pass, because a compressed tar has no random access.
         """
         contents: dict[str, dict[str, Any]] = {}
         folders = set()
-        with tarfile.open(self.path, "r:*") as archive:
+        with open_tar(self.path) as archive:
             for member in archive:
                 *parents, name = PurePosixPath(member.name).parts or ("",)
                 folders.update(parents)
@@ -206,7 +206,7 @@ class Cifar:
             raise self._reject(f"{layout.class_names!r} in {layout.meta} holds something that is not a name") from None
 
     def _read_split(self, files: list[tuple[str, dict[str, Any]]], layout: _Layout) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels uint8 [N, 3072] (planes R, G, B) and labels int64 [N] of the files, one after the other."""
+        """Returns the concatenated pixels uint8 [N, 3072] (planes R, G, B) and labels int64 [N] of the files."""
         blocks, labels = [], []
         for name, content in files:
             data, own = content.get("data"), content.get(layout.labels)

@@ -1,8 +1,8 @@
-"""Reads the pickles of CIFAR without running anything they contain.
+"""Reads the pickles of CIFAR without running any code in them.
 
-A pickle is a program that may call any function of the machine. This reader admits the handful of names that a dict of
-lists, strings and uint8 arrays needs, and even those reach stand-ins that only take notes: NumPy sees nothing but the
-shape and the bytes, checked here. So it does not matter either which NumPy or which Python wrote the file.
+A pickle is a program that may call any function. This reader allows only the few names that a dict of lists, strings
+and uint8 arrays needs, and resolves even those to stand-in classes that record their arguments. NumPy receives only
+shapes and bytes that were checked here. The file may therefore come from any version of NumPy and Python.
 """
 
 import io
@@ -14,22 +14,22 @@ import numpy as np
 
 from fastlt.core.errors import UserError
 
-# The stand-ins are classes with a __setstate__: on a plain function the pickle opcode BUILD could set attributes.
+# The stand-ins are classes with a __setstate__, because the pickle opcode BUILD could set attributes of a function.
 
 
 class _Dtype:
-    """Stands for numpy.dtype; uint8 is all that CIFAR has."""
+    """Stands for numpy.dtype; only uint8 is allowed."""
 
     def __init__(self, spec: object, *_: object) -> None:
         if spec not in ("u1", b"u1", "|u1", b"|u1"):
             raise pickle.UnpicklingError(f"an array of {spec!r} where uint8 was expected")
 
     def __setstate__(self, state: object) -> None:
-        """Byte order and alignment, which mean nothing for single bytes."""
+        """Ignores byte order and alignment, which mean nothing for single bytes."""
 
 
 class _Array:
-    """Stands for an array made by numpy's _reconstruct; its state comes later, by BUILD."""
+    """Stands for an array made by numpy's _reconstruct; the opcode BUILD sets its state later."""
 
     def __init__(self, *_: object) -> None:
         self.value: np.ndarray | None = None
@@ -40,14 +40,14 @@ class _Array:
 
 
 class _BufferArray(_Array):
-    """Stands for an array made by numpy's _frombuffer (pickle protocol 5), whole at once."""
+    """Stands for an array made by numpy's _frombuffer (pickle protocol 5), which passes all of it at once."""
 
     def __init__(self, data: Any, dtype: object, shape: Any, order: Any) -> None:
         self.value = _view(data, shape, dtype, order)
 
 
 class _Latin1Bytes:
-    """Stands for _codecs.encode, through which protocols 0 to 2 of Python 3 spell bytes."""
+    """Stands for _codecs.encode, by which protocols 0 to 2 of Python 3 write bytes."""
 
     def __new__(cls, text: str, encoding: str) -> Any:
         if encoding != "latin1":
@@ -68,7 +68,7 @@ def _view(data: Any, shape: Any, dtype: object, order: Any) -> np.ndarray:
 
 
 _ADMITTED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): "ndarray",  # an argument of _reconstruct and never called: any constant does
+    ("numpy", "ndarray"): "ndarray",  # only an argument of _reconstruct and never called, so any constant will do
     ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _Latin1Bytes,
 }
@@ -78,7 +78,7 @@ for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and NumPy 2
 
 
 class _Refused(Exception):
-    """The pickle asked for a name that CIFAR does not need."""
+    """Raised if the pickle refers to a name that CIFAR does not need."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -90,11 +90,12 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def read_cifar_pickle(data: bytes, where: str) -> dict[str, Any]:
-    """The dict that a CIFAR file holds, with text keys and uint8 arrays (read-only).
+    """Returns the dict of a CIFAR file, with strings as keys and read-only uint8 arrays.
 
-    `data` is the file's content, `where` names the file in messages. Strings that Python 2 wrote come as bytes.
-    Raises UserError when the pickle asks for anything but arrays and plain containers (nothing of it has run then),
-    is damaged, or holds no dict.
+    data: the content of the file. where: how messages call the file. Strings written by Python 2 are returned as bytes.
+
+    Raises UserError if the pickle refers to anything but arrays and plain containers (none of it has run then), is
+    damaged, or contains no dict.
     """
     try:
         content = _PlainUnpickler(io.BytesIO(data), encoding="bytes").load()
@@ -103,7 +104,7 @@ def read_cifar_pickle(data: bytes, where: str) -> dict[str, Any]:
             f"{where}: refused to load {str(refused)[:100]!r} from this pickle, nothing of it was run; "
             "CIFAR needs only NumPy arrays and plain containers: get the official archive and do not trust this file"
         ) from None
-    except Exception as error:  # what goes wrong is up to the bytes: pickle's own errors, IndexError, TypeError, ...
+    except Exception as error:  # damaged bytes can raise anything: pickle's own errors, IndexError, TypeError, ...
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{where}: not a readable CIFAR pickle ({reason}); download or unpack it again") from None
     if not isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""Labelled images that Python already has: lists of (image, label)."""
+"""A source of labelled images in Python: lists of (image, label)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,20 +9,24 @@ import numpy as np
 
 from fastlt.core.errors import UserError
 from fastlt.data.sources.base import SPLITS, Listing
+from fastlt.data.sources.classes import check_names, sorted_names
 
 Example = tuple[Any, Any]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """(image, label) pairs of every split, such as a torchvision data set yields them.
+    """(image, label) pairs of every split, such as the pairs of a torchvision dataset.
 
-    examples: a split's pairs under `train`, `test` and perhaps `val`. An image is the path of a file, a file's bytes, a
-    uint8 array [H, W, 3] or [H, W], or a PIL image; a label is a string or a whole number. class_names: their order;
-    by default the labels of train, sorted (numbers by value). Samples are stored class after class, each class in the
-    order given, and a key is the split and the place in it.
+    examples: {split: pairs} with the splits `train`, `test` and optionally `val`. An image is the path of a file, the
+        bytes of a file, a uint8 array [H, W, 3] or [H, W], or a PIL image. A label is a string or a whole number.
+    name: the name of the data set.
+    class_names: the order of the classes; by default the labels of train, sorted (numbers by value).
 
-    Raises UserError for another split, for a split without images, and for a label that is no class of train.
+    Samples are sorted by class and keep their order within a class. A key is the split and the position in it.
+
+    Raises UserError for an unknown split, a split without images, a class without a training image, and a label that is
+    no class.
 
     Example: Examples({"train": [(array, "cat"), ("dog.jpg", "dog")], "test": [(array, "cat")]}, "pets")
     """
@@ -39,9 +43,7 @@ class Examples:
             raise UserError(f"there are examples of {', '.join(self.examples) or 'no split'}: training needs train")
         listed = {split: [(image, _label(label)) for image, label in pairs] for split, pairs in self.examples.items()}
         names = list(map(str, self.class_names)) or _names({label for _, label in listed["train"]})
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise UserError(f"class_names has {twice} twice: every class needs a name of its own")
+        check_names(names, "class_names")
         numbers = {name: number for number, name in enumerate(names)}
         ordered, splits = {}, {}
         for split, pairs in listed.items():
@@ -61,7 +63,10 @@ class Examples:
             raise UserError(f"class {names[missing[0]]} has no training image: every class needs one")
 
     def load(self, split: str, index: int) -> bytes | np.ndarray:
-        """The file's bytes as found, or uint8 [H, W, 3] pixels."""
+        """Returns the unchanged bytes of an image's file, or uint8 [H, W, 3] pixels.
+
+        Raises OSError for a file that cannot be read, and for an array of another dtype or shape.
+        """
         image = self.examples[split][index]  # type: ignore[index]
         if isinstance(image, bytes):
             return image
@@ -73,14 +78,14 @@ class Examples:
         return np.ascontiguousarray(pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2))
 
     def where(self, split: str, index: int) -> str:
-        """The key, and the path where there is one."""
+        """Returns the key of a sample, and its path if it has one."""
         image = self.examples[split][index]  # type: ignore[index]
         key = self.splits[split].keys[index]
         return f"{key} ({image})" if isinstance(image, str | Path) else key
 
 
 def _label(label: Any) -> str | int:
-    """A label as a string or a whole number; NumPy's and torch's numbers, and floats that are whole, are numbers."""
+    """Returns a label as str or int. Whole floats and the numbers of NumPy and torch become int."""
     if isinstance(label, str):
         return label
     try:
@@ -97,7 +102,7 @@ def _names(labels: set[str | int]) -> list[str]:
     if numbers and len(numbers) < len(labels):
         text = next(label for label in labels if isinstance(label, str))
         raise UserError(f"labels are numbers and strings, such as {numbers[0]} and {text}: give all of one kind")
-    return [str(label) for label in sorted(labels)]  # type: ignore[type-var]
+    return sorted_names(map(str, labels))
 
 
 def _short(names: list[str]) -> str:

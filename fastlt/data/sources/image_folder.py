@@ -1,5 +1,6 @@
-"""Image files in one folder per class, the layout of torchvision's ImageFolder for every split."""
+"""A source of image files in one folder per class, as in torchvision's ImageFolder, with or without splits."""
 
+import itertools
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,30 +8,39 @@ from pathlib import Path
 import numpy as np
 
 from fastlt.core.errors import UserError
-from fastlt.data.sources.base import SPLITS, Listing
+from fastlt.core.words import agree, counted
+from fastlt.data.sources.base import SPLITS, Listing, split_named
 from fastlt.data.sources.listed import FilesBelowRoot
+from fastlt.data.sources.walk import LeftOut, entries, identity, images_below, is_folder, is_image, subfolders
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
-_LAYOUT = "expected ROOT/train/<class>/<images> and, beside train, val/ and test/ of the same form"
+_LAYOUT = (
+    "expected ROOT/train/<class>/<images> and, beside train, val/ and test/ of the same form; or ROOT/<class>/<images>"
+)
 
 
 @dataclass(frozen=True)
 class ImageFolder(FilesBelowRoot):
     """Images in `root/train/<class>/`, `root/val/<class>/` and `root/test/<class>/`; val and test are optional.
 
-    name: the data set's name; the root folder's unless given.
+    If there is no folder of a split, images are in `root/<class>/` and all belong to the train split.
 
-    Classes are the folders in train, sorted by name. Samples are listed class after class in the order of torchvision
-    (folder, then file name; folders may be nested) and a key is the path relative to root. A file is an image if its
-    name ends in one of EXTENSIONS, upper or lower case. Names that begin with a dot are passed over, as editors and
-    desktops leave such things behind. Symbolic links are followed, but of the folders in a split each is read once: no
-    loop of links hangs, and a link into another class's folder adds nothing. A link that leads nowhere is listed and
-    fails in `load`.
+    root: the folder. name: the name of the data set; by default that of the root folder.
 
-    Raises UserError for another layout, a split without images, a class without training image and a class that only
-    val or test has.
+    The folder of a split may have another usual name (SPLIT_NAMES: valid, validation, dev, ...), in any case. Classes
+    are the folders in train, sorted by name. Samples are sorted by class and then as in torchvision (by folder, then by
+    file name; folders may be nested). A key is the path relative to root. A file is an image if it has the extension of
+    a format that Pillow decodes.
 
-    The keys travel whenever the source is pickled: hand it to a worker once, when it starts.
+    Symbolic links are followed, but each folder of a split is read only once: loops of links end, and a link to the
+    folder of another class adds nothing. A broken link is listed and raises OSError in `load`. All other files below
+    root are counted by kind and reported in one line.
+
+    Raises UserError for another layout, two folders of one split, a split without images, a class without a training
+    image, and a class that only val or test has.
+
+    The keys are pickled with the source: pass it to a worker once, when it starts.
+
+    Example: ImageFolder(Path("photos")).class_names
     """
 
     root: Path
@@ -42,12 +52,17 @@ class ImageFolder(FilesBelowRoot):
         root = Path(self.root)
         if not root.is_dir():
             raise UserError(f"root={root}: no such folder; {_LAYOUT}")
-        if not (root / "train").is_dir():
-            raise _no_train(root)
-        class_names = _subfolders(root / "train")
-        if not class_names:
-            raise UserError(f"{root / 'train'}: no class folders in it; {_LAYOUT}")
-        splits = {split: _list_split(root, split, class_names) for split in SPLITS if (root / split).is_dir()}
+        left_out = LeftOut(root)
+        folders = _split_folders(root)
+        if folders:
+            class_names = subfolders(root / folders["train"])
+            if not class_names:
+                raise UserError(f"{root / folders['train']}: no class folders in it; {_LAYOUT}")
+            splits = {split: _list_split(root, split, folders, class_names, left_out) for split in folders}
+            _look_beside(root, list(folders.values()), left_out)
+        else:
+            class_names, splits = _list_root(root, left_out)
+        left_out.say()
         for attribute, value in (
             ("root", root),
             ("name", self.name or root.resolve().name or "images"),
@@ -57,97 +72,114 @@ class ImageFolder(FilesBelowRoot):
             object.__setattr__(self, attribute, value)
 
 
-def _no_train(root: Path) -> UserError:
-    classes = _subfolders(root)
-    if not classes:
-        return UserError(f"{root}: no train folder in it; {_LAYOUT}")
-    return UserError(
-        f"{root}: no train folder in it, only {_some(classes)}; if these are classes, all images would be for training "
-        f"and none for testing: move the class folders into {root / 'train'} and a part of the images into "
-        f"{root / 'test'}; {_LAYOUT}"
-    )
+def _split_folders(root: Path) -> dict[str, str]:
+    """Returns {split: name of its folder} in the order of SPLITS; empty if no folder has the name of a split."""
+    found: dict[str, str] = {}
+    for name in subfolders(root):
+        split = split_named(name)
+        if split in found:
+            raise UserError(f"{root}: {found[split]}/ and {name}/ are both folders of the {split} split; leave one")
+        if split:
+            found[split] = name
+    if found and "train" not in found:
+        named = " and ".join(f"{name}/" for name in found.values())
+        raise UserError(f"{root}: there is {named}, but no train folder; {_LAYOUT}")
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def _list_root(root: Path, left_out: LeftOut) -> tuple[list[str], dict[str, Listing]]:
+    """Lists images in one folder per class, without splits; returns (class names, {"train": listing}).
+
+    A folder without images is no class here.
+    """
+    names = subfolders(root)
+    visited = {identity(root), *(identity(root / name) for name in names)}
+    found = {name: _images(root, name, visited, left_out) for name in names}
+    class_names = [name for name in names if found[name]]
+    for name in names:
+        if not found[name]:
+            left_out.add(name, "folder", " without an image")
+    _look_beside(root, names, left_out)
+    if not class_names:
+        raise UserError(f"{root}: no folder with images in it{f' ({left_out})' if left_out else ''}; {_LAYOUT}")
+    for key in itertools.chain(*found.values()):
+        name, below, *deeper = key.split("/")
+        if deeper and split_named(below):
+            raise UserError(
+                f"{root}: {name}/{below}/ is a folder of a split inside a class; give ROOT/<split>/<class>/ instead, "
+                "or a CSV table with a column split"
+            )
+    keys = [key for name in class_names for key in found[name]]
+    labels = np.repeat(np.arange(len(class_names)), [len(found[name]) for name in class_names])
+    return class_names, {"train": Listing(keys, labels.astype(np.int64))}
+
+
+def _look_beside(folder: Path, taken: list[str], left_out: LeftOut) -> None:
+    """Adds everything in a folder except the folders in `taken` to `left_out`."""
+    below = os.path.relpath(folder, left_out.root)
+    prefix = "" if below == "." else f"{below}/"
+    for entry in entries(folder):
+        path = prefix + entry.name
+        if entry.name.startswith("."):
+            left_out.add(path, "name", " with a leading dot")
+        elif is_folder(entry):
+            if entry.name not in taken:
+                inside = sum(1 for _ in images_below(entry.path, {identity(entry.path)}, LeftOut(path)))
+                left_out.add(path, "folder", f" with {counted(inside, 'image')} that no split is named after")
+        elif is_image(entry.name):
+            left_out.add(path, "image", " in the folder of no class")
+        else:
+            left_out.add_file(path)
 
 
 def _some(names: list[str]) -> str:
     return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
-    """What lies in a folder, sorted by name."""
-    try:
-        with os.scandir(folder) as entries:
-            found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot read this folder ({error.strerror}); allow it or move it away") from None
-    for entry in found:
-        if not entry.name.isascii():
-            try:
-                entry.name.encode()
-            except UnicodeEncodeError:
-                raise UserError(f"{folder}: the name {entry.name!r} in it is not UTF-8; rename it") from None
-    return found
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, or through a folder that may not be entered
-        return False
-
-
-def _subfolders(folder: Path) -> list[str]:
-    return [entry.name for entry in _entries(folder) if _is_folder(entry)]
-
-
-def _identity(folder: Path | str) -> tuple[int, int]:
-    status = os.stat(folder)  # noqa: PTH116 - walks millions of entries, where Path objects cost more than the work
-    return status.st_dev, status.st_ino
-
-
-def _list_split(root: Path, split: str, class_names: list[str]) -> Listing:
-    folder = root / split
-    present = _subfolders(folder)
+def _list_split(root: Path, split: str, folders: dict[str, str], class_names: list[str], left_out: LeftOut) -> Listing:
+    folder = root / folders[split]
+    present = subfolders(folder)
     strange = sorted(set(present) - set(class_names))
     if strange:
         raise UserError(
-            f"{folder}: class folder {_some(strange)} that {root / 'train'} lacks; every class needs training images: "
-            "add them there or remove it here"
+            f"{folder}: class folder {_some(strange)} that {root / folders['train']} lacks; every class needs training "
+            "images: add them there or remove it here"
         )
-    # A link from within one class to another, or to the split itself, must not give those images a second label.
-    visited = {_identity(root), _identity(folder), *(_identity(folder / name) for name in present)}
-    keys: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(class_names):
-        found = _images(folder / name, visited) if name in present else []
-        if not found and split == "train":
-            raise UserError(
-                f"{folder / name}: no image in it ({', '.join(EXTENSIONS)}); every class needs a training image: "
-                "add one or remove the folder"
-            )
-        keys += [f"{split}/{name}/{path}" for path in found]
-        labels += [label] * len(found)
-    if not keys:
-        raise UserError(f"{folder}: no image found ({', '.join(EXTENSIONS)}); {_LAYOUT}, or remove this folder")
-    return Listing(keys, np.array(labels, np.int64))
+    # A link from one class to another, or to the split's folder, must not give those images a second label.
+    visited = {identity(root), identity(folder), *(identity(folder / name) for name in present)}
+    found = {
+        name: _images(root, f"{folders[split]}/{name}", visited, left_out) if name in present else []
+        for name in class_names
+    }
+    if split == "train" and (empty := [name for name in class_names if not found[name]]):
+        raise UserError(
+            f"{folder / empty[0]}: no image in it; every class needs a training image: add one or remove the folder"
+        )
+    heap = sum(is_image(entry.name) and not is_folder(entry) for entry in entries(folder))
+    if not any(found.values()):
+        problem = (
+            f"its {counted(heap, 'image')} {agree(heap, 'lies', 'lie')} side by side, in the folder of no class"
+            if heap
+            else "no image found"
+        )
+        raise UserError(f"{folder}: {problem}; {_LAYOUT}, or remove this folder")
+    _look_beside(folder, present, left_out)
+    keys = [key for name in class_names for key in found[name]]
+    counts = [len(found[name]) for name in class_names]
+    return Listing(keys, np.repeat(np.arange(len(class_names)), counts).astype(np.int64))
 
 
-def _images(top: Path, visited: set[tuple[int, int]]) -> list[str]:
-    """Paths of the images below `top`, relative to it; adds the folders it reads to `visited`."""
-    found: list[tuple[str, str]] = []
-    waiting = [""]
-    while waiting:
-        below = waiting.pop()
-        for entry in _entries(top / below):
-            if _is_folder(entry):
-                identity = _identity(entry.path)
-                if identity not in visited:
-                    visited.add(identity)
-                    waiting.append(_join(below, entry.name))
-            # A broken link counts: leaving out an image the user put there must not pass in silence. A pipe does not.
-            elif entry.name.lower().endswith(EXTENSIONS) and (entry.is_symlink() or entry.is_file()):
-                found.append((below, entry.name))
-    return [_join(below, name) for below, name in sorted(found)]
-
-
-def _join(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
+def _images(root: Path, folder: str, visited: set[tuple[int, int]], left_out: LeftOut) -> list[str]:
+    """Returns the keys of the images below a folder of the root, in torchvision's order."""
+    found = images_below(root / folder, visited, left_out, f"{folder}/")
+    keys = [
+        f"{folder}/{below}/{name}" if below else f"{folder}/{name}" for below, name in sorted(map(os.path.split, found))
+    ]
+    for key in keys:
+        if not key.isascii():
+            try:
+                key.encode()
+            except UnicodeEncodeError:
+                inside, name = os.path.split(root / key)
+                raise UserError(f"{inside}: the name {name!r} in it is not UTF-8; rename it") from None
+    return keys

@@ -1,6 +1,7 @@
-"""Image files named by text lists, one `relative/path label` per line, as the long-tail papers publish their splits."""
+"""A source of image files in text lists with lines `relative/path label`, in which the papers publish their splits."""
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlt.core.errors import UserError
+from fastlt.core.words import counted
 from fastlt.data.sources.base import SPLITS, Listing
+from fastlt.data.sources.classes import read_class_names
 from fastlt.data.sources.listed import (
     BadPath,
     FilesBelowRoot,
@@ -22,29 +25,34 @@ from fastlt.data.sources.listed import (
     shown,
 )
 
-_LARGEST_LABEL = 2**31 - 1  # the index of a dataset holds int32
+_LARGEST_LABEL = 2**31 - 1  # labels are stored as int32
 _FORM = "expected `relative/path label`"
+_WHOLE = re.compile(rb"(?<=\d)\.0+$")  # the end of a whole number that was written as a float
 
 
 @dataclass(frozen=True)
 class ImageList(FilesBelowRoot):
-    """Image files below `root`, listed in one text file per split.
+    """Image files below `root` that are listed in one text file per split.
 
-    root: folder that the paths in the lists are relative to.
-    lists: split -> text file (plain or gzip, UTF-8); `train` is required, `val` and `test` are optional.
-    classes: optional text file of class names, one a line, line k (from 0) naming class k.
-    name: the data set's name; the root folder's unless given.
+    root: the folder that the paths in the lists are relative to.
+    lists: {split: text file} (plain or gzip, UTF-8); `train` is required, `val` and `test` are optional.
+    classes: optional file of class names, in which line k (from 0) names class k, or a class map (`read_class_names`).
+    name: the name of the data set; by default that of the root folder.
 
-    The last whitespace-separated field of a line is the label, 0 to C-1, the rest is the path, so paths may contain
-    spaces; blank lines are skipped. Samples keep the order of the list and a key is the path, normalized (`a/./b.jpg`
-    is `a/b.jpg`). Paths must stay inside the root as they are spelled; symbolic links below it may lead anywhere.
+    The last field of a line is the label, 0 to C-1; the rest is the path, which may contain spaces. Blank lines are
+    skipped. Samples keep the order of the list, and a key is the normalized path (`a/./b.jpg` becomes `a/b.jpg`). Paths
+    must not leave the root as they are spelled; symbolic links below it may lead anywhere.
 
-    Without `classes` a class takes its folder's name if every class of train has its own folder, else its number.
+    Without `classes`, classes are named after their folders if every class of train has a folder of its own, else by
+    their numbers.
 
-    Raises UserError, naming list and line, for lines of another form, a path listed twice in one split, a class without
-    training image, and when none of a split's first files is there (a wrong root). Other missing files show at `load`.
+    Raises UserError, naming list and line, for lines of another form, a path listed twice in one split, and a class
+    without a training image; and if none of a split's first files exists (the root is wrong). Other missing files raise
+    OSError in `load`.
 
-    The keys travel whenever the source is pickled (about 60 bytes each): hand it to a worker once, when it starts.
+    The keys are pickled with the source (about 60 bytes each): pass it to a worker once, when it starts.
+
+    Example: ImageList(Path("places"), {"train": Path("Places_LT_train.txt"), "test": Path("Places_LT_test.txt")})
     """
 
     root: Path
@@ -62,14 +70,14 @@ class ImageList(FilesBelowRoot):
             problem = f"unknown split {unknown[0]!r}" if unknown else "no train list"
             raise UserError(f"{problem}: give train=LIST and, where there are any, val=LIST and test=LIST")
         lists = {split: Path(self.lists[split]) for split in SPLITS if split in self.lists}
-        splits = {split: _read_list(path) for split, path in lists.items()}
+        splits = {split: _read_list(path, root) for split, path in lists.items()}
         classes = _check_labels(splits, lists)
         for split, listing in splits.items():
             check_first_files(root, lists[split], listing)
         if self.classes is None:
             class_names = _folder_names(splits["train"], classes) or [str(k) for k in range(classes)]
         else:
-            class_names = _read_class_names(Path(self.classes), classes)
+            class_names = _named(Path(self.classes), classes)
         for attribute, value in (
             ("root", root),
             ("lists", lists),
@@ -95,8 +103,8 @@ def _lines(path: Path) -> Iterator[bytes]:
         yield from file
 
 
-def _read_list(path: Path) -> Listing:
-    """Keys and labels of one list. It may have millions of lines: the common line takes the short way."""
+def _read_list(path: Path, root: Path) -> Listing:
+    """Reads keys and labels of one list. It may have millions of lines, so usual ones are handled with few checks."""
     keys: list[str] = []
     labels: list[int] = []
     known: dict[bytes, int] = {}
@@ -115,7 +123,7 @@ def _read_list(path: Path) -> Listing:
             raise _Line(number, text).error(path, "not UTF-8; save the list as UTF-8") from None
         if name[0] in " \t" or not is_plain(name):
             try:
-                name = normalized(name.strip(" \t"))
+                name = normalized(name.strip(" \t"), root)
             except BadPath as problem:
                 raise _Line(number, text).error(path, str(problem)) from None
         keys.append(name)
@@ -128,6 +136,7 @@ def _read_list(path: Path) -> Listing:
 
 def _label(line: _Line, label: bytes, path: Path) -> int:
     allowed = f"a label is a whole number from 0 to {_LARGEST_LABEL}"
+    label = _WHOLE.sub(b"", label)
     shown = label[:40].decode(errors="backslashreplace")
     if label[:1] == b"-" and label[1:].isdigit():
         raise line.error(path, f"negative label {shown}; {allowed}")
@@ -140,7 +149,8 @@ def _label(line: _Line, label: bytes, path: Path) -> int:
 
 
 def _nth(path: Path, index: int) -> _Line:
-    """The line of sample `index`: read again, so that the good case stores no line numbers."""
+    """Returns the line of sample `index`. Reads the list again for an error message, so that line numbers need not be
+    kept for lists without errors."""
     filled = (_Line(number, text) for number, text in enumerate(_lines(path), 1) if text.strip())
     return next(itertools.islice(filled, index, None))
 
@@ -152,7 +162,7 @@ def _check_unique(keys: list[str], path: Path) -> None:
 
 
 def _check_labels(splits: dict[str, Listing], lists: dict[str, Path]) -> int:
-    """The number of classes; each must have a training image."""
+    """Returns the number of classes. Raises UserError if a class has no training image."""
     present = np.unique(splits["train"].labels)
     classes = int(present[-1]) + 1
     if len(present) < classes:
@@ -175,26 +185,22 @@ def _check_labels(splits: dict[str, Listing], lists: dict[str, Path]) -> int:
     return classes
 
 
-def _read_class_names(path: Path, classes: int) -> list[str]:
-    try:
-        names = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        problem = getattr(error, "strerror", None) or "not UTF-8"
-        raise UserError(
-            f"classes={path}: cannot read ({problem}); expected {classes} class names, one a line"
-        ) from None
+def _named(path: Path, classes: int) -> list[str]:
+    names = read_class_names(path)
     if len(names) != classes:
         raise UserError(
-            f"classes={path}: {len(names)} names, expected {classes}, one a line: the labels go from 0 to {classes - 1}"
+            f"class_names={path}: {counted(len(names), 'name')}, expected {classes}: the labels go from 0 to "
+            f"{classes - 1}"
         )
     return names
 
 
 def _folder_names(train: Listing, classes: int) -> list[str] | None:
-    """Names of the classes' folders, if each class lies in one folder of its own: the least that tells them apart.
+    """Names classes after their folders, with as few parent folders as make the names unique.
 
-    `train/airfield/1.jpg` gives `airfield`; `outdoor` inside several folders gives `hotel/outdoor`, `church/outdoor`.
-    The train split decides alone: validation images often lie in one heap.
+    `train/airfield/1.jpg` gives `airfield`; if several folders contain `outdoor`, the names are `hotel/outdoor` and
+    `church/outdoor`. Returns None unless every class has a folder of its own. Only the train split is considered,
+    because validation images are often in a single folder.
     """
     folders: dict[int, str] = {}
     for key, label in zip(train.keys, train.labels.tolist(), strict=True):
@@ -207,3 +213,9 @@ def _folder_names(train: Listing, classes: int) -> list[str] | None:
         if all(names) and len(set(names)) == classes:
             return names
     return None
+
+
+def first_paths(path: Path, count: int = 5) -> list[str]:
+    """Returns the first `count` paths of a list as they are spelled, but with slashes."""
+    filled = (text.rsplit(None, 1)[0] for text in _lines(path) if text.strip())
+    return [name.decode(errors="replace").strip().replace("\\", "/") for name in itertools.islice(filled, count)]

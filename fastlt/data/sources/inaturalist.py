@@ -1,4 +1,4 @@
-"""iNaturalist from its official annotation files: JSON that names images, annotations and categories."""
+"""Reads iNaturalist from its official annotation files: JSON with images, annotations and categories."""
 
 import json
 from collections import Counter
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastlt.core.errors import UserError
+from fastlt.core.words import counted
 from fastlt.data.sources.base import SPLITS, Listing
 from fastlt.data.sources.listed import (
     BadPath,
@@ -27,23 +28,25 @@ _FORM = "expected an official annotation file (JSON with images, annotations and
 
 @dataclass(frozen=True)
 class INaturalist(FilesBelowRoot):
-    """Image files below `root`, named by annotation files in the layout of iNaturalist 2018 (that of COCO).
+    """Image files below `root` that annotation files in the layout of iNaturalist 2018 (that of COCO) list.
 
-    root: folder that the paths (`file_name`) are relative to; the official ones begin with train_val2018/.
+    root: the folder that the paths (`file_name`) are relative to; official paths begin with train_val2018/.
     train, val, test: annotation files, plain or gzip. The papers test on the official val2018.json: give it as `test`.
-    name: the data set's name; the root folder's unless given.
+    name: the name of the data set; by default that of the root folder.
 
-    Of a file these are read: `images` (id, file_name), `annotations` (image_id, category_id) and, of the train file,
-    `categories` (id, name). Every image needs one annotation. Class k is the category with the k-th smallest id, so ids
-    may have gaps but every category needs a training image; a file without categories has those of its annotations. A
-    class is named by its category, and by the id where it has no name or shares it. Samples keep the order of `images`
-    and a key is the path, normalized.
+    These entries are read: `images` (id, file_name), `annotations` (image_id, category_id) and, of the train file,
+    `categories` (id, name). Every image needs exactly one annotation. Class k is the category with the k-th smallest
+    id, so ids may have gaps, but every category needs a training image. In a file without categories they are the ids
+    in its annotations. A class is named after its category, or by its id if the category has no name of its own.
+    Samples keep the order of `images`, and a key is the normalized path.
 
     Raises UserError, naming file and entry, for another layout, a path listed twice in one split, an image without
-    annotation or with several, a category without training image, and when none of a split's first files is there (a
-    wrong root). Other missing files show at `load`.
+    annotation or with several, and a category without a training image; and if none of a split's first files exists
+    (the root is wrong). Other missing files raise OSError in `load`.
 
-    The keys travel whenever the source is pickled: hand it to a worker once, when it starts.
+    The keys are pickled with the source: pass it to a worker once, when it starts.
+
+    Example: INaturalist(Path("inat"), Path("inat/train2018.json"), test=Path("inat/val2018.json"))
     """
 
     root: Path
@@ -61,7 +64,7 @@ class INaturalist(FilesBelowRoot):
         ids, class_names, splits = np.empty(0, np.int64), [], {}
         for split, file in files.items():
             content = _read(file)
-            keys, categories = _annotated(file, content)
+            keys, categories = _annotated(file, content, root)
             if split == "train":
                 ids, class_names = _classes(file, content, categories)
             splits[split] = Listing(keys, _numbered(file, keys, categories, ids, files["train"]))
@@ -85,7 +88,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: not UTF-8; {_FORM}") from None
     except RecursionError:
         raise UserError(f"{file}: nested too deeply; {_FORM}") from None
-    except ValueError as error:  # of the decoder, or of Python where a number has thousands of digits
+    except ValueError as error:  # raised by the decoder, or by Python for a number of thousands of digits
         raise UserError(f"{file}: not JSON ({error}); {_FORM}") from None
     if not isinstance(content, dict):
         raise UserError(f"{file}: a {type(content).__name__} where an object was expected; {_FORM}")
@@ -93,7 +96,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _column(file: Path, content: dict[str, Any], part: str, key: str, kind: type) -> list[Any]:
-    """The value of `key` in every entry of a part of the file."""
+    """Returns the value of `key` in every entry of a part of the file. Raises UserError for a value of another type."""
     entries = content.get(part)
     if not isinstance(entries, list):
         hint = " (test sets come without labels)" if part == "annotations" else ""
@@ -107,10 +110,11 @@ def _column(file: Path, content: dict[str, Any], part: str, key: str, kind: type
     return values
 
 
-def _annotated(file: Path, content: dict[str, Any]) -> tuple[list[str], np.ndarray]:
-    """Keys of the images, and the category of each: int64 [N]."""
+def _annotated(file: Path, content: dict[str, Any], root: Path) -> tuple[list[str], np.ndarray]:
+    """Returns (keys of the images, category id of each image int64 [N])."""
     image_ids = _column(file, content, "images", "id", int)
-    keys = [_key(file, place, name) for place, name in enumerate(_column(file, content, "images", "file_name", str))]
+    names = _column(file, content, "images", "file_name", str)
+    keys = [_key(file, place, name, root) for place, name in enumerate(names)]
     if not keys:
         raise UserError(f"{file}: there is no image in it; {_FORM}")
     if again := repeated(keys):
@@ -122,7 +126,7 @@ def _annotated(file: Path, content: dict[str, Any]) -> tuple[list[str], np.ndarr
     category = dict(zip(annotated, _column(file, content, "annotations", "category_id", int), strict=True))
     if len(category) < len(annotated):
         image, count = Counter(annotated).most_common(1)[0]
-        raise UserError(f"{file}: image {image} has {count} annotations; every image needs exactly one")
+        raise UserError(f"{file}: image {image} has {counted(count, 'annotation')}; every image needs exactly one")
     places = dict(zip(image_ids, range(len(keys)), strict=True))
     if len(places) < len(keys):
         image, count = Counter(image_ids).most_common(1)[0]
@@ -136,12 +140,12 @@ def _annotated(file: Path, content: dict[str, Any]) -> tuple[list[str], np.ndarr
     return keys, np.array([category[image] for image in image_ids], np.int64)
 
 
-def _key(file: Path, place: int, name: str) -> str:
+def _key(file: Path, place: int, name: str, root: Path) -> str:
     problem = "no path; give the path of an image, relative to the root"
     if name:
         try:
             name.encode()
-            return name if is_plain(name) else normalized(name)
+            return name if is_plain(name) else normalized(name, root)
         except BadPath as error:
             problem = str(error)
         except UnicodeEncodeError:
@@ -150,7 +154,7 @@ def _key(file: Path, place: int, name: str) -> str:
 
 
 def _classes(file: Path, content: dict[str, Any], present: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Ids of the categories, ascending, int64 [C], and their names."""
+    """Returns (ids of the categories in ascending order int64 [C], their names)."""
     if "categories" not in content:
         ids = np.unique(present)
         return ids, [str(number) for number in ids]
@@ -177,7 +181,7 @@ def _name(entry: dict[str, Any], number: int) -> str:
 
 
 def _numbered(file: Path, keys: list[str], categories: np.ndarray, ids: np.ndarray, train: Path) -> np.ndarray:
-    """Class of every image: int64 [N]."""
+    """Returns the class index of every image, int64 [N]."""
     labels = np.searchsorted(ids, categories)
     strange = np.flatnonzero(ids[np.minimum(labels, len(ids) - 1)] != categories)
     if len(strange):

@@ -1,8 +1,10 @@
-"""What the sources that read a file naming images have in common: text lists, CSV tables, JSON annotations."""
+"""Shared code of the sources that read a file listing images: text lists, CSV tables, JSON annotations."""
 
 import gzip
 import io
+import os
 import posixpath
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,22 +17,24 @@ from fastlt.core.errors import UserError
 from fastlt.data.sources.base import Listing
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_BOM = b"\xef\xbb\xbf"  # the mark some editors put in front of UTF-8
+_BOM = b"\xef\xbb\xbf"  # the byte order mark that some editors write at the start of UTF-8 files
+_DRIVE = re.compile(r"[A-Za-z]:/")
 _FIRST_FILES = 5
 _SHOWN = 200
 
 
 @contextmanager
 def opened(path: Path, form: str) -> Iterator[BinaryIO]:
-    """A file, plain or gzip, which is known by its first bytes, behind the mark of UTF-8 if it has one.
+    """Opens a plain or gzip file for reading bytes (context manager). Skips a byte order mark.
 
-    Raises UserError, with `form` as what is expected, where it cannot be read: here and in the body of the `with`.
+    form: what the error message says is expected. Raises UserError if the file cannot be read, also for errors in the
+    body of the `with` statement.
     """
     try:
         with path.open("rb") as file:
             packed = file.read(2) == _GZIP_MAGIC
             file.seek(0)
-            # The buffer splits lines in C, GzipFile alone does not.
+            # BufferedReader splits lines in C; GzipFile alone would do so in Python.
             content = io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 18) if packed else file  # pyright: ignore[reportArgumentType]
             if content.peek(len(_BOM)).startswith(_BOM):
                 content.read(len(_BOM))
@@ -41,40 +45,42 @@ def opened(path: Path, form: str) -> Iterator[BinaryIO]:
 
 
 def shown(text: str) -> str:
-    """Input as a message quotes it: one line of bounded length."""
+    """Quotes input for a message: on one line, and of bounded length."""
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
 class FilesBelowRoot:
-    """Loading of a source whose keys are paths below a folder."""
+    """Base class of sources whose keys are paths of files relative to `root`."""
 
     root: Path
     splits: dict[str, Listing]
 
     def load(self, split: str, index: int) -> bytes:
-        """The file's bytes; OSError if it is missing or unreadable."""
+        """Returns the bytes of a sample's file. Raises OSError if it cannot be read."""
         return self.where(split, index).read_bytes()
 
     def where(self, split: str, index: int) -> Path:
-        """The image file."""
+        """Returns the path of a sample's file."""
         return self.root / self.splits[split].keys[index]
 
 
 class BadPath(Exception):
-    """A path that cannot name an image below the root; the text says why and what is allowed."""
+    """Raised for a path that cannot name an image below the root. Its text says why and what is allowed."""
 
 
-def normalized(name: str) -> str:
-    """The key of an image: its path relative to the root in one spelling (`a/./b.jpg` is `a/b.jpg`).
+def normalized(name: str, root: Path) -> str:
+    """Returns the key of an image: its normalized path relative to the root (`a/./b.jpg` becomes `a/b.jpg`).
 
-    Raises BadPath for paths that leave the root as they are spelled and for names that no file can have or no message
-    can show.
+    Backslashes are taken as Windows separators unless a file of exactly this name exists. Raises BadPath for paths that
+    leave the root as they are spelled, and for NUL bytes and line breaks.
     """
     if "\0" in name:
         raise BadPath("the path holds a NUL byte; give the path of an image file")
     if "\n" in name or "\r" in name:
         raise BadPath("the path holds a line break; rename the file")
-    if name.startswith("/"):
+    if "\\" in name and not os.path.lexists(root / name):
+        name = name.replace("\\", "/")
+    if name.startswith("/") or _DRIVE.match(name):
         raise BadPath("absolute path; allowed are paths relative to the root, so strip the root from the list")
     normal = posixpath.normpath(name)
     if normal in (".", "..") or normal.startswith("../"):
@@ -83,14 +89,21 @@ def normalized(name: str) -> str:
 
 
 def is_plain(name: str) -> bool:
-    """Whether `normalized` would return the name as it is: true for nearly all, and quick to say."""
-    return not (name[0] in "/." or "/." in name or "//" in name or "\0" in name or "\n" in name or "\r" in name)
+    """Returns whether a name certainly needs no `normalized`. Fast, and true for nearly all names."""
+    return not (
+        name[0] in "/." or "/." in name or "//" in name or "\0" in name or "\\" in name or "\n" in name or "\r" in name
+    )
 
 
 def repeated(keys: list[str]) -> tuple[int, int] | None:
-    """Places of the first key that comes a second time, and of its first coming.
+    """Returns the positions of the first and second occurrence of a repeated key, or None if no key is repeated.
 
-    Compares hashes first: a set of the keys would take several times the memory.
+    It compares hashes first, because a set of the keys would need several times the memory.
+
+    Example:
+
+        >>> repeated(["a", "b", "a"])
+        (0, 2)
     """
     hashes = np.fromiter(map(hash, keys), np.int64, len(keys))
     order = np.argsort(hashes, kind="stable")
@@ -103,7 +116,10 @@ def repeated(keys: list[str]) -> tuple[int, int] | None:
 
 
 def check_first_files(root: Path, path: Path, listing: Listing) -> None:
-    """A wrong root fails at once. One image that is missing is no reason: the conversion reports those."""
+    """Raises UserError if none of the first files of a listing exists, because then the root is wrong.
+
+    Single missing images are no error here; the conversion reports them.
+    """
     for key in listing.keys[:_FIRST_FILES]:
         try:
             (root / key).stat()
@@ -117,6 +133,6 @@ def check_first_files(root: Path, path: Path, listing: Listing) -> None:
 
 
 def check_root(root: Path) -> None:
-    """Raises UserError where the root is no folder."""
+    """Raises UserError if the root is no folder."""
     if not root.is_dir():
         raise UserError(f"root={root}: no such folder; give the folder that the paths in the lists are relative to")

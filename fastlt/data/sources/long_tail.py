@@ -1,67 +1,77 @@
-"""A balanced source made long-tailed: the laws of CIFAR-LT and ImageNet-LT, and the choice of images that stay."""
+"""Makes a balanced source long-tailed: the class sizes of CIFAR-LT and ImageNet-LT, and which images remain."""
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
-from fastlt.data.sources.base import Listing, Source
+from fastlt.data.sources.base import Derived, Listing, Source
 
 LAWS = ("exponential", "pareto")
 HEADS = ("first", "random")
 
 
 def long_tail_counts(classes: int, largest: int, imbalance: float) -> np.ndarray:
-    """int64 [classes]: n_j = int(largest * mu^(j / (classes - 1))) with mu = 1 / imbalance (Cui et al., Cao et al.)."""
+    """Returns the class sizes of the exponential law (Cui et al. 2019, Cao et al. 2019), int64 [classes].
+
+    n_j = int(largest * mu^(j / (classes - 1))) with mu = 1 / imbalance.
+
+    Example:
+
+        >>> long_tail_counts(5, 500, 100).tolist()
+        [500, 158, 50, 15, 5]
+    """
     mu = 1 / imbalance
-    # Python floats, one class at a time: the published counts come from exactly these roundings.
+    # One class at a time in Python floats, because the published counts result from exactly this rounding.
     return np.array([int(largest * mu ** (j / max(classes - 1, 1))) for j in range(classes)], np.int64)
 
 
 def pareto_counts(classes: int, largest: int, imbalance: float, alpha: float) -> np.ndarray:
-    """int64 [classes], descending: class sizes as a draw from NumPy's Pareto law would have them, without the chance.
+    """Returns class sizes from the quantiles of NumPy's Pareto distribution, int64 [classes], descending.
 
-    x_r = ((r + 1) / (classes + 1))^(-1 / alpha) - 1 is the r-th largest of `classes` values spread evenly over the law
-    with P(X > x) = (1 + x)^-alpha. Sizes are x mapped linearly: the largest is n_max = `largest`, the smallest n_min =
-    n_max / imbalance, n_r = int(n_min + (n_max - n_min) * (x_r - x_last) / (x_0 - x_last)).
+    The authors of ImageNet-LT drew random values; here the values are spread evenly over the distribution instead. The
+    r-th largest of `classes` values with P(X > x) = (1 + x)^-alpha is x_r = ((r + 1) / (classes + 1))^(-1 / alpha) - 1.
+    The sizes are x mapped linearly to the range from n_min = largest / imbalance to n_max = largest:
+    n_r = int(n_min + (n_max - n_min) * (x_r - x_last) / (x_0 - x_last)).
 
-    1000 classes, 1280 images, imbalance 256 and alpha 6 give 404 many, 456 medium and 140 few and 121,449 images;
-    ImageNet-LT, drawn by its authors with these values, has 385, 479 and 136, and 115,846 images.
+    1000 classes, 1280 images, imbalance 256 and alpha 6 give 404 many, 456 medium and 140 few-shot classes and 121,449
+    images. ImageNet-LT, drawn by its authors with these values, has 385, 479 and 136, and 115,846 images.
     """
     rank = np.arange(classes)
     x = ((rank + 1) / (classes + 1)) ** (-1 / alpha) - 1
     smallest = largest / imbalance
     span = x[0] - x[-1] if classes > 1 else 1.0
     share = (x - x[-1]) / span if classes > 1 else np.ones(1)
-    # The tiny addition keeps what is whole but for rounding from losing one.
+    # The small addition prevents a whole number that became slightly smaller by rounding from being rounded down.
     return np.floor(smallest + (largest - smallest) * share + 1e-9).astype(np.int64)
 
 
 def thinned(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
-    """Rows that stay when class j keeps counts[j] of its images: int64, class after class, ascending within a class.
+    """Chooses counts[j] images of every class j; returns their rows, int64, sorted by class and ascending within it.
 
-    labels: int64 [N]. Within a class the choice is uniform without replacement and keyed by (seed, class). For one seed
-    the choices are nested: what a smaller count keeps, every larger one keeps too.
+    labels: int64 [N]. counts: int64 [C], at most the class sizes. seed: an integer.
+
+    The choice within a class is uniform without replacement and depends on (seed, class) only. For one seed the choices
+    are nested: images that remain for a smaller count also remain for a larger one.
     """
     by_class = np.argsort(labels, kind="stable")
     ends = np.cumsum(np.bincount(labels, minlength=len(counts)))
     chosen = []
     for j, (rows, count) in enumerate(zip(np.split(by_class, ends[:-1]), counts, strict=True)):
-        # Raw bits, not Generator.choice: NumPy promises the bit stream for ever, the methods on top of it may change.
+        # Raw bits instead of Generator.choice: NumPy guarantees the bit stream for all versions, but not the methods.
         draws = np.random.PCG64(np.random.SeedSequence((seed, j))).random_raw(len(rows))
         chosen.append(np.sort(rows[np.argsort(draws, kind="stable")[:count]]))
     return np.concatenate(chosen)
 
 
 def ldam_thinned(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
-    """Rows that stay as in the code of LDAM-DRW (Cao et al. 2019) and what follows it; in and out as `thinned`.
+    """Chooses images as the code of LDAM-DRW (Cao et al. 2019) does; arguments and result as for `thinned`.
 
-    Class after class, NumPy's global generator, seeded once, shuffles the class's rows, and the first counts[j] stay.
+    NumPy's legacy generator is seeded once. It shuffles the rows of each class in turn, and the first counts[j] remain.
     """
-    rng = np.random.RandomState(seed)  # whose stream NumPy keeps for ever
+    rng = np.random.RandomState(seed)  # its stream is guaranteed for all versions of NumPy
     chosen = []
     for j, count in enumerate(counts):
         rows = np.flatnonzero(labels == j)
@@ -76,30 +86,34 @@ SELECTIONS = {"ours": thinned, "ldam": ldam_thinned}
 def long_tail_rows(
     labels: np.ndarray, classes: int, imbalance: float, seed: int, selection: str = "ours"
 ) -> np.ndarray:
-    """Rows of a balanced set, labels int64 [N], that make up its long-tailed version by the exponential law.
-    selection: a key of SELECTIONS."""
+    """Returns the rows of a balanced data set that make up its exponentially long-tailed version, int64.
+
+    labels: int64 [N]. imbalance: size of the largest class / size of the smallest. selection: a key of SELECTIONS.
+    """
     return SELECTIONS[selection](labels, long_tail_counts(classes, len(labels) // classes, imbalance), seed)
 
 
 @dataclass(frozen=True)
-class LongTail:
-    """A source whose train split is thinned to a long tail; val and test stay as they are.
+class LongTail(Derived):
+    """A source whose train split is made long-tailed; val and test remain unchanged.
 
-    source: labelled images; its train split should be balanced, or nearly so.
-    law: sizes of the classes. `exponential`, the law of CIFAR-LT (`long_tail_counts`), or `pareto`, that of ImageNet-LT
-        and Places-LT (`pareto_counts`). n_max is the size of the source's largest class.
-    imbalance: images of the largest class per image of the smallest.
-    seed: which images of a class stay, and which classes are head where that is drawn.
-    minimum: images that every class keeps at least.
-    alpha: exponent of `pareto`: 6 made ImageNet-LT, 1.34 Places-LT (OLTR's issue 38); the smaller, the fewer large
-        classes.
-    head: which classes are large. `first`: labels are ranks, class 0 is the largest, as in CIFAR-LT. `random`: a
+    source: labelled images, whose train split should be balanced, or nearly so.
+    law: the class sizes: `exponential` as in CIFAR-LT (`long_tail_counts`), or `pareto` as in ImageNet-LT and Places-LT
+        (`pareto_counts`). The largest class keeps the size of the source's largest class.
+    imbalance: size of the largest class / size of the smallest.
+    seed: determines which images of a class remain, and which classes are large if `head` is `random`.
+    minimum: the number of images that every class keeps at least.
+    alpha: the exponent of `pareto`: 6 made ImageNet-LT, 1.34 Places-LT (OLTR's issue 38). The smaller it is, the fewer
+        classes are large.
+    head: which classes are large. `first`: sizes fall with the class index, as in CIFAR-LT. `random`: the order is a
         permutation drawn from the seed. By default `first` for `exponential` and `random` for `pareto`.
 
-    A class that has fewer images than it should keeps them all; how many such classes there are is said in one line.
-    Images stay in the source's order, with its keys.
+    A class with fewer images than it should have keeps all of them; the number of such classes is printed. Images keep
+    their order and keys.
 
-    Raises UserError for options outside what is allowed.
+    Raises UserError for options that are not allowed.
+
+    Example: LongTail(ImageFolder(Path("photos")), law="pareto", imbalance=256, minimum=5)
     """
 
     source: Source
@@ -134,26 +148,19 @@ class LongTail:
     def class_names(self) -> list[str]:
         return self.source.class_names
 
-    def load(self, split: str, index: int) -> bytes | np.ndarray:
-        """What the source gives for this image."""
-        return self.source.load(split, self._row(split, index))
-
-    def where(self, split: str, index: int) -> str | Path:
-        """Where the source has this image."""
-        return self.source.where(split, self._row(split, index))
-
-    def _row(self, split: str, index: int) -> int:
-        return int(self._rows[index]) if split == "train" else index
+    def origin(self, split: str, index: int) -> tuple[str, int]:
+        """Returns (split, position) of a sample in the source it comes from."""
+        return split, int(self._rows[index]) if split == "train" else index
 
     def _counts(self, present: np.ndarray) -> np.ndarray:
-        """Images that every class should keep, int64 [C]."""
+        """Returns the number of images that every class should keep, int64 [C]."""
         classes, largest = len(present), int(present.max())
         if self.law == "pareto":
             counts = pareto_counts(classes, largest, self.imbalance, self.alpha)
         else:
             counts = long_tail_counts(classes, largest, self.imbalance)
         if self.head == "random" or (not self.head and self.law == "pareto"):
-            # Its key has three parts, so it is no stream that chooses the images of a class.
+            # The seed has three parts, so that its stream differs from those that choose the images of a class.
             draws = np.random.PCG64(np.random.SeedSequence((self.seed, 0, 1))).random_raw(classes)
             ranked = np.empty(classes, np.int64)
             ranked[np.argsort(draws, kind="stable")] = counts

@@ -1,8 +1,8 @@
-"""The embedded data set: drawn, photograph-like pictures of 12 silhouettes x 3 surface patterns with a long tail.
+"""The embedded long-tailed data set: drawn, photograph-like images of 12 silhouettes with 3 surface patterns each.
 
-What makes a class is a combination ("striped star"). Every silhouette and every pattern is common in some combination
-and rare in another, so a representation learned on the head serves the tail, and what fails there is the classifier:
-the situation of the paper, small enough for two CPU cores.
+A class is a combination of silhouette and pattern ("striped star"). Every silhouette and every pattern is frequent in
+one combination and rare in another. A representation learned on frequent classes therefore also serves rare ones, and
+it is the classifier that fails on them: the situation of the paper, small enough for two CPU cores.
 """
 
 import math
@@ -19,10 +19,10 @@ COMBINATIONS = [(silhouette, pattern) for silhouette in SILHOUETTES for pattern 
 
 
 def _ranks() -> np.ndarray:
-    """Rank by frequency of every class, int64 [C], 0 for the most frequent one.
+    """Returns the frequency rank of every class, int64 [36]; 0 is the most frequent one.
 
-    Dealt in rounds, one round per pattern: a round holds every silhouette once and every pattern equally often, so each
-    silhouette has one combination in every third of the frequency order. The order within a round is random but fixed.
+    Ranks are given in three rounds. Each round contains every silhouette once and every pattern equally often, so that
+    each silhouette has one frequent, one medium and one rare class. The order within a round is random but fixed.
     """
     rng = np.random.default_rng(2020)
     ranks = np.empty((len(SILHOUETTES), len(PATTERNS)), np.int64)
@@ -34,12 +34,21 @@ def _ranks() -> np.ndarray:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Drawn shapes: a picture is a function of seed, split, index and the class at that index.
+    """The source of drawn shapes. An image is a function of seed, split, index and the class at that index.
 
-    imbalance: training images of the most frequent class / of the rarest one; counts fall exponentially in between.
-    max_per_class: training images of the most frequent class. val_per_class, test_per_class: images of every class.
-    classes: the most frequent so many of all 36 combinations; up to 12 have a silhouette each. None: all.
-    Raises UserError for options outside what is allowed.
+    seed: determines all images.
+    imbalance: training images of the most frequent class / of the rarest; counts fall exponentially in between.
+    max_per_class: the number of training images of the most frequent class.
+    val_per_class, test_per_class: the number of images of every class in val and test.
+    classes: how many of the 36 classes, the most frequent ones; None for all. Up to 12 classes all differ in their
+    silhouettes.
+
+    Raises UserError for options that are not allowed.
+
+    Example:
+
+        >>> Shapes(classes=4, imbalance=8).train_counts.tolist()
+        [50, 200, 400, 100]
     """
 
     seed: int = 0
@@ -72,7 +81,7 @@ class Shapes:
 
     @cached_property
     def combinations(self) -> list[tuple[str, str]]:
-        """Silhouette and pattern of every class."""
+        """The (silhouette, pattern) of every class."""
         return [COMBINATIONS[place] for place in self._places]
 
     @property
@@ -81,13 +90,13 @@ class Shapes:
 
     @property
     def train_counts(self) -> np.ndarray:
-        """Training images of every class, int64 [C]: max_per_class * imbalance^(-rank / (C - 1)), rounded."""
+        """The number of training images of every class, int64 [C]: max_per_class * imbalance^(-rank / (C - 1))."""
         ranks = _ranks()[self._places]
         return np.round(self.max_per_class * self.imbalance ** (-ranks / (len(ranks) - 1))).astype(np.int64)
 
     @cached_property
     def _places(self) -> np.ndarray:
-        """Where the classes stand in COMBINATIONS, ascending."""
+        """The positions of the classes in COMBINATIONS, in ascending order."""
         return np.flatnonzero(_ranks() < (self.classes or len(COMBINATIONS)))
 
     @property
@@ -110,19 +119,20 @@ class Shapes:
         return splits
 
     def __getstate__(self) -> dict:
-        # Everything else is derived: leaving them out keeps what is sent to worker processes small.
+        # All other attributes are derived from the fields; without them less is sent to worker processes.
         return {option: getattr(self, option) for option in self.__dataclass_fields__}
 
     def load(self, split: str, index: int) -> bytes:
-        """Sample `index` of `split`, drawn now: JPEG bytes.
+        """Draws sample `index` of `split`; returns JPEG bytes.
 
-        The same (seed, split, index) of a class gives the same bytes in any process; another build of NumPy or Pillow
-        may round a pixel differently. max_per_class and imbalance matter in so far as they say which class an index is.
+        The same seed, split, index and class give the same bytes in any process, though another build of NumPy or
+        Pillow may round a pixel differently. max_per_class and imbalance only determine the class of an index.
         """
         silhouette, pattern = self.combinations[self.splits[split].labels[index]]
         key = np.random.SeedSequence(self.seed, spawn_key=(SPLITS.index(split), index))
         return draw(np.random.default_rng(key), silhouette, pattern)
 
     def where(self, split: str, index: int) -> str:
+        """Returns the seed, split, index and class of a sample in words."""
         label = self.splits[split].labels[index]
         return f"shapes seed {self.seed}, {split} picture {index} ({self.class_names[label]})"

@@ -1,7 +1,8 @@
-"""Draws one photograph-like picture of a shape: pure NumPy and Pillow, a few milliseconds each.
+"""Draws photograph-like images of shapes with NumPy and Pillow, in a few milliseconds each.
 
-A picture is a textured background under a light gradient, clutter, a drop shadow, the object (a silhouette filled with
-a surface pattern), at times something in front of it, and a camera: slight blur, sensor noise, JPEG.
+An image consists of a textured background, clutter, a drop shadow, the object (a silhouette filled with a surface
+pattern), sometimes something in front of it, uneven light, and the effects of a camera: slight blur, sensor noise and
+JPEG compression.
 """
 
 import io
@@ -15,8 +16,8 @@ Field = np.ndarray  # float32 [H, W]
 Point = tuple[float, float]  # x, y in pixels
 SIDES = (64, 112)  # shortest and longest side of a picture, pixels
 
-# Silhouettes in object coordinates: about -1..1, y down, negative inside, roughly a distance near the outline.
-# Mirroring turns none into another, so flips are a fair augmentation.
+# A silhouette is a function of object coordinates (about -1..1, y down). It is negative inside, and near the outline it
+# is roughly the distance to it. No silhouette is the mirror image of another, so flips keep the class.
 
 
 def _triangle(x: Field, y: Field) -> Field:
@@ -25,7 +26,7 @@ def _triangle(x: Field, y: Field) -> Field:
 
 def _star(x: Field, y: Field) -> Field:
     wedge = 2 * math.pi / 5
-    angle = np.abs((np.arctan2(x, y) + wedge / 2) % wedge - wedge / 2)  # folded onto one half of one arm
+    angle = np.abs((np.arctan2(x, y) + wedge / 2) % wedge - wedge / 2)  # maps every arm to one half of the first
     radius = np.hypot(x, y)
     px, py = radius * np.cos(angle), radius * np.sin(angle)
     (ax, ay), (bx, by) = (1.0, 0.0), (0.42 * math.cos(wedge / 2), 0.42 * math.sin(wedge / 2))
@@ -79,11 +80,11 @@ SILHOUETTES: dict[str, Callable[[Field, Field], Field]] = {
 
 
 def _wave(t: Field, sharpness: float = 3.0) -> Field:
-    """A soft square wave of period 1 between 0 and 1."""
+    """Returns a soft square wave of period 1 between 0 and 1."""
     return np.clip(0.5 + sharpness * np.sin(2 * math.pi * t) / 2, 0, 1)
 
 
-# Surface patterns: how much of the second colour shows, 0..1, in object coordinates.
+# A surface pattern is the share of the second colour, 0..1, as a function of object coordinates.
 PATTERNS: dict[str, Callable[[Field, Field], Field]] = {
     "plain": lambda x, _: np.zeros_like(x),
     "striped": lambda x, _: _wave(x * 1.9),
@@ -101,7 +102,7 @@ _GROUNDS = np.array(
 
 
 def _texture(rng: np.random.Generator, height: int, width: int) -> Field:
-    """Noise of several octaves, about -1..1: coarse grids of random values, enlarged and added."""
+    """Returns noise of several octaves, about -1..1: the sum of random grids from coarse to fine, enlarged."""
     total = np.zeros((height, width), np.float32)
     roughness = rng.uniform(0.45, 0.8)
     stretch = rng.uniform(0.5, 2.0)  # grain along one axis, as in wood or water
@@ -113,7 +114,7 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> Field:
 
 
 def _frame(x: Field, y: Field, center: Point, radius: float, angle: float, squeeze: float) -> tuple[Field, Field]:
-    """Pixel coordinates -> object coordinates."""
+    """Converts pixel coordinates to object coordinates."""
     dx, dy = (x - center[0]) / radius, (y - center[1]) / radius
     c, s = math.cos(angle), math.sin(angle)
     return (c * dx + s * dy) / squeeze, (c * dy - s * dx) * squeeze
@@ -124,7 +125,7 @@ def _paint(image: np.ndarray, cover: Field, colour: np.ndarray) -> None:
 
 
 def _clutter(rng: np.random.Generator, image: np.ndarray, x: Field, y: Field, size: float, center: Point) -> None:
-    """One blob or stick with a single soft colour."""
+    """Paints one blob or stick in a single soft colour."""
     u, v = _frame(x, y, center, size, rng.uniform(0, math.pi), math.sqrt(rng.uniform(1, 4)))
     cover = np.clip(0.5 - (np.hypot(u, v) - 1) * size, 0, 1)
     colour = _GROUNDS[rng.integers(len(_GROUNDS))] * np.float32(rng.uniform(0.5, 1.2))
@@ -132,7 +133,7 @@ def _clutter(rng: np.random.Generator, image: np.ndarray, x: Field, y: Field, si
 
 
 def _colours(rng: np.random.Generator, ground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two surface colours float32 [3] that differ from each other, the first one also from the ground."""
+    """Draws two surface colours, float32 [3], that differ from each other; the first also differs from the ground."""
     while True:
         first, second = rng.uniform(0.05, 0.95, (2, 3)).astype(np.float32)
         if np.abs(first - ground).sum() > 0.7 and np.abs(first - second).sum() > 0.9:
@@ -140,7 +141,11 @@ def _colours(rng: np.random.Generator, ground: np.ndarray) -> tuple[np.ndarray, 
 
 
 def draw(rng: np.random.Generator, silhouette: str, pattern: str) -> bytes:
-    """One picture as JPEG bytes (RGB, sides within SIDES), a pure function of the generator's state and the names."""
+    """Draws one image; returns JPEG bytes (RGB, sides within SIDES).
+
+    The image is a pure function of the generator's state, the silhouette (a key of SILHOUETTES) and the pattern (a key
+    of PATTERNS).
+    """
     height, width = (int(n) for n in rng.integers(SIDES[0], SIDES[1] + 1, 2))
     short = min(height, width)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
@@ -150,13 +155,13 @@ def draw(rng: np.random.Generator, silhouette: str, pattern: str) -> bytes:
     image = ground + _texture(rng, height, width)[..., None] * tint
 
     radius = short * rng.uniform(0.33, 0.47)
-    slack = max(0.0, 0.45 * short - 0.9 * radius)  # the object stays in the central square, which evaluation crops
+    slack = max(0.0, 0.45 * short - 0.9 * radius)  # keeps the object in the central square that evaluation crops
     center = (width / 2 + rng.uniform(-slack, slack), height / 2 + rng.uniform(-slack, slack))
     for _ in range(rng.integers(0, 4)):
         place = (rng.uniform(0, width), rng.uniform(0, height))
         _clutter(rng, image, x, y, short * rng.uniform(0.04, 0.16), place)
 
-    # Mostly upright, as things in photographs are; any angle would take longer to learn than the demo lasts.
+    # Objects are mostly upright, as in photographs; arbitrary angles would take longer to learn than the demo lasts.
     angle, squeeze = rng.uniform(-0.5, 0.5), math.exp(rng.normal(0, 0.06))
     light = rng.uniform(0, 2 * math.pi)
     lx, ly = math.cos(light), math.sin(light)

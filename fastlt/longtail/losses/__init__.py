@@ -1,5 +1,8 @@
-"""Losses for long-tailed training: one file each, one function `make(counts, progress, **options) -> Loss`; this table
-names them."""
+"""Losses for long-tailed training.
+
+Each loss is a file with a function `make(counts, progress, **options)` that returns the loss, and a row of the table
+LOSSES here.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,21 +34,29 @@ _ON_COSINES = frozenset({"ldam_drw"})
 
 
 def make_loss(name: str, counts: Tensor, progress: float = 0.0, options: Mapping[str, Any] | None = None) -> Loss:
-    """A loss: logits [..., C] and labels int64 [...] to one value per sample, [...], differentiable, in float32.
+    """Returns a loss: a function from logits [..., C] and labels int64 [...] to one float32 value per sample, [...].
 
-    name: a key of LOSSES, or `package.module:NAME` of the user's own: a function or class that is called with counts,
-    progress and options and gives such a loss; one that gives the mean of the batch will do for stage 1. counts:
-    training images per class, int64 [C], on the device of the logits; classes without images are allowed. progress:
-    share of the epochs that are done, in [0, 1). options: the loss's own, by name; the papers' values where none is
-    given. A loss never waits for the device. Raises UserError if name, an option's name or its value is not allowed.
+    name: a key of LOSSES, or `package.module:NAME` of your own. NAME(counts, progress, **options) returns the loss; for
+        stage 1 it may be a loss that returns the mean of the batch.
+    counts: training images of each class, int64 [C], on the device of the logits. Classes without images are allowed.
+    progress: share of the epochs that are done, in [0, 1).
+    options: keyword arguments of the loss; the defaults are the values of its paper.
+
+    A loss never synchronizes with the GPU. Raises UserError for an unknown name, or for an option that is unknown or
+    has a value that is not allowed.
+
+    >>> import torch
+    >>> loss = make_loss("focal", torch.tensor([90, 10]), options={"gamma": 1.0})
+    >>> loss(torch.zeros(3, 2), torch.tensor([0, 1, 1]))  # -(1 - p) log p at p = 1/2
+    tensor([0.3466, 0.3466, 0.3466])
     """
     return call_part("loss", name, find_part("loss", name, LOSSES), options or {}, counts, progress)
 
 
 def classifier_of(name: str) -> str:
-    """What makes the logits of a loss: `linear`, or `cosine` where it wants cosines in [-1, 1].
+    """Returns the kind of classifier that computes the logits for a loss: `linear` or `cosine`.
 
-    An own loss says so by an attribute `on_cosines = True`.
+    It is `cosine`, with logits in [-1, 1], for ldam_drw and for an own loss with an attribute `on_cosines = True`.
     """
     on_cosines = name in _ON_COSINES or getattr(find_part("loss", name, LOSSES), "on_cosines", False)
     return "cosine" if on_cosines else "linear"

@@ -1,4 +1,4 @@
-"""Balanced softmax: the softmax of a training on n_j images of class j."""
+"""Balanced softmax: cross-entropy that accounts for the number n_j of training images of each class j."""
 
 from torch import Tensor
 
@@ -7,6 +7,9 @@ from fastlt.longtail.losses.base import Loss
 
 
 def make(counts: Tensor, progress: float) -> Loss:
-    """Cross-entropy of z + log n (Ren et al. 2020, section 3): the logit-adjusted loss with tau = 1, for a constant in
-    all logits changes nothing. A class without images counts as the smallest one that has some."""
+    """Returns the cross-entropy of z + log n (Ren et al. 2020, section 3), z the logits.
+
+    It equals the logit-adjusted loss with tau = 1, because adding a constant to all logits changes nothing. A class
+    without images is treated as the smallest class that has some. progress: not used.
+    """
     return logit_adjusted.make(counts, progress, tau=1.0)

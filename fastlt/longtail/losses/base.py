@@ -1,4 +1,4 @@
-"""What all losses share: their form, the sizes of classes, checks of options."""
+"""The type of a loss, and helpers that all losses share."""
 
 from collections.abc import Callable
 
@@ -8,14 +8,14 @@ from torch.nn import functional
 
 from fastlt.core.errors import UserError
 
-# logits [..., C], labels int64 [...] -> one loss per sample [...], float32 (float64 for logits in float64)
+# A loss: logits [..., C], labels int64 [...] -> one value per sample [...], float32 (float64 for float64 logits).
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of every sample, a share `smoothing` of its target spread evenly over all classes.
+    """Returns the cross-entropy of every sample, [...].
 
-    logits: [..., C]. labels: int64 [...]. Returns [...].
+    logits: [..., C]. labels: int64 [...]. smoothing: share of the target that is spread evenly over all C classes.
     """
     flat = full(logits).reshape(-1, logits.shape[-1])
     losses = functional.cross_entropy(flat, labels.reshape(-1), reduction="none", label_smoothing=smoothing)
@@ -23,17 +23,17 @@ def entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
 
 
 def full(logits: Tensor) -> Tensor:
-    """Logits of half precision as float32; others as they are."""
+    """Returns logits as float32, except that float64 stays."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def sizes(counts: Tensor) -> Tensor:
-    """Images per class as float64 [C], all above 0: a class without images counts as the smallest one that has some."""
+    """Returns counts [C] as float64 [C] greater than 0: a class without images gets the smallest positive count."""
     present = torch.where(counts > 0, counts, counts.max())
     return torch.maximum(counts, present.min().clamp_min(1)).double()
 
 
 def check(allowed: bool, option: str, value: float, must: str) -> None:
-    """Raises UserError, which says what `option` must be, if `value` is not allowed."""
+    """Raises UserError unless `allowed`. option, value: of the loss. must: what the value must be, in words."""
     if not allowed:
         raise UserError(f"loss_options.{option}={value}: it must be {must}")

@@ -1,4 +1,4 @@
-"""Cross-entropy, perhaps with label smoothing: the loss that all others are measured against."""
+"""Cross-entropy, optionally with label smoothing: the baseline of all other losses."""
 
 from functools import partial
 
@@ -8,7 +8,11 @@ from fastlt.longtail.losses.base import Loss, check, entropy
 
 
 def make(counts: Tensor, progress: float, smoothing: float = 0.0) -> Loss:
-    """-sum_c q_c log p_c with q = 1 - smoothing on the sample's class and smoothing / C spread over all classes
-    (Szegedy et al. 2016, section 7). Class sizes do not matter."""
+    """Returns the cross-entropy -sum_c q_c log p_c, p the softmax of the logits.
+
+    smoothing: share of the target that is spread evenly over all C classes, in [0, 1) (Szegedy et al. 2016, section 7):
+        q_c = smoothing / C for each class, plus 1 - smoothing for the sample's own.
+    counts, progress: not used.
+    """
     check(0 <= smoothing < 1, "smoothing", smoothing, "in [0, 1)")
     return partial(entropy, smoothing=smoothing)

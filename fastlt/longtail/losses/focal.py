@@ -1,4 +1,4 @@
-"""Focal loss: samples that are classified well count less."""
+"""Focal loss: samples that are classified well have less weight."""
 
 import math
 
@@ -10,18 +10,20 @@ from fastlt.longtail.losses.base import Loss, check, entropy, full
 
 
 def make(counts: Tensor, progress: float, gamma: float = 2.0, sigmoid: float = 0.0) -> Loss:
-    """-(1 - p_y)^gamma log p_y (Lin et al. 2017, section 3.2), p of a softmax over the classes. gamma = 0 is
-    cross-entropy. Class sizes do not matter.
+    """Returns the focal loss -(1 - p_y)^gamma log p_y (Lin et al. 2017, section 3.2).
 
-    sigmoid = 1: p of a sigmoid for each class, as in the paper, and the sum over the classes of the focal loss of "is
-    of this class or not". LDAM-DRW's code has the softmax and gamma 1, that of BagofTricks-LT the sigmoids.
+    gamma: 0 or more; 0 is cross-entropy.
+    sigmoid: 0 takes p from a softmax over the classes. 1 takes one sigmoid per class, as that paper does, and sums the
+        binary focal losses over the classes. The code of LDAM-DRW has the softmax with gamma = 1, that of
+        BagofTricks-LT the sigmoids.
+    counts, progress: not used.
     """
     check(0 <= gamma < math.inf, "gamma", gamma, "0 or more")
     check(sigmoid in (0, 1), "sigmoid", sigmoid, "0 or 1")
 
     def focused(losses: Tensor) -> Tensor:
-        """(1 - p)^gamma -log p, of values -log p."""
-        # Exact for p near 1. The bound is for gradients: a power below 1 has none at 0, where the loss is 0 anyway.
+        """Returns -(1 - p)^gamma log p of values -log p."""
+        # expm1 is exact for p near 1. The lower bound keeps the gradient of a power below 1 finite at p = 1.
         missing = (-torch.expm1(-losses)).clamp_min(torch.finfo(losses.dtype).tiny)
         return missing**gamma * losses
 

@@ -1,4 +1,4 @@
-"""Label-aware smoothing: the larger a class, the softer its targets."""
+"""Label-aware smoothing: cross-entropy whose label smoothing grows with the size of the class."""
 
 import math
 
@@ -8,15 +8,19 @@ from fastlt.longtail.losses.base import Loss, check, full, sizes
 
 
 def make(counts: Tensor, progress: float, smoothing_head: float = 0.3, smoothing_tail: float = 0.0) -> Loss:
-    """-sum_c q_c log p_c with q = 1 - eps_y on the sample's class and eps_y / (C - 1) on every other (Zhong et al.
-    2021, section 3.2), eps_y from smoothing_tail in the smallest class to smoothing_head in the largest, concave:
+    """Returns the loss -sum_c q_c log p_c (Zhong et al. 2021, section 3.2), p the softmax of the logits.
+
+    The target q is 1 - eps_y for the sample's class y and eps_y / (C - 1) for every other class, where eps_y rises from
+    `smoothing_tail` in the smallest class to `smoothing_head` in the largest:
 
     eps_y = tail + (head - tail) sin(pi (n_y - n_min) / (2 (n_max - n_min)))
 
-    Where all classes are of one size, each is the smallest: eps = smoothing_tail. A class without images is smoothed as
-    the smallest one that has some. The authors' code spreads eps_y over all C classes, the sample's own included, which
-    is (C - 1) / C of our smoothing. Theirs are 0.4 and 0.1 on CIFAR-100-LT with imbalance 100 and on Places-LT, 0.3 and
-    0 on ImageNet-LT, iNaturalist 2018 and CIFAR-10-LT with imbalance 100.
+    If all classes have the same size, eps_y is smoothing_tail. A class without images is smoothed as the smallest class
+    that has some. progress: not used.
+
+    That paper's code spreads eps_y over all C classes, including the sample's own, which gives (C - 1) / C of the
+    smoothing here. It uses head 0.4 and tail 0.1 on CIFAR-100-LT (imbalance 100) and Places-LT, and 0.3 and 0 on
+    ImageNet-LT, iNaturalist 2018 and CIFAR-10-LT (imbalance 100).
     """
     check(0 <= smoothing_head < 1, "smoothing_head", smoothing_head, "in [0, 1)")
     must = f"from 0 to smoothing_head={smoothing_head}"

@@ -1,4 +1,4 @@
-"""LDAM-DRW: label-distribution-aware margins, and late in a training weights."""
+"""LDAM-DRW: label-distribution-aware margins, with deferred re-weighting of the classes late in the training."""
 
 import math
 
@@ -18,12 +18,17 @@ def make(
     drw_from: float = 0.8,
     weighted_mean: float = 0.0,
 ) -> Loss:
-    """w_y times the cross-entropy of scale * (z - m_y on the sample's class) (Cao et al. 2019, equations 12 and 13).
+    """Returns w_y times the cross-entropy of scale * z', where z' is z with m_y subtracted at the sample's class y.
 
-    z: cosines in [-1, 1], of a CosineClassifier. m_j is proportional to n_j^(-1/4), and max_margin for the smallest
-    class. Deferred re-weighting (their algorithm 1): w = 1 until `progress`, the share of the epochs that are done, is
-    drw_from; from then on the weights of `class_weights` with beta. weighted_mean: as in `weights_of`; the authors'
-    code has 1. A class without images has the margin and the weight of the smallest one that has some.
+    (Cao et al. 2019, equations 12 and 13.) The logits z are cosines in [-1, 1], of a CosineClassifier.
+
+    max_margin: margin of the smallest class; the margins m_j are proportional to n_j^(-1/4).
+    scale: factor on the cosines.
+    drw_from: share of the epochs after which classes are re-weighted (their algorithm 1). While `progress` is below it,
+        w = 1; from then on w is `class_weights` with `beta`. 1 never re-weights.
+    weighted_mean: 0 or 1, as in `weights_of`; the code of that paper corresponds to 1.
+
+    A class without images has the margin and the weight of the smallest class that has some.
     """
     check(0 <= max_margin < math.inf, "max_margin", max_margin, "0 or more")
     check(0 < scale < math.inf, "scale", scale, "greater than 0")

@@ -1,1 +1,1 @@
-"""Files of weights, ours and others': reading them without running them, pretrained backbones, import and export."""
+"""Files of weights, of fastlt and of other projects: safe reading, pretrained backbones, import and export."""

@@ -1,21 +1,24 @@
-"""Where a state dict keeps its last linear layer, and what that is: linear, scaled by LWS, or compared by cosine."""
+"""Finds the classifier (head) in a state dict: a linear layer, one with scales of LWS, or a cosine classifier."""
 
 from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 
+from fastlt.core.words import counted
+
 Head = Mapping[str, Tensor]  # `weight` [C, D] (or `across` [D, C]), perhaps `bias` [C] and `scales` [C]
 HEADS = ("fc", "linear", "head.fc", "classifier.fc", "classifier", "head")  # usual names of the last linear layer
-SCALES = ("scales", "learned_norm")  # of LWS, one for each class
+SCALES = ("scales", "learned_norm")  # names of the scales of LWS, one for each class
 _NO_BIAS = "the classifier has no bias: 0 is taken; if it compares by cosine, import it with --classifier cosine"
 
 
 def split_head(tensors: Mapping[str, Tensor], own: Collection[str] = ()) -> tuple[dict[str, Tensor], Head]:
-    """(tensors of the backbone, its head; an empty one if there is none).
+    """Splits a state dict into the tensors of the backbone and the head, which is empty if there is none.
 
-    own: names that belong to the backbone even if they look like a classifier's. A head of another name than the usual
-    ones is found where it is the last layer of the file.
+    own: names that belong to the backbone even if they look like a classifier's.
+
+    The head is a layer with one of the names HEADS, or else the last layer of the file.
     """
     last = list(tensors)[-1].rpartition(".")[0]
     for name in (*HEADS, last):
@@ -27,20 +30,21 @@ def split_head(tensors: Mapping[str, Tensor], own: Collection[str] = ()) -> tupl
         places |= {f"{beside}.{scales}".lstrip("."): "scales" for scales in SCALES}
         rest = {place: value for place, value in tensors.items() if place not in places}
         if name == "linear" and "linear.bias" not in tensors and len(weight) == _length(rest):
-            return rest, {"across": weight}  # LDAM-DRW's classifier of cosines
+            return rest, {"across": weight}  # the cosine classifier of LDAM-DRW, whose weight is [D, C]
         return rest, {part: tensors[place] for place, part in places.items() if place in tensors}
     return dict(tensors), {}
 
 
 def _length(backbone: Mapping[str, Tensor]) -> int:
-    """Length of the features of a network that ends in a batch norm."""
+    """Returns the number of features of a network that ends in a batch norm."""
     return next((len(value) for value in reversed(list(backbone.values())) if value.ndim == 1), 0)
 
 
 def split_fc(tensors: Mapping[str, Tensor]) -> Head:
-    """The head that is kept in a state dict of its own: `fc`, perhaps with scales; an empty one if it is no such layer.
+    """Returns the head in a state dict that holds only a classifier: a linear layer `fc`, perhaps with scales.
 
-    Not just any weight: that of a cosine classifier looks the same but for its name.
+    It is empty if there is anything else in the state dict. The names are compared because the weight of a cosine
+    classifier has the same shape as that of a linear layer.
     """
     parts = {"fc.weight": "weight", "fc.bias": "bias", **dict.fromkeys(SCALES, "scales")}
     head = {parts[name]: value for name, value in tensors.items() if name in parts}
@@ -49,10 +53,11 @@ def split_fc(tensors: Mapping[str, Tensor]) -> Head:
 
 
 def joint_classifier(head: Head, kind: str | None = None) -> tuple[tuple[Tensor, Tensor | None], tuple[str, ...]]:
-    """((weight [C, D], bias [C]), notes); no bias where the classifier compares by cosine.
+    """Returns ((weight [C, D], bias [C]), notes) of a head; the bias is None for a cosine classifier.
 
-    kind: what a head without bias is, `linear` or `cosine`; None where nobody said it. Raises ValueError if there is
-    another number of scales than of classes.
+    kind: `linear` or `cosine`, what a head without bias is; None if that is unknown. notes: what was changed, in words.
+
+    Raises ValueError if the number of scales is not the number of classes.
     """
     if "across" in head:
         return (head["across"].T.contiguous(), None), ()
@@ -65,8 +70,10 @@ def joint_classifier(head: Head, kind: str | None = None) -> tuple[tuple[Tensor,
     if "scales" in head:
         scales = head["scales"].flatten()
         if len(scales) != len(weight):
-            raise ValueError(f"{len(scales)} scales for {len(weight)} classes: there must be one for each")
-        # The authors' LWS scales the logits, factor * (W x + b), not the weights alone as the paper's text says.
+            raise ValueError(
+                f"{counted(len(scales), 'scale')} for {counted(len(weight), 'class')}: there must be one for each"
+            )
+        # LWS in the paper's code scales the logits W x + b, and not only the weights, as the paper's text says.
         weight, bias = scales[:, None] * weight, scales * bias
         notes.append("the scales of LWS are folded into the classifier")
     return (weight, bias), tuple(notes)

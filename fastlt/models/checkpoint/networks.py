@@ -1,4 +1,4 @@
-"""What network tensors are of, told from their names and shapes."""
+"""Recognizes a network by the names and shapes of its tensors."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from torch import Tensor
 
 _CIFAR = re.compile(r"layer([123])\.(\d+)\.((conv|bn)[12]\..*)")
-_RESNETS: dict[tuple[int, ...], str] = {  # (bottlenecks, blocks of each stage)
+_RESNETS: dict[tuple[int, ...], str] = {  # (whether blocks are bottlenecks, number of blocks in each stage)
     (False, 2, 2, 2, 2): "ResNet-18",
     (False, 3, 4, 6, 3): "ResNet-34",
     (True, 3, 4, 6, 3): "ResNet-50",
@@ -16,10 +16,12 @@ _RESNETS: dict[tuple[int, ...], str] = {  # (bottlenecks, blocks of each stage)
 
 
 def number_blocks(tensors: Mapping[str, Tensor], own: Collection[str] = ()) -> dict[str, Tensor]:
-    """The tensors of a ResNet for CIFAR with its blocks named as here, numbered through (`layers.7`), where LDAM-DRW
-    and all that is built on it number them in each stage (`layer2.2`); those of any other network as they are.
+    """Returns tensors with the blocks of a ResNet for CIFAR renamed to fastlt's names.
 
-    own: names of the network that they are for.
+    LDAM-DRW, and code that is built on it, numbers the blocks within each stage (`layer2.2`); fastlt numbers them from
+    the first to the last (`layers.7`). The tensors of any other network are returned unchanged.
+
+    own: names of the tensors of the network that is to be filled; nothing is renamed if it has LDAM-DRW's names.
     """
     blocks = _blocks(tensors)
     if not blocks or _blocks(own):
@@ -32,14 +34,14 @@ def number_blocks(tensors: Mapping[str, Tensor], own: Collection[str] = ()) -> d
 
 
 def _blocks(names: Collection[str]) -> list[tuple[int, int]]:
-    """(stage, block) of all blocks, in order, of a ResNet for CIFAR whose stages are layer1 to layer3; else empty."""
+    """Returns (stage, block) of all blocks of a ResNet for CIFAR with the stages layer1 to layer3, else nothing."""
     blocks = sorted({(int(found[1]), int(found[2])) for name in names if (found := _CIFAR.fullmatch(name))})
     beside = any(name.startswith("layer") and not _CIFAR.fullmatch(name) for name in names)
     return blocks if {stage for stage, _ in blocks} == {1, 2, 3} and not beside else []
 
 
 def seems(tensors: Mapping[str, Tensor]) -> str:
-    """What the backbone that these tensors are of seems to be, in words."""
+    """Returns, in words, what network these tensors of a backbone seem to be from."""
     stem, first = tensors.get("conv1.weight"), tensors.get("layer1.0.conv1.weight")
     if stem is not None and "layers.0.conv1.weight" in tensors:
         return f"a ResNet-{2 * _count(tensors, 'layers') + 2} for CIFAR with {len(stem)} channels in its first stage"

@@ -1,4 +1,4 @@
-"""Reads files of weights by whoever wrote them. Nothing that a file contains is ever run."""
+"""Reads files of weights of fastlt and of other projects, without ever running code from a file."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from fastlt.models.backbones import BACKBONES, JOINT
 from fastlt.models.checkpoint.harmless import HARMLESS
 from fastlt.models.checkpoint.heads import Head, joint_classifier, split_fc, split_head
 from fastlt.models.checkpoint.networks import number_blocks
-from fastlt.registry import is_own
+from fastlt.registry import is_own, library_of
 
-# Where training codes put a state dict, the better one first where there are two.
+# Keys under which training scripts store a state dict. If a file has two of them, the first one here is taken.
 WRAPPERS = ("state_dict_best", "state_dict", "state_dict_model", "model_state_dict", "model", "feat_model")
-# Backbone, classifier, learned scales and the backbone's last block side by side: the paper's authors and BALMS, which
-# is built on their code; MiSLAS, on Places with a last block of its own.
+# Formats that store several state dicts side by side: the keys of backbone, classifier, learned scales and last block,
+# and a name. BALMS is built on the code of the paper. MiSLAS stores the last block separately on Places-LT.
 PAIRS = (
     ("feat_model", "classifier", "", "", "checkpoint of the paper's authors or of BALMS"),
     (
@@ -31,18 +31,20 @@ PAIRS = (
     ),
 )
 KIND_BAGS, BAGS = "checkpoint of BagofTricks-LT", {"state_dict", "best_result", "best_epoch"}
-PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and trainers
+PREFIXES = ("module.", "_orig_mod.", "model.")  # prefixes of names by DataParallel, torch.compile and trainers
 KIND_OURS = "checkpoint of fastlt"
 OURS = {"schema", "key", "settings", "epoch", "model"}  # keys of every checkpoint of fastlt
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file of weights holds.
+    """The contents of a file of weights.
 
-    kind: what the file is, in words. backbone: tensors under the backbone's own names, float32 or integer, on the CPU.
-    classifier: weight [C, D] and bias [C], float32, or None; no bias where it compares by cosine. backbone_name: only
-    where the file says it. notes: what was left out or changed, a line each.
+    kind: what the file is, in words.
+    backbone: tensors by the backbone's own names, float32 or integer, on the CPU.
+    classifier: (weight [C, D], bias [C]), float32, with a bias of None for a cosine classifier; None without one.
+    backbone_name: the name of the backbone, if the file has it.
+    notes: what was left out or changed, one line each.
     """
 
     kind: str
@@ -53,10 +55,10 @@ class Weights:
 
 
 def load_state(path: Path) -> tuple[Any, dict[str, str]]:
-    """What a .safetensors file or a file of torch.save holds, on the CPU, and the metadata of the first.
+    """Returns the contents of a file of torch.save or a .safetensors file on the CPU, and the metadata of the latter.
 
-    Files of torch.save are read by `read_torch_file`: tensors and plain values, checksums compared, nothing that runs.
-    Values of NumPy's are left out. Raises UserError if the file is missing, damaged, or asks for more.
+    `read_torch_file` reads files of torch.save: only tensors and plain values, with checksums compared, and without
+    running code. NumPy values are left out. Raises UserError if the file is missing or damaged, or holds other things.
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -81,19 +83,19 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except Exception as error:  # safetensors has errors of its own
+    except Exception as error:  # safetensors raises exceptions of its own
         raise Unreadable(f"is damaged, or no file of safetensors: {reason(error)}") from None
 
 
 def checkpoint_path(path: Path) -> Path:
-    """The checkpoint of a run folder; a file is one itself."""
+    """Returns the path of the checkpoint in a run folder, or a path that is not a folder unchanged."""
     return path / "checkpoint.pt" if path.is_dir() else path
 
 
 def open_checkpoint(path: Path) -> dict[str, Any]:
-    """The state of a checkpoint of fastlt: a file, or a run folder that has one. See representation/ for its keys.
+    """Returns the state in a checkpoint of fastlt, see `Trainer.state` for its keys.
 
-    Raises UserError if it is anything else.
+    path: the file, or a run folder. Raises UserError if it is anything else.
     """
     path = checkpoint_path(path)
     state, _ = load_state(path)
@@ -106,7 +108,7 @@ def open_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def is_ours(state: Any) -> bool:
-    """Whether a loaded state is a checkpoint of fastlt."""
+    """Returns whether a loaded state is a checkpoint of fastlt."""
     return (
         isinstance(state, dict)
         and state.keys() >= OURS
@@ -118,17 +120,20 @@ def is_ours(state: Any) -> bool:
 
 
 def classifier_kind(state: Mapping[str, Any]) -> str:
-    """What the joint classifier of a checkpoint of fastlt is, a key of JOINT; older ones do not say it."""
+    """Returns the kind of classifier in a checkpoint of fastlt, a key of JOINT; `linear` if an old one lacks it."""
     return str(state.get("classifier", "linear"))
 
 
 def read_weights(path: Path, own: Collection[str] = (), classifier: str | None = None) -> Weights:
-    """Backbone and classifier of a file: of the paper's authors, BALMS, MiSLAS, LDAM-DRW or BagofTricks-LT, of
-    torchvision or timm (a state dict, bare or wrapped), or of fastlt itself.
+    """Reads the backbone and the classifier from a file of weights.
 
-    own: names that belong to the backbone even if they look like a classifier's. classifier: `linear` or `cosine`, what
-    a classifier without bias is; None where the file must tell. One that is neither is left out, and a note says so.
-    Raises UserError if the file cannot be read or holds no such thing.
+    path: a file of the paper's authors, BALMS, MiSLAS, LDAM-DRW or BagofTricks-LT, of torchvision or timm (a state
+        dict, bare or within a dict), or of fastlt itself.
+    own: names that belong to the backbone even if they look like a classifier's.
+    classifier: `linear` or `cosine`, what a classifier without bias is; None leaves that to the file.
+
+    A classifier of another kind is left out, with a note. Raises UserError if the file cannot be read or does not hold
+    a state dict.
     """
     state, metadata = load_state(path)
     if is_ours(state):
@@ -157,7 +162,7 @@ def read_weights(path: Path, own: Collection[str] = (), classifier: str | None =
 
 
 def _unwrapped(state: Any, path: Path) -> tuple[str, list[Mapping[Any, Any]]]:
-    """(what the file is, in words; its state dict, or those of a PAIRS)."""
+    """Returns what the file is, in words, and its state dict, or its state dicts for one of the formats PAIRS."""
     kind = "state dict" if path.suffix != ".safetensors" else "safetensors file"
     for _ in range(len(WRAPPERS)):
         if not isinstance(state, Mapping):
@@ -179,10 +184,10 @@ def _pair(
 ) -> tuple[dict[str, Tensor], Head, tuple[str, ...]]:
     backbone, classifier, scales, block = parts
     tensors = _tensors(backbone, path, own)
-    if block:  # the last one of layer4, kept apart
+    if block:  # the last block of layer4, which is stored separately
         place = len({name.split(".")[1] for name in tensors if name.startswith("layer4.")})
         tensors |= {f"layer4.{place}.{name}": value for name, value in _tensors(block, path).items()}
-    # Their networks may carry a classifier of their own, which their forward pass does not use.
+    # The backbones of these projects may contain a classifier that their forward pass does not use.
     unused = [name for name in tensors if name.startswith("fc.") and name not in own]
     notes = [f"the backbone's own {', '.join(unused)} is not used"] if unused else []
     found = _tensors({**classifier, **scales}, path)
@@ -193,13 +198,13 @@ def _pair(
 
 
 def _name(about: Mapping[str, Any]) -> str | None:
-    """The backbone that a file says it is of, if that can be a name: anybody may have written it."""
+    """Returns the name of the backbone in a file's settings, or None if that is not a valid name."""
     name = about.get("backbone")
-    return name if isinstance(name, str) and (name in BACKBONES or is_own(name)) else None
+    return name if isinstance(name, str) and (name in BACKBONES or library_of(name) or is_own(name)) else None
 
 
 def _tensors(state: Any, path: Path, own: Collection[str] = ()) -> dict[str, Tensor]:
-    """The tensors of a mapping under names without wrappers' prefixes; floats as float32."""
+    """Returns the tensors of a mapping, with PREFIXES removed from their names, and floats as float32."""
     found = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not found:
         raise UserError(f"{path} holds no tensors by name: its keys are {', '.join(map(str, list(state)[:6]))}")

@@ -1,37 +1,44 @@
-"""Checkpoints of fastlt made from others' weights, turned into models, and written for others."""
+"""Imports weights of other projects as checkpoints of fastlt, loads checkpoints as models, and exports them."""
 
-import contextlib
+import errno
 import json
 import os
-from collections.abc import Callable
+import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from torch import Tensor
 
 from fastlt import __version__
-from fastlt.core.checkpoint import SCHEMA, write_checkpoint
+from fastlt.core.checkpoint import finished_state
 from fastlt.core.errors import UserError
+from fastlt.core.files import replacing
+from fastlt.core.identity import Identity
 from fastlt.core.log import say
-from fastlt.core.settings import Settings
-from fastlt.core.torch_file import reason
-from fastlt.models.backbones import IMAGE_SIZE, Model, build_backbone, build_model
+from fastlt.core.torch_file import reason, write_torch_file
+from fastlt.models.backbones import BACKBONES, IMAGE_SIZE, Model, build_backbone, build_model
 from fastlt.models.checkpoint.networks import seems
-from fastlt.models.checkpoint.pretrained import closest, file_digest, fill, identify, misfit, shapes
+from fastlt.models.checkpoint.pretrained import closest, fill, identify, misfit, shapes
 from fastlt.models.checkpoint.read import KIND_OURS, classifier_kind, open_checkpoint, read_weights
+from fastlt.models.checkpoint.sources import file_digest
 from fastlt.registry import is_own
 
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm: no parameters
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of batch norm, which are not parameters
 
 
 def import_weights(
     path: Path, backbone: str | None = None, image_size: int = IMAGE_SIZE, classifier: str | None = None
 ) -> tuple[dict[str, Any], str]:
-    """(state of a finished checkpoint of fastlt made from a file of weights, what the file is in words).
+    """Makes the state of a finished checkpoint of fastlt from a file of weights.
 
-    backbone: as in `build_backbone`; None where the shapes tell it. An own backbone must be named: its code runs.
-    image_size: pixels that an own backbone is tried on. classifier: as in `read_weights`. Raises UserError if the file
-    cannot be read, lacks a classifier, or does not fit.
+    Returns the state, and in words what the file is.
+
+    backbone: as in `build_backbone`; None finds it by the shapes of the tensors. An own backbone must be named, because
+        its code is run.
+    image_size: side in pixels of the images on which an own backbone is tried.
+    classifier: as in `read_weights`.
+
+    Raises UserError if the file cannot be read, lacks a classifier, or does not fit the backbone.
     """
     own = {} if backbone is None else _names(backbone, image_size)
     weights = read_weights(path, own, classifier)
@@ -69,33 +76,22 @@ def import_weights(
     fill(model.backbone, weights.backbone, str(path), f"backbone={name}")
     fill(model.classifier, head, f"{path}: its classifier", f"backbone={name}")
     about = {"imported": path.name, "sha256": file_digest(path), "backbone": name, "classes": len(weight)}
-    if is_own(name):
+    if name not in BACKBONES:
         about["image_size"] = image_size
-    settings = Settings(about)
-    state = {
-        "schema": SCHEMA,
-        "key": settings.key,
-        "settings": settings.about,
-        "finished": True,
-        "epoch": 0,
-        "classifier": model.classifier_kind,
-        "model": model.state_dict(),
-        "chosen_on_val": False,
-        "seconds": 0.0,
-        "images": 0,
-    }
-    return state, weights.kind
+    return finished_state(Identity(about), model.classifier_kind, model.state_dict()), weights.kind
 
 
 def _names(backbone: str, image_size: int) -> dict[str, Any]:
-    return build_backbone(backbone, image_size)[0].state_dict() if is_own(backbone) else shapes(backbone)
+    return shapes(backbone) if backbone in BACKBONES else build_backbone(backbone, image_size)[0].state_dict()
 
 
 def load_model(path: Path, backbone: str | None = None) -> tuple[Model, dict[str, Any]]:
-    """(the model of a finished checkpoint of fastlt, in eval mode on the CPU; the checkpoint's state).
+    """Returns the model of a finished checkpoint of fastlt, in eval mode on the CPU, and the state of the checkpoint.
 
-    path: a file, or a run folder. backbone: the one that is expected; None for any of BACKBONES. Raises UserError if
-    the checkpoint is unfinished, of another backbone, or of an own one that was not asked for: its code would run.
+    path: a file, or a run folder. backbone: the expected backbone; None allows any except a user's own.
+
+    Raises UserError if the checkpoint is unfinished or of another backbone. A user's own backbone must be named in
+    `backbone`, because its code is run.
     """
     state = open_checkpoint(path)
     name = str(state["settings"].get("backbone"))
@@ -113,11 +109,12 @@ def load_model(path: Path, backbone: str | None = None) -> tuple[Model, dict[str
 
 
 def export(path: Path, out: Path, overwrite: bool = False) -> dict[str, str]:
-    """Writes the model of a checkpoint of fastlt as a .safetensors file, whole or not at all; its metadata.
+    """Writes the model of a checkpoint of fastlt atomically as a .safetensors file and returns the file's metadata.
 
-    Names are torchvision's: the backbone's own without prefix, and fc.weight, fc.bias. A classifier that compares by
-    cosine has no fc.bias, and the metadata say classifier=cosine. Raises UserError if `path` holds no checkpoint of
-    fastlt, or if `out` exists and not `overwrite`.
+    The names of the tensors are torchvision's: the backbone's own, and fc.weight and fc.bias for the classifier. A
+    cosine classifier has no fc.bias, and the metadata has classifier=cosine.
+
+    Raises UserError if `path` is not a checkpoint of fastlt, or if `out` exists and `overwrite` is not set.
     """
     if out.suffix != ".safetensors":
         raise UserError(f"--out={out}: the name must end in .safetensors")
@@ -130,7 +127,7 @@ def export(path: Path, out: Path, overwrite: bool = False) -> dict[str, str]:
         plain = name.removeprefix("backbone.") if name.startswith("backbone.") else name.replace("classifier.", "fc.")
         if plain in tensors:
             raise UserError(f"{path}: the backbone has a {plain} of its own, the classifier's name: rename it there")
-        # A copy of its own: tensors that share memory are refused by the format.
+        # Copied, because the format refuses tensors that share memory.
         tensors[plain] = value.detach().clone().contiguous()
     metadata = {
         "format": "pt",
@@ -141,40 +138,53 @@ def export(path: Path, out: Path, overwrite: bool = False) -> dict[str, str]:
     }
     if classifier_kind(state) == "cosine":
         metadata["classifier"] = "cosine"
-    from safetensors.torch import save_file
-
-    def write() -> None:
-        temporary = _temporary(out)
-        save_file(tensors, temporary, metadata)
-        with temporary.open("r+b") as file:
-            _sort_metadata(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(out)
-
-    _write(write, out)
+    write_safetensors(tensors, metadata, out)
     return metadata
 
 
+def write_safetensors(tensors: dict[str, Tensor], metadata: dict[str, str], out: Path) -> None:
+    """Writes a .safetensors file atomically; the same tensors and metadata always give the same bytes.
+
+    Raises NotWritten if the file cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with replacing(out, f"--out={out}") as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # the package raises this instead of the OSError of a failed write
+            number = int(found[1]) if (found := re.search(r"os error (\d+)", str(error))) else errno.EIO
+            raise OSError(number, os.strerror(number) if found else reason(error), str(out)) from error
+        with temporary.open("r+b") as file:
+            _sort_metadata(file)
+
+
 def _sort_metadata(file: BinaryIO) -> None:
-    """Gives the header of a .safetensors file one order of metadata: the package writes another one every time, and the
-    same model would be another file. Layout: length of the header in 8 bytes, the header as JSON, the tensors."""
+    """Sorts the metadata in the header of a .safetensors file, so that the same model always gives the same bytes.
+
+    The package writes metadata in random order. A file has the length of the header in 8 bytes, the header as JSON, and
+    the tensors.
+    """
     length = int.from_bytes(file.read(8), "little")
     header = json.loads(file.read(length))
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    if len(text) <= length:  # blanks behind it are part of the format
+    if len(text) <= length:  # the format allows spaces after the JSON
         file.seek(8)
         file.write(text.ljust(length))
 
 
 def save_imported(state: dict[str, Any], out: Path) -> None:
-    """Writes a checkpoint, whole or not at all. Raises UserError if it cannot be written."""
-    _write(lambda: write_checkpoint(state, out), out)
+    """Writes a checkpoint atomically. Raises UserError if it cannot be written."""
+    write_torch_file(state, out, f"--out={out}")
 
 
 def check_place(out: Path, source: Path, overwrite: bool) -> None:
-    """Raises UserError if `out` may not be written: before the work, not behind it."""
+    """Raises UserError if `out` is a folder, is `source`, or exists and `overwrite` is not set.
+
+    It is called before the work, so that the work is not in vain.
+    """
     if out.is_dir():
         raise UserError(f"--out={out} is a folder: give the name of a file in it")
     if out.exists() and source.exists() and out.samefile(source):
@@ -183,21 +193,6 @@ def check_place(out: Path, source: Path, overwrite: bool) -> None:
         raise UserError(f"--out={out} exists: choose another name, or add --overwrite")
 
 
-def _temporary(out: Path) -> Path:
-    return out.with_name(out.name + ".tmp")
-
-
-def _write(write: Callable[[], None], out: Path) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write()
-    except Exception as error:  # torch and safetensors have errors of their own for a full disk
-        raise UserError(f"--out={out} cannot be written ({reason(error)}): choose another place") from error
-    finally:
-        with contextlib.suppress(OSError):
-            _temporary(out).unlink(missing_ok=True)  # renamed by now, unless it was cut off
-
-
 def count_parameters(tensors: dict[str, Any]) -> int:
-    """Number of parameters among a model's tensors: all but the statistics of batch norm."""
+    """Returns the number of parameters in a model's state dict, which excludes the statistics of batch norm."""
     return sum(value.numel() for name, value in tensors.items() if not name.endswith(STATISTICS))

@@ -1,4 +1,4 @@
-"""Tables and figures across runs: means over seeds beside the published numbers."""
+"""Writes a report across runs: tables and figures of means over seeds, beside the published numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import re
 from pathlib import Path
 
 from fastlt.core.errors import UserError
-from fastlt.report import read_results
+from fastlt.core.files import write_file
+from fastlt.core.log import regretted
+from fastlt.core.own_backend import own_backend
+from fastlt.experiment.results import NAME, read_results
 from fastlt.report.compare.gaps import GRID, gaps, read_planned
 from fastlt.report.compare.latex import latex
 from fastlt.report.compare.markdown import MARK, markdown
@@ -23,15 +26,16 @@ _OWN_FILES = re.compile(r"\]\((tables/[\w.-]+\.(?:csv|tex)|figures/[\w.-]+\.(?:s
 
 
 def write_across(roots: list[Path], out: Path) -> Path:
-    """Write index.html, report.md, tables/, figures/ and results.csv of all runs in or below `roots` to `out`; the path
-    of index.html.
+    """Writes a report on all runs in or below `roots` into the folder `out`.
 
-    The same results give the same bytes. All are read before anything is written; files of an earlier report there that
-    this one does not have are removed.
+    The files are index.html, report.md, tables/, figures/ and results.csv. The same results give the same bytes. All
+    results are read before anything is written. Files of an earlier report that this one does not have are removed.
+
+    Returns the path of index.html, or of report.md if the page cannot be made.
 
     Raises:
-        UserError: there are no results and no grid, a results.json or grid.json is broken, or `out` is a run itself.
-        OSError: `out` cannot be written.
+        UserError: there are neither results nor a grid, a results.json or grid.json is damaged, `out` is a run itself,
+            or it cannot be written.
     """
     runs = find_runs(roots, also=GRID)
     planned = read_planned(roots)
@@ -41,45 +45,47 @@ def write_across(roots: list[Path], out: Path) -> Path:
             f"RUN={roots[0]} holds neither results nor planned cells; allowed is a folder with results.json in it or "
             "below it; run its grid first"
         )
-    if (out / "results.json").exists():
+    if (out / NAME).exists():
         raise UserError(f"--out={out} is a run, whose own report lies there; name another folder with --out DIR")
     base = Path(os.path.commonpath(runs)) if runs else Path()
-    base = base.parent if base in runs else base  # or that run would have no name
-    settings, told = gather((str(run.relative_to(base)), read_results(run / "results.json")) for run in runs)
-    tables = build_tables(settings, planned)
+    base = base.parent if base in runs else base  # otherwise the name of that run would be "."
+    run_groups, told = gather((str(run.relative_to(base)), read_results(run)) for run in runs)
+    tables = build_tables(run_groups, planned)
 
-    # Here and not above: matplotlib takes a second to load.
-    from fastlt.report.compare.drawings import save_drawings
-    from fastlt.report.compare.html import write_page
+    # Imported here because matplotlib takes a second to load.
+    with own_backend():
+        from fastlt.report.compare.drawings import save_drawings
+        from fastlt.report.compare.html import write_page
 
-    (out / "tables").mkdir(parents=True, exist_ok=True)
     earlier = _earlier(out / "report.md")
-    heads, rows = run_table(settings)
+    heads, rows = run_table(run_groups)
     across = Across(
-        title=title(settings),
-        summary=summary(settings, tables, missing),
-        warnings=warnings(settings, told, missing),
+        title=title(run_groups),
+        summary=summary(run_groups, tables, missing),
+        warnings=warnings(run_groups, told, missing),
         gaps=missing,
         tables=tables,
-        drawings=save_drawings(settings, out / "figures") if settings else (),
+        drawings=save_drawings(run_groups, out / "figures") if run_groups else (),
         run_heads=heads,
         runs=rows,
         figures=out / "figures",
     )
     for table in tables:
         write_table(table, out / "tables" / f"{table.slug}.csv")
-        (out / "tables" / f"{table.slug}.tex").write_text(latex(table), encoding="utf-8", newline="\n")
-    write_results(settings, out / "results.csv")
+        write_file(out / "tables" / f"{table.slug}.tex", latex(table))
+    write_results(run_groups, out / "results.csv")
     text = markdown(across)
     for name in earlier - set(_OWN_FILES.findall(text)):
         (out / name).unlink(missing_ok=True)
-    (out / "report.md").write_text(text, encoding="utf-8", newline="\n")
-    write_page(across, out / "index.html")
-    return out / "index.html"
+    write_file(out / "report.md", text)
+    with regretted("page"):
+        write_page(across, out / "index.html")
+        return out / "index.html"
+    return out / "report.md"
 
 
 def _earlier(report: Path) -> set[str]:
-    """The tables and figures that an earlier report of this kind links to; nobody else's file is among them."""
+    """Returns the tables and figures that an earlier report of this kind links to, and no other files."""
     try:
         text = report.read_text(encoding="utf-8")
     except (OSError, ValueError):

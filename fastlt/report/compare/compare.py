@@ -1,25 +1,26 @@
-"""Which published number belongs beside a setting, and what keeps the two from being compared."""
+"""Finds the published number for a group of runs, and the reasons why the two must not be compared."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from fastlt.core.words import counted
+from fastlt.experiment.results import Results
 from fastlt.report.compare.model import Cell, Published
 from fastlt.report.compare.published import MAIN, OTHERS, PUBLISHED, PublishedRow
-from fastlt.report.compare.runs import Setting, measured
+from fastlt.report.compare.runs import RunGroup, measured
 from fastlt.report.departures import Departure
 
-# Departures that leave an experiment what it is: how it is computed, how much of it, and where choices are made (those
-# made on test are marked in their row). Image size and epochs are told by themselves.
+# Departures that still allow a comparison: how things are computed, the number of seeds, and the split for choices
+# (choices made on test are marked in their row). Image size and epochs are reported separately.
 _HARMLESS = ("accumulate", "feature_dtype", "choose_on", "stage2.seeds")
-# A protocol whose stage 2 trains on images has the published classifiers under these names.
+# Our classifiers that are compared with published ones of another name: in these protocols stage 2 trains on images.
 _PUBLISHED_AS = {"crt_images": "crt", "lws_images": "lws"}
 
 
 @dataclass(frozen=True)
 class _Known:
-    """What the published numbers of a data set were measured on. images: training images by imbalance."""
+    """The data that published numbers were measured on: image size in pixels, {imbalance: training images}."""
 
     image_size: int
     images: dict[int | None, int]
@@ -34,100 +35,108 @@ _KNOWN = {
 }
 
 
-def published_row(setting: Setting, classifier: str, series: str = MAIN) -> PublishedRow | None:
-    """What is published for this dataset, protocol, backbone, sampler and classifier: after as many epochs where the
-    data set has numbers for several, else after the fewest."""
-    rows = [row for row in _of_data(setting, series) if setting.protocol in row.protocols and row.tau is None]
+def published_row(run_group: RunGroup, classifier: str, series: str = MAIN) -> PublishedRow | None:
+    """Returns the published row for the dataset, protocol, backbone and sampler of a group of runs and a classifier.
+
+    If numbers are published for several numbers of epochs, that of the runs is taken, else the smallest.
+    """
+    rows = [row for row in _of_data(run_group, series) if run_group.protocol in row.protocols and row.tau is None]
     trained = {row.epochs for row in rows}
-    epochs = next((known for known in trained if setting.epochs in known), min(trained, default=()))
-    wanted = (setting.backbone, setting.sampler, _PUBLISHED_AS.get(classifier, classifier), epochs)
+    epochs = next((known for known in trained if run_group.epochs in known), min(trained, default=()))
+    wanted = (run_group.backbone, run_group.sampler, _PUBLISHED_AS.get(classifier, classifier), epochs)
     return next((row for row in rows if (row.backbone, row.sampler, row.classifier, row.epochs) == wanted), None)
 
 
-def other_rows(setting: Setting) -> list[PublishedRow]:
-    """What is published for the data set by protocols that are not to be had here."""
-    return _of_data(setting, OTHERS)
+def other_rows(run_group: RunGroup) -> list[PublishedRow]:
+    """Returns the rows that are published for the data set with protocols that fastlt does not have."""
+    return _of_data(run_group, OTHERS)
 
 
-def cell(setting: Setting, classifier: str, scope: str, row: PublishedRow | None) -> Cell:
-    """Ours, if there is any, beside a published row, or beside none. scope: many, medium, few or all."""
+def cell(run_group: RunGroup, classifier: str, scope: str, row: PublishedRow | None) -> Cell:
+    """Returns the table cell with our result and the published number, each if it exists.
+
+    scope: many, medium, few or all. row: the published row or None.
+    """
     value = None if row is None else getattr(row, scope)
     published = None if row is None or value is None else Published(value, row.source)
-    same = row is not None and setting.protocol in row.protocols and not kept_apart(setting)
-    return Cell(measured(setting, classifier, scope), published, comparable=same)
+    same = row is not None and run_group.protocol in row.protocols and not kept_apart(run_group)
+    return Cell(measured(run_group, classifier, scope), published, comparable=same)
 
 
-def _of_data(setting: Setting, series: str) -> list[PublishedRow]:
-    rows = [row for row in PUBLISHED if (row.dataset, row.series) == (setting.dataset, series)]
-    return [row for row in rows if row.imbalance in (None, setting.imbalance)] if same_data(setting) else []
+def _of_data(run_group: RunGroup, series: str) -> list[PublishedRow]:
+    rows = [row for row in PUBLISHED if (row.dataset, row.series) == (run_group.dataset, series)]
+    return [row for row in rows if row.imbalance in (None, run_group.imbalance)] if same_data(run_group) else []
 
 
-def same_data(setting: Setting) -> bool:
-    """Whether the training images are as many as those of the published numbers, but for a few that do not decode."""
-    known = _KNOWN.get(setting.dataset)
-    images = known and (known.images.get(None) or known.images.get(setting.imbalance))
-    return bool(images) and all(abs(_images(results) - images) <= 0.01 * images for results in setting.runs)
+def same_data(run_group: RunGroup) -> bool:
+    """Returns whether the number of training images is the published one, except for up to 1 % that do not decode."""
+    known = _KNOWN.get(run_group.dataset)
+    images = known and (known.images.get(None) or known.images.get(run_group.imbalance))
+    return bool(images) and all(abs(_images(results) - images) <= 0.01 * images for results in run_group.runs)
 
 
-def kept_apart(setting: Setting) -> tuple[str, ...]:
-    """What keeps ours from being compared with what is published on this data set, in words; empty for nothing."""
-    known = _KNOWN.get(setting.dataset)
+def kept_apart(run_group: RunGroup) -> tuple[str, ...]:
+    """Returns the reasons, in words, why a group of runs must not be compared with the published numbers."""
+    known = _KNOWN.get(run_group.dataset)
     if known is None:
         return ()
-    protocols = _protocols(setting)
-    if setting.protocol not in protocols:
-        other = f"protocol {setting.protocol} is not that of the published numbers ({' or '.join(protocols)})"
-        return (other, *_shortened(setting))
-    found = [_epochs(setting)] if _epochs(setting) else []
-    if setting.image_size not in (None, known.image_size):
-        found.append(f"images of {setting.image_size} px in place of {known.image_size}")
-    return (*found, *(one.words for one in setting.departures if one.key not in (*_HARMLESS, "epochs")))
+    protocols = _protocols(run_group)
+    if run_group.protocol not in protocols:
+        other = f"protocol {run_group.protocol} is not that of the published numbers ({' or '.join(protocols)})"
+        return (other, *_shortened(run_group))
+    found = [_epochs(run_group)] if _epochs(run_group) else []
+    if run_group.image_size not in (None, known.image_size):
+        found.append(f"images of {run_group.image_size} px in place of {known.image_size}")
+    return (*found, *(one.words for one in run_group.departures if one.key not in (*_HARMLESS, "epochs")))
 
 
-def limits(setting: Setting, end: str = "") -> str:
-    """A sentence on what keeps ours from being compared, which `end` ends, or on a shortened training of data that
-    nothing is published for; empty for neither."""
-    if found := kept_apart(setting):
+def limits(run_group: RunGroup, end: str = "") -> str:
+    """Returns a sentence on why runs must not be compared with published numbers, or that training was shortened.
+
+    The latter is for data without published numbers. end: is added to the first sentence. "" if neither applies.
+    """
+    if found := kept_apart(run_group):
         return f"{'; '.join(found)}; not comparable with published numbers{end}."
-    return f"{'; '.join(found)}." if (found := _shortened(setting)) else ""
+    return f"{'; '.join(found)}." if (found := _shortened(run_group)) else ""
 
 
-def _shortened(setting: Setting) -> tuple[str, ...]:
-    """Of its protocol's epochs, where no published numbers say how many there were."""
-    unknown = setting.dataset not in _KNOWN or setting.protocol not in _protocols(setting)
-    return tuple(one.words for one in setting.departures if one.shortens and unknown)
+def _shortened(run_group: RunGroup) -> tuple[str, ...]:
+    """Returns the departure of a run with fewer epochs than its protocol, if no published numbers exist for it."""
+    unknown = run_group.dataset not in _KNOWN or run_group.protocol not in _protocols(run_group)
+    return tuple(one.words for one in run_group.departures if one.shortens and unknown)
 
 
-def _protocols(setting: Setting) -> list[str]:
-    """The protocols that numbers of the data set are published for, in the order of the rows."""
-    rows = [row for row in PUBLISHED if (row.dataset, row.series) == (setting.dataset, MAIN)]
+def _protocols(run_group: RunGroup) -> list[str]:
+    """Returns the protocols for which numbers of the data set are published, in the order of the rows."""
+    rows = [row for row in PUBLISHED if (row.dataset, row.series) == (run_group.dataset, MAIN)]
     return list(dict.fromkeys(protocol for row in rows for protocol in row.protocols))
 
 
-def other_data(setting: Setting) -> str:
-    """A sentence where a data set has the name of a published one but other training images; else empty."""
-    known = _KNOWN.get(setting.dataset)
-    if known is None or same_data(setting) or not setting.runs:
+def other_data(run_group: RunGroup) -> str:
+    """Returns a sentence if the data set has a published one's name but another number of training images, else ""."""
+    known = _KNOWN.get(run_group.dataset)
+    if known is None or same_data(run_group) or not run_group.runs:
         return ""
-    images = known.images.get(None) or known.images.get(setting.imbalance)
+    images = known.images.get(None) or known.images.get(run_group.imbalance)
     if images is None:
-        return ""  # an imbalance that nothing is published for
-    ours = _images(setting.runs[0])
+        return ""  # nothing is published for this imbalance
+    ours = _images(run_group.runs[0])
     return (
-        f"{setting.dataset} has {ours:,} training images here and {images:,} in the papers: nothing stands beside it."
+        f"{run_group.dataset} has {counted(ours, 'training image')} here and {images:,} in the papers: nothing stands "
+        "beside it."
     )
 
 
-def _images(results: dict[str, Any]) -> int:
-    return sum(results["class_counts"]["train"])
+def _images(results: Results) -> int:
+    return sum(results.class_counts["train"])
 
 
-def _epochs(setting: Setting) -> str:
-    rows = [row for row in PUBLISHED if row.dataset == setting.dataset and setting.protocol in row.protocols]
+def _epochs(run_group: RunGroup) -> str:
+    rows = [row for row in PUBLISHED if row.dataset == run_group.dataset and run_group.protocol in row.protocols]
     trained = sorted({row.epochs for row in rows})
-    if any(setting.epochs in epochs for epochs in trained):
+    if any(run_group.epochs in epochs for epochs in trained):
         return ""
     usual = trained[0][0]
-    if setting.epochs is None:
+    if run_group.epochs is None:
         return f"an unknown number of epochs in place of {usual}"
-    return Departure("epochs", str(usual), str(setting.epochs)).words
+    return Departure("epochs", str(usual), str(run_group.epochs)).words

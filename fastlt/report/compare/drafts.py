@@ -1,4 +1,4 @@
-"""The layouts of the tables: which setting and classifier stands in which row and column, without numbers yet."""
+"""Lays out the tables: which group of runs and which classifier each row and column shows, without numbers yet."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fastlt.core.groups import GROUPS
+from fastlt.core.words import counted
 from fastlt.report.compare import kinds
 from fastlt.report.compare.compare import cell, other_rows, published_row
 from fastlt.report.compare.kinds import Kind, rows_of
 from fastlt.report.compare.model import Cell
 from fastlt.report.compare.published import MAIN, PublishedRow
-from fastlt.report.compare.runs import Setting, classifiers, data_name, name, sampler_place, sampling, with_sampler
+from fastlt.report.compare.runs import RunGroup, classifiers, data_name, name, sampler_place, sampling, with_sampler
 from fastlt.report.names import label
 
 SCOPES = (*GROUPS, "all")
@@ -20,21 +21,25 @@ CIFAR = ("cifar10_lt", "cifar100_lt")
 
 @dataclass(frozen=True)
 class Shown:
-    """A cell to be: which score of which classifier, beside which published numbers."""
+    """The content of a cell: which score of which classifier, and which published row."""
 
-    setting: Setting
-    classifier: str  # empty for none of ours
+    run_group: RunGroup
+    classifier: str  # "" if the cell has only a published number
     scope: str
     published: PublishedRow | None
 
     def cell(self) -> Cell:
-        """The cell with its numbers."""
-        return cell(self.setting, self.classifier, self.scope, self.published)
+        """Returns the cell with its numbers."""
+        return cell(self.run_group, self.classifier, self.scope, self.published)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A table to be. lines: the labels and cells of each row. settings: all of ours that it is about."""
+    """The layout of a table.
+
+    slug: the start of its file name. heads: headings of the label columns. columns: headings of the numbers.
+    lines: the labels and cells of each row. about: sentences below the title. run_groups: all groups of runs in it.
+    """
 
     slug: str
     title: str
@@ -42,79 +47,90 @@ class Draft:
     columns: tuple[str, ...]
     lines: list[tuple[tuple[str, ...], list[Shown]]]
     about: str
-    settings: list[Setting]
+    run_groups: list[RunGroup]
 
 
-def by_sampler(kind: Kind, group: list[Setting]) -> Draft | None:
-    """Rows: sampler x classifier, of settings that differ in the sampler only, or in backbone and sampler; None without
-    a row."""
-    known = list(dict.fromkeys(one for setting in group for one in classifiers(setting)))
-    several = len({setting.backbone for setting in group}) > 1
+def by_sampler(kind: Kind, group: list[RunGroup]) -> Draft | None:
+    """Lays out a table with a row for each sampler and classifier.
+
+    group: groups of runs that differ only in the sampler, or in backbone and sampler. None if the table has no rows.
+    """
+    known = list(dict.fromkeys(one for run_group in group for one in classifiers(run_group)))
+    several = len({run_group.backbone for run_group in group}) > 1
     lines = [
         (
-            ((setting.backbone,) if several else ()) + kind.labels(setting, classifier),
-            _scores(setting, classifier, kind.series),
+            ((run_group.backbone,) if several else ()) + kind.labels(run_group, classifier),
+            _scores(run_group, classifier, kind.series),
         )
-        for setting in group
-        for classifier in rows_of(kind, classifiers(setting) if setting.runs else known)
-        if kind.series in (None, MAIN) or published_row(setting, classifier, kind.series)
+        for run_group in group
+        for classifier in rows_of(kind, classifiers(run_group) if run_group.runs else known)
+        if kind.series in (None, MAIN) or published_row(run_group, classifier, kind.series)
     ]
-    if not any(line[0].setting.runs for _, line in lines):
+    if not any(line[0].run_group.runs for _, line in lines):
         return None
     heads, without = (("backbone",), ("backbone", "sampler")) if several else ((), ("sampler",))
     return _draft(kind.slug, kind.title, (*heads, *kind.heads), SCOPES, lines, kind.about, group, without)
 
 
 def by_column(
-    slug: str, title: str, group: list[Setting], column: Callable[[Setting], str], without: tuple[str, ...]
+    slug: str, title: str, group: list[RunGroup], column: Callable[[RunGroup], str], without: tuple[str, ...]
 ) -> Draft | None:
-    """Rows: sampler x classifier of the paper, columns: what else differs; accuracy over all test images. Samplers of
-    one column alone are left out; None without a row."""
-    headings = {column(setting): setting for setting in group}
-    samplers = sorted({setting.sampler: setting for setting in group}.values(), key=sampler_place)
+    """Lays out a table of accuracy over all test images, with a row for each sampler and classifier of the paper.
+
+    column: the heading of the column of a group of runs. without: fields in which the columns differ. Samplers that
+    have numbers in one column only are left out. None if the table has no rows.
+    """
+    headings = {column(run_group): run_group for run_group in group}
+    samplers = sorted({run_group.sampler: run_group for run_group in group}.values(), key=sampler_place)
     lines = []
     for sampler in (one.sampler for one in samplers):
-        found = {column(setting): setting for setting in group if setting.sampler == sampler}
+        found = {column(run_group): run_group for run_group in group if run_group.sampler == sampler}
         row = [found.get(heading, with_sampler(other, sampler)) for heading, other in headings.items()]
         for classifier in kinds.PAPER if len(found) > 1 else ():
-            if any(classifier in classifiers(setting) for setting in row):
-                shown = [Shown(setting, classifier, "all", published_row(setting, classifier)) for setting in row]
+            if any(classifier in classifiers(run_group) for run_group in row):
+                shown = [Shown(run_group, classifier, "all", published_row(run_group, classifier)) for run_group in row]
                 lines.append(((sampling(row[0]), label(classifier)), shown))
     about = "Accuracy over all test images."
     heads = ("sampler", "classifier")
     return _draft(slug, title, heads, tuple(headings), lines, about, group, ("sampler", *without)) if lines else None
 
 
-def by_fields(slug: str, title: str, group: list[Setting], fields: tuple[str, ...]) -> Draft | None:
-    """Rows: these fields x classifier of the paper; None without a row."""
+def by_fields(slug: str, title: str, group: list[RunGroup], fields: tuple[str, ...]) -> Draft | None:
+    """Lays out a table with a row for each value of some fields and each classifier of the paper.
+
+    fields: of a RunGroup, such as backbone or epochs. None if the table has no rows.
+    """
     lines = [
-        ((*(str(getattr(setting, field)) for field in fields), label(classifier)), _scores(setting, classifier, MAIN))
-        for setting in group
-        for classifier in rows_of(kinds.MAIN_KIND, classifiers(setting))
+        (
+            (*(str(getattr(run_group, field)) for field in fields), label(classifier)),
+            _scores(run_group, classifier, MAIN),
+        )
+        for run_group in group
+        for classifier in rows_of(kinds.MAIN_KIND, classifiers(run_group))
     ]
-    without = (*fields, "protocol") if len({setting.protocol for setting in group}) > 1 else fields
+    without = (*fields, "protocol") if len({run_group.protocol for run_group in group}) > 1 else fields
     return _draft(slug, title, (*fields, "classifier"), SCOPES, lines, "", group, without) if lines else None
 
 
-def others(setting: Setting) -> Draft | None:
-    """What is published for the data set by other protocols, network and training in words; None without a row."""
+def others(run_group: RunGroup) -> Draft | None:
+    """Lays out a table of numbers that others published for the data set with other protocols; None without rows."""
     lines = [
-        ((row.classifier, row.about, f"{row.epochs[0]}"), [Shown(setting, "", scope, row) for scope in SCOPES])
-        for row in other_rows(setting)
+        ((row.classifier, row.about, f"{row.epochs[0]}"), [Shown(run_group, "", scope, row) for scope in SCOPES])
+        for row in other_rows(run_group)
     ]
     about = "For orientation: each row has a network and a training of its own; none is compared with a run here."
     heads = ("method", "network and training", "epochs")
-    title = f"Published for {data_name(setting)} elsewhere"
+    title = f"Published for {data_name(run_group)} elsewhere"
     return (
-        Draft(f"elsewhere {setting.dataset} {setting.imbalance}", title, heads, SCOPES, lines, about, [])
+        Draft(f"elsewhere {run_group.dataset} {run_group.imbalance}", title, heads, SCOPES, lines, about, [])
         if lines
         else None
     )
 
 
-def _scores(setting: Setting, classifier: str, series: str | None) -> list[Shown]:
-    row = None if series is None else published_row(setting, classifier, series)
-    return [Shown(setting, classifier, scope, row) for scope in SCOPES]
+def _scores(run_group: RunGroup, classifier: str, series: str | None) -> list[Shown]:
+    row = None if series is None else published_row(run_group, classifier, series)
+    return [Shown(run_group, classifier, scope, row) for scope in SCOPES]
 
 
 def _draft(
@@ -124,12 +140,16 @@ def _draft(
     columns: tuple[str, ...],
     lines: Sequence[tuple[tuple[str, ...], list[Shown]]],
     about: str,
-    settings: list[Setting],
+    run_groups: list[RunGroup],
     without: tuple[str, ...],
 ) -> Draft:
-    """without: fields in which the settings differ, so neither title nor slug names them."""
-    first = next(setting for setting in settings if setting.runs)
+    """Makes a Draft. without: fields in which the groups of runs differ, so that title and slug leave them out."""
+    first = next(run_group for run_group in run_groups if run_group.runs)
     imbalance = str(first.imbalance) if first.dataset in CIFAR else ""
-    parts = {"dataset": f"{first.dataset} {imbalance}", "backbone": first.backbone, "epochs": f"{first.epochs} epochs"}
-    named = " ".join([slug, *(text for field, text in parts.items() if field not in without)])
-    return Draft(named, f"{title}: {name(first, without)}", heads, columns, list(lines), about, settings)
+    parts = {
+        "dataset": f"{first.dataset} {imbalance}",
+        "backbone": first.backbone,
+        "epochs": "" if first.epochs is None else counted(first.epochs, "epoch"),
+    }
+    named = " ".join([slug, *(text for field, text in parts.items() if text and field not in without)])
+    return Draft(named, f"{title}: {name(first, without)}", heads, columns, list(lines), about, run_groups)

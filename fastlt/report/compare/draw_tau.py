@@ -1,4 +1,4 @@
-"""Accuracy over tau of one run, with further seeds and the published points around it."""
+"""Draws accuracy over tau for all seeds of a group of runs, with the published points."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from matplotlib.lines import Line2D
 
 from fastlt.core.groups import GROUPS
 from fastlt.core.palette import GROUP_COLOURS, styled
+from fastlt.experiment.results import Results
 from fastlt.report.compare.compare import same_data
 from fastlt.report.compare.published import FIGURE_2, PUBLISHED, PublishedRow
-from fastlt.report.compare.runs import Setting
+from fastlt.report.compare.runs import RunGroup
 from fastlt.report.draw_accuracy import accuracy_over_tau
 
 CLASSIFIER = "tau_norm"
@@ -18,18 +19,21 @@ _RING = {"linestyle": "none", "marker": "o", "markersize": 7, "markerfacecolor":
 
 
 @styled
-def over_tau(setting: Setting) -> Figure | None:
-    """The exact curves of the first seed with its chosen tau, a thin line for every further seed, and published points
-    as open circles (Figure 2, right, of the paper). None where the first seed has no curve on test."""
-    runs = with_curves(setting)
+def over_tau(run_group: RunGroup) -> Figure | None:
+    """Draws the exact curves over tau (Figure 2, right, of the paper).
+
+    The first seed has thick lines and its chosen tau, every further seed a thin line; published points are circles.
+    None if no run has a curve on test.
+    """
+    runs = with_curves(run_group)
     if not runs:
         return None
     first, *others = runs
     figure = accuracy_over_tau(first, CLASSIFIER)
-    axes, points = figure.axes[0], published_points(setting)
+    axes, points = figure.axes[0], published_points(run_group)
     for key in (*GROUPS, "all"):
         for results in others:
-            curve = results["classifiers"][CLASSIFIER]["curves"]["test"]
+            curve = results.classifiers[CLASSIFIER].curves["test"]
             heights = np.array([np.nan if value is None else value for value in curve.get(key, [])], dtype=float)
             if len(heights):
                 thin = {"color": GROUP_COLOURS[key], "linewidth": 0.7, "alpha": 0.7, "zorder": 1.5}
@@ -47,15 +51,15 @@ def over_tau(setting: Setting) -> Figure | None:
     return figure
 
 
-def with_curves(setting: Setting) -> list[dict]:
-    """The runs with a curve of tau-normalization on test, by seed."""
-    rows = [(results, results["classifiers"].get(CLASSIFIER) or {}) for results in setting.runs]
-    return [results for results, row in rows if "test" in (row.get("curves") or {})]
+def with_curves(run_group: RunGroup) -> list[Results]:
+    """Returns the runs that have a curve of tau-normalization on test, by seed."""
+    rows = [(results, results.classifiers.get(CLASSIFIER)) for results in run_group.runs]
+    return [results for results, row in rows if row and "test" in row.curves]
 
 
-def published_points(setting: Setting) -> list[PublishedRow]:
-    """What was read off the paper's curve over tau, if the setting is that of the paper's curve."""
-    if not same_data(setting):
+def published_points(run_group: RunGroup) -> list[PublishedRow]:
+    """Returns points read off the paper's curve, if dataset, backbone and sampler are those of that curve."""
+    if not same_data(run_group):
         return []
-    wanted = (FIGURE_2, setting.dataset, setting.backbone, setting.sampler)
+    wanted = (FIGURE_2, run_group.dataset, run_group.backbone, run_group.sampler)
     return [row for row in PUBLISHED if (row.series, row.dataset, row.backbone, row.sampler) == wanted]

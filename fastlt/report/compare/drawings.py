@@ -1,4 +1,4 @@
-"""All figures of a report across runs, drawn to files."""
+"""Draws all figures of a report across runs into files."""
 
 from __future__ import annotations
 
@@ -6,37 +6,36 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fastlt.core.palette import styled
+from fastlt.core.log import regretted
+from fastlt.core.palette import save_figure, styled
 from fastlt.report.compare import captioned
 from fastlt.report.compare.captioned import Drawn
 from fastlt.report.compare.draw_means import parameters
 from fastlt.report.compare.model import Drawing
-from fastlt.report.compare.runs import Setting
+from fastlt.report.compare.runs import RunGroup
 
-# A file of the folder that starts so is of an earlier report.
+# Files in the folder whose names begin with these belong to an earlier report.
 KINDS = ("samplers", "weight_norms", "accuracy_over_tau", "sampling_weights", "decision_regions", "backbones")
 INSTANCE = "instance"
-# From the least to the most balanced: so the eye sees what balance does. Tables have the order of the paper.
+# Figures show samplers from the least to the most balanced; tables have the order of the paper.
 BALANCE = (INSTANCE, "sqrt", "progressive", "class")
 
 
 @styled
-def save_drawings(settings: Sequence[Setting], folder: Path) -> tuple[Drawing, ...]:
-    """Draw all figures that the settings allow into `folder` as PNG and SVG, and return what they are.
+def save_drawings(run_groups: Sequence[RunGroup], folder: Path) -> tuple[Drawing, ...]:
+    """Draws all figures that the groups of runs allow into `folder`, as PNG and SVG; returns their descriptions.
 
-    settings: in the order of the report, each with runs. The bytes depend on the settings and on the version of
-    matplotlib only. Figures of an earlier report that are not drawn now are removed.
+    run_groups: in the order of the report, each with at least one run.
 
-    Raises:
-        OSError: `folder` cannot be written.
+    The bytes depend only on the runs and the version of matplotlib. Figures of an earlier report that are not drawn now
+    are removed. If figures cannot be drawn, the reason is reported at the end of the command (`core.log.regret`).
     """
-    folder.mkdir(parents=True, exist_ok=True)
     drawings: list[Drawing] = []
-    for drawing, figure in _all(settings):
-        slug = _free(drawing.slug, {one.slug for one in drawings})
-        figure.savefig(folder / f"{slug}.png", dpi=160, metadata={"Software": None})
-        figure.savefig(folder / f"{slug}.svg", dpi=160, metadata={"Date": None, "Creator": None})
-        drawings.append(replace(drawing, slug=slug))
+    with regretted("figures"):
+        for drawing, figure in _all(run_groups):
+            slug = _free(drawing.slug, {one.slug for one in drawings})
+            save_figure(figure, folder / slug)
+            drawings.append(replace(drawing, slug=slug))
     slugs = {drawing.slug for drawing in drawings}
     for path in [*folder.glob("*.png"), *folder.glob("*.svg")]:
         if path.stem not in slugs and path.stem.startswith(tuple(f"{kind}_" for kind in KINDS)):
@@ -44,39 +43,39 @@ def save_drawings(settings: Sequence[Setting], folder: Path) -> tuple[Drawing, .
     return tuple(drawings)
 
 
-def _all(settings: Sequence[Setting]) -> Iterator[Drawn]:
-    """Data set by data set: what each backbone has, then what they have together."""
-    for data in _grouped(settings, lambda setting: (setting.dataset, setting.digest, setting.imbalance)):
-        for place, alike in enumerate(_grouped(data, lambda setting: _without(setting, sampler=""))):
+def _all(run_groups: Sequence[RunGroup]) -> Iterator[Drawn]:
+    """Yields all figures, for each data set first those of each backbone, then those across backbones."""
+    for data in _grouped(run_groups, lambda run_group: (run_group.dataset, run_group.digest, run_group.imbalance)):
+        for place, alike in enumerate(_grouped(data, lambda run_group: _without(run_group, sampler=""))):
             alike = sorted(alike, key=_balance)
-            # What is drawn of one run: that of the paper's choice, instance-balanced sampling, with its first seed.
-            shown = next((setting for setting in alike if setting.sampler == INSTANCE), alike[0])
+            # Figures of a single run show instance-balanced sampling, the paper's choice, and its first seed.
+            shown = next((run_group for run_group in alike if run_group.sampler == INSTANCE), alike[0])
             yield from captioned.samplers(alike)
             yield from captioned.norms(shown)
             yield from captioned.tau(shown)
             if place == 0:
                 yield captioned.laws(shown)
             yield from captioned.regions(shown)
-        plain = [setting for setting in data if setting.sampler == INSTANCE]
-        for several in _grouped(plain, lambda setting: _without(setting, backbone="")):
+        plain = [run_group for run_group in data if run_group.sampler == INSTANCE]
+        for several in _grouped(plain, lambda run_group: _without(run_group, backbone="")):
             yield from captioned.backbones(sorted(several, key=parameters))
 
 
-def _grouped(settings: Sequence[Setting], key: Callable[[Setting], Hashable]) -> list[list[Setting]]:
-    """The settings with one key together, in the order of the first of each."""
-    groups: dict[Hashable, list[Setting]] = {}
-    for setting in settings:
-        groups.setdefault(key(setting), []).append(setting)
+def _grouped(run_groups: Sequence[RunGroup], key: Callable[[RunGroup], Hashable]) -> list[list[RunGroup]]:
+    """Collects the groups of runs with equal keys, in the order of their first members."""
+    groups: dict[Hashable, list[RunGroup]] = {}
+    for run_group in run_groups:
+        groups.setdefault(key(run_group), []).append(run_group)
     return list(groups.values())
 
 
-def _balance(setting: Setting) -> int:
-    return BALANCE.index(setting.sampler) if setting.sampler in BALANCE else len(BALANCE)
+def _balance(run_group: RunGroup) -> int:
+    return BALANCE.index(run_group.sampler) if run_group.sampler in BALANCE else len(BALANCE)
 
 
-def _without(setting: Setting, **fields: str) -> Setting:
-    """What is left to compare when the runs and these fields do not count."""
-    return replace(setting, runs=(), folders=(), **fields)
+def _without(run_group: RunGroup, **fields: str) -> RunGroup:
+    """Returns the group without its runs and with these fields set, so that groups that differ only there are equal."""
+    return replace(run_group, runs=(), folders=(), **fields)
 
 
 def _free(slug: str, taken: set[str]) -> str:

@@ -1,4 +1,4 @@
-"""The tables that stand for themselves within one backbone: which classifiers each compares, in the paper's order."""
+"""The kinds of tables within one backbone: which classifiers each compares, in the paper's order."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from fastlt.report.choices import chosen_on
 from fastlt.report.compare.published import MAIN, RERUN
-from fastlt.report.compare.runs import Setting, sampling
+from fastlt.report.compare.runs import RunGroup, sampling
 from fastlt.report.names import label, number
 
-# With the NCM that is the default of the authors' code; on images where the protocol says so.
+# ncm_l2 is the default of the authors' code; crt_images and lws_images are for protocols that train them on images.
 PAPER = ("joint", "ncm_l2", "crt", "crt_images", "tau_norm", "lws", "lws_images")
 TAU = ("tau_norm", "tau_train", "tau_learned")
 NCM = ("ncm_l2", "ncm_cosine", "ncm_l2n_l2", "ncm_l2n_cosine", "ncm_un_l2", "ncm_un_cosine", "ncm_authors_cos")
 HEADS = ("crt", "mlp_1", "mlp_2", "mlp_3", "cosine")
-PARTS = ("retrain_all", "retrain_all_slow", "retrain_last", "crt_images", "crt")  # needed are those of its own
+PARTS = ("retrain_all", "retrain_all_slow", "retrain_last", "crt_images", "crt")
 _NAMES = {
     ("heads", "crt"): "linear (cRT)",
     ("parts", "crt"): "C (cRT, on features)",
@@ -25,8 +25,13 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Kind:
-    """A table of samplers x classifiers. classifiers: its rows, those that were measured; None: all that no other kind
-    has. needed: it is shown where one of these was measured. series: of the published numbers, None for none.
+    """A kind of table with a row for each sampler and classifier.
+
+    slug: the start of its file name. title: its title.
+    classifiers: the classifiers that are shown if they were measured; None for all that no other kind shows.
+    needed: the table is shown only if one of these classifiers was measured.
+    series: the series of published numbers; None for none.
+    about: a sentence below the title. heads: the headings of the label columns.
     """
 
     slug: str
@@ -37,10 +42,10 @@ class Kind:
     about: str = ""
     heads: tuple[str, ...] = ("sampler", "classifier")
 
-    def labels(self, setting: Setting, classifier: str) -> tuple[str, ...]:
-        """The labels of a row, one for each of `heads`."""
+    def labels(self, run_group: RunGroup, classifier: str) -> tuple[str, ...]:
+        """Returns the labels of a row, one for each of `heads`."""
         shown = _NAMES.get((self.slug, classifier), label(classifier))
-        return (sampling(setting), *(_tau(setting, classifier) if self.slug == "tau" else (shown,)))
+        return (sampling(run_group), *(_tau(run_group, classifier) if self.slug == "tau" else (shown,)))
 
 
 MAIN_KIND = Kind("samplers", "Samplers and classifiers", PAPER, PAPER, MAIN)
@@ -66,15 +71,15 @@ _NAMED = {name for names in (PAPER, TAU, NCM, HEADS, PARTS) for name in names}
 
 
 def rows_of(kind: Kind, known: list[str]) -> list[str]:
-    """The classifiers of a kind among those that were measured; none where the kind is not to be shown."""
+    """Returns the classifiers that a kind shows. known: those that were measured. [] if the table is not shown."""
     if kind.classifiers is None:
         return [name for name in known if name not in _NAMED]
     return [name for name in kind.classifiers if name in known] if set(kind.needed) & set(known) else []
 
 
-def _tau(setting: Setting, classifier: str) -> tuple[str, str]:
-    runs = [results for results in setting.runs if classifier in results["classifiers"]]
-    found = [number((results["classifiers"][classifier].get("choices") or {}).get("tau")) for results in runs]
+def _tau(run_group: RunGroup, classifier: str) -> tuple[str, str]:
+    runs = [results for results in run_group.runs if classifier in results.classifiers]
+    found = [number(results.classifiers[classifier].choices.get("tau")) for results in runs]
     known = [value for value in found if value is not None]
     split = chosen_on(runs[0], classifier) if runs else None
     way = f"on {split}" if split else "not chosen" if known else ""

@@ -1,9 +1,10 @@
-"""A table as LaTeX, to be \\input where the packages booktabs and textcomp are loaded."""
+"""Writes a table as LaTeX, to be used with \\input in a document that loads the packages booktabs and textcomp."""
 
 from __future__ import annotations
 
 import re
 
+from fastlt.core.log import printed
 from fastlt.report.compare.model import Cell, Row, Table
 
 _SPECIAL = {
@@ -14,8 +15,10 @@ _SPECIAL = {
 
 
 def latex(table: Table) -> str:
-    """A tabular with ours and, in brackets, the published numbers; warnings as comments, and with the notes and sources
-    below the rows. It needs the package booktabs."""
+    """Returns a tabular with our numbers and, in brackets, the published ones.
+
+    Warnings are comments at its beginning; they also appear below the rows, with notes and sources.
+    """
     width = len(table.heads) + len(table.columns)
     notes = list(dict.fromkeys(row.note for row in table.rows if row.note))
     sources = list(dict.fromkeys(c.published.source for row in table.rows for c in row.cells if c.published))
@@ -52,8 +55,11 @@ def _line(texts: list[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"[\\{}$&#%_^~<>|†±×]", lambda found: _SPECIAL[found[0]], " ".join(text.split()))
+    plain = re.sub(r"[\\{}$&#%_^~<>|†±×]", lambda found: _SPECIAL[found[0]], _comment(text))
+    return (
+        f"{{}}{plain}" if plain.startswith(("[", "*")) else plain
+    )  # LaTeX would take [ or * at the start of a line as an argument of the \\ before it
 
 
 def _comment(text: str) -> str:
-    return " ".join(text.split())
+    return printed(" ".join(text.split()))

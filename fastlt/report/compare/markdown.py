@@ -1,15 +1,15 @@
-"""report.md of a report across runs."""
+"""Writes report.md of a report across runs."""
 
 from __future__ import annotations
 
 from fastlt.report.compare.model import Across, Cell, Drawing, Row, Table
 from fastlt.report.names import escaped
 
-MARK = "<!-- python -m fastlt.report RUNS --out DIR -->"  # first in every report of this kind
+MARK = "<!-- python -m fastlt.report RUNS --out DIR -->"  # the first line of every report of this kind
 
 
 def markdown(across: Across) -> str:
-    """The text of report.md, with links to tables/ and figures/ beside it."""
+    """Returns the text of report.md, with links to tables/ and figures/ in the same folder."""
     parts = [f"# {escaped(across.title)}", *_warned(across.warnings), *map(escaped, across.summary)]
     if across.gaps:
         rows = [(gap.name, gap.reason) for gap in across.gaps]
@@ -45,7 +45,7 @@ def _table(table: Table) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    """`49.1 ± 0.2 (49.6, -0.5)`: ours, and in brackets the published number and the difference."""
+    """Returns `49.1 ± 0.2 (49.6, -0.5)`: our number, and in brackets the published number and the difference."""
     texts = []
     if cell.ours:
         texts.append(f"{cell.ours.mean:.1f}" + ("" if cell.ours.sd is None else f" ± {cell.ours.sd:.1f}"))

@@ -1,4 +1,4 @@
-"""What a report across runs is made of, as plain values: every writer (Markdown, CSV, LaTeX, HTML) shows the same."""
+"""The content of a report across runs as dataclasses, from which Markdown, CSV, LaTeX and HTML are written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Measured:
-    """An accuracy of ours in percent: mean and sample standard deviation over runs that differ in their seed only."""
+    """A measured accuracy in percent: mean and sample standard deviation over runs that differ only in their seed."""
 
     mean: float
     sd: float | None  # None for a single run
@@ -17,7 +17,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Published:
-    """An accuracy that a public source prints, in percent."""
+    """A published accuracy in percent, with its source."""
 
     value: float
     source: str  # who prints it
@@ -25,9 +25,9 @@ class Published:
 
 @dataclass(frozen=True)
 class Cell:
-    """Ours beside the published one; either may be missing, and an empty cell stays empty.
+    """A cell with our accuracy and the published one; either or both may be missing.
 
-    comparable: whether both come from the same protocol; Table.warnings say what differs.
+    comparable: whether both come from the same protocol; if not, Table.warnings say what differs.
     """
 
     ours: Measured | None = None
@@ -36,15 +36,16 @@ class Cell:
 
     @property
     def difference(self) -> float | None:
-        """Ours minus published, in points; None where one is missing or the two cannot be compared."""
+        """Ours minus published, in percentage points; None if one is missing or they must not be compared."""
         return self.ours.mean - self.published.value if self.ours and self.published and self.comparable else None
 
 
 @dataclass(frozen=True)
 class Row:
-    """labels: what the row is of, one for each of Table.heads. cells: one for each of Table.columns.
+    """A row of a table.
 
-    note: what a reader must know of this row, such as a choice made on test; empty for nothing.
+    labels: one for each of Table.heads. cells: one for each of Table.columns.
+    note: something the reader must know, such as a choice made on test; "" for nothing.
     """
 
     labels: tuple[str, ...]
@@ -54,9 +55,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """slug: its file name. heads: of the label columns; columns: of the accuracies (many, medium, few, all).
+    """A table.
 
-    about: sentences under the title. warnings: what keeps ours from being compared with the published, such as a
+    slug: its file name without the extension. title: its title.
+    heads: the headings of the label columns. columns: the headings of the accuracies, such as many, medium, few, all.
+    about: sentences below the title. warnings: why our numbers must not be compared with the published ones, such as
     shortened training.
     """
 
@@ -71,17 +74,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure that lies in figures/`slug`.svg and .png."""
+    """A figure in figures/`slug`.svg and .png."""
 
     slug: str
     title: str
     caption: str
-    alt: str  # what it shows, in words, for those who do not see it
+    alt: str  # alternative text: what the figure shows, for readers who cannot see it
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A planned cell of a grid that has no results: its name, and why."""
+    """A planned cell of a grid without results: its name, and the reason."""
 
     name: str
     reason: str
@@ -89,7 +92,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Across:
-    """A whole report. warnings: of all of it. runs: a row for each run, under run_heads."""
+    """A complete report. warnings: those that concern all of it. runs: a row for each run, with headings run_heads."""
 
     title: str
     summary: tuple[str, ...]
@@ -99,4 +102,4 @@ class Across:
     drawings: tuple[Drawing, ...]
     run_heads: tuple[str, ...]
     runs: tuple[tuple[str, ...], ...]
-    figures: Path  # folder of the drawings
+    figures: Path  # the folder of the figures

@@ -1,7 +1,7 @@
-"""Every accuracy that a report may show as published: read in a public source, never worked out, never from memory.
+"""All accuracies that a report may show as published. Each was read in a public source; none is computed or recalled.
 
-Kang et al., "Decoupling Representation and Classifier for Long-Tailed Recognition" (ICLR 2020), as its authors' code or
-those who quote it print it, and others' runs of its methods. What no source confirms is absent.
+They are those of Kang et al., "Decoupling Representation and Classifier for Long-Tailed Recognition" (ICLR 2020), as
+printed in the authors' code or quoted by others, and others' runs of its methods. Numbers without a source are absent.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-# Numbers of one series may stand in one table; those of several never do.
-MAIN = "main"  # the paper's own where the paper has the data set, else BagofTricks-LT's
-RERUN = "re-run"  # cRT for every sampler, run again by authors of the paper
-OTHERS = "others"  # of protocols that are not to be had here: for orientation, never compared
-FIGURE_2 = "figure 2"  # read off the paper's curve over tau, so within half a point
+# A table shows numbers of one series only.
+MAIN = "main"  # the paper's own numbers; BagofTricks-LT's for data sets that the paper does not have
+RERUN = "re-run"  # cRT after every sampler, run again by authors of the paper
+OTHERS = "others"  # from protocols that fastlt does not have: for orientation, never compared
+FIGURE_2 = "figure 2"  # read off the paper's curve over tau, accurate to half a percentage point
 
 _README = "classifier-balancing README"
 _BAGS = "BagofTricks-LT"
@@ -23,12 +23,16 @@ _INATURALIST = ("inaturalist_90", "inaturalist_200", "authors_inaturalist")
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """Accuracies in percent of one classifier, None where no source prints them.
+    """The published accuracies of one classifier in percent; None where no source prints them.
 
-    classifier: its name here; in OTHERS the method in the words of those who print it. sampler, epochs: of stage 1;
-    several epochs where the authors do not remember which. protocols: those here that are the published one, so that
-    ours may be compared; none for OTHERS. imbalance: of CIFAR-LT. tau: of a point of FIGURE_2. about: of OTHERS, the
-    network, and what its training has that those of the tables have not.
+    dataset, backbone, sampler: as in fastlt.
+    epochs: of stage 1; several if the authors do not remember which.
+    classifier: its name in fastlt; in OTHERS the name of the method in the source.
+    source: who prints the numbers.
+    protocols: fastlt's protocols that equal the published one, so that runs may be compared; none for OTHERS.
+    imbalance: for CIFAR-LT.
+    tau: for points of FIGURE_2.
+    about: for OTHERS, the network and how its training differs.
     """
 
     dataset: str
@@ -64,7 +68,7 @@ def _inaturalist(backbone: str, epochs: int, classifier: str, source: str, *scor
 
 
 def _bags(classes: int, imbalance: int, **scores: float) -> tuple[PublishedRow, ...]:
-    """BagofTricks-LT's own numbers, by classifier: of the epoch that is best on the test set."""
+    """Returns BagofTricks-LT's own numbers {classifier: accuracy}, which are of the epoch that is best on test."""
     own = {"joint": f"{_BAGS} README, baselines using its code"}
     told = {"protocols": ("cifar_lt_bags",), "imbalance": imbalance}
     return tuple(
@@ -92,7 +96,7 @@ def _other(
 def _row(
     dataset: str, backbone: str, epochs: tuple[int, ...], classifier: str, scores: tuple[float, ...], **others: Any
 ) -> PublishedRow:
-    """scores: many, medium, few, all, or all alone."""
+    """Makes a PublishedRow. scores: many, medium, few and all, or all only."""
     names = ("many", "medium", "few", "all") if len(scores) == 4 else ("all",)
     named: dict[str, Any] = {**dict(zip(names, scores, strict=True)), **others}
     return PublishedRow(dataset, backbone, epochs, classifier, **named)

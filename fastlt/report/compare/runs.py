@@ -1,4 +1,4 @@
-"""Finished runs sorted into settings: what may be averaged, because it differs in the seed only."""
+"""Sorts finished runs into groups that differ only in the seed, so that they may be averaged."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fastlt.core.words import counted
+from fastlt.experiment.results import Results
 from fastlt.report.choices import chosen_on_test
 from fastlt.report.compare.model import Measured
 from fastlt.report.departures import Departure, departures
-from fastlt.report.names import SAMPLERS, number
+from fastlt.report.names import SAMPLERS
 
 SCORES = ("many", "medium", "few", "all", "mean_class", "macro_f1", "top5", "ece")
 _BACKBONES = ("resnet10", "resnet18", "resnet32", "resnet50", "resnet101", "resnet152")
 _BACKBONES += ("resnext50", "resnext101", "resnext152")  # in the order of the paper
-_OWN_FIELDS = ("backbone", "sampler", "sampler.drawing", "image_size")  # of a Setting
+_OWN_FIELDS = ("backbone", "sampler", "sampler.drawing", "image_size")  # keys that are fields of a RunGroup
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Everything that two runs must share to be runs of one experiment, and these runs, by seed.
+class RunGroup:
+    """A group of runs that differ only in their seed, with everything that they share.
 
-    digest: of the dataset, None in old results. imbalance: training images of the largest class over those of the
-    smallest, rounded; None where a class has none. departures: from the protocol, sorted, without those that another
-    field is all about. runs: what their results.json hold. folders: where they lie, in the same order.
+    digest: of the dataset; None in old results.
+    imbalance: training images of the largest class / of the smallest, rounded; None if a class has none.
+    departures: from the protocol, sorted, without those that are fields of their own.
+    runs: their results, by seed. folders: the folders of the runs, in the same order.
     """
 
     dataset: str
@@ -39,147 +42,158 @@ class Setting:
     image_size: int | None
     precision: str | None
     departures: tuple[Departure, ...]
-    runs: tuple[dict[str, Any], ...] = ()
+    runs: tuple[Results, ...] = ()
     folders: tuple[str, ...] = ()
 
 
-def gather(loaded: Iterable[tuple[str, dict[str, Any]]]) -> tuple[list[Setting], list[str]]:
-    """(settings in the order of the tables, warnings) of (folder, contents of its results.json).
+def gather(loaded: Iterable[tuple[str, Results]]) -> tuple[list[RunGroup], list[str]]:
+    """Sorts runs into groups; returns (groups in the order of the tables, warnings).
 
-    A seed that was run twice counts once, and a warning says so where the two do not agree.
+    loaded: pairs of (folder, its results). A seed that was run twice counts once, and there is a warning if the two
+    runs have different results.
     """
-    found: dict[Setting, dict[int, tuple[str, dict[str, Any]]]] = {}
+    found: dict[RunGroup, dict[int, tuple[str, Results]]] = {}
     warnings = []
     for folder, results in loaded:
-        setting = _setting(results)
-        runs = found.setdefault(setting, {})
-        kept = runs.setdefault(results["seed"], (folder, results))
+        run_group = _setting(results)
+        runs = found.setdefault(run_group, {})
+        kept = runs.setdefault(results.seed, (folder, results))
         if kept[1] is results:
             continue
         if not _agree(kept[1], results):
             warnings.append(
-                f"{name(setting)}, seed {results['seed']}, was run twice with different results: {kept[0]} is shown, "
+                f"{name(run_group)}, seed {results.seed}, was run twice with different results: {kept[0]} is shown, "
                 f"{folder} is left out."
             )
-        elif len(results["classifiers"]) > len(kept[1]["classifiers"]):
-            runs[results["seed"]] = (folder, results)
-    settings = []
-    for setting, runs in found.items():
+        elif len(results.classifiers) > len(kept[1].classifiers):
+            runs[results.seed] = (folder, results)
+    run_groups = []
+    for run_group, runs in found.items():
         folders, contents = zip(*(runs[seed] for seed in sorted(runs)), strict=True)
-        settings.append(replace(setting, runs=contents, folders=folders))
-    settings.sort(key=_place)
-    return settings, warnings + [warning for setting in settings for warning in _shared(setting)]
+        run_groups.append(replace(run_group, runs=contents, folders=folders))
+    run_groups.sort(key=_place)
+    return run_groups, warnings + [warning for run_group in run_groups for warning in _shared(run_group)]
 
 
-def measured(setting: Setting, classifier: str, scope: str) -> Measured | None:
-    """A score of SCORES in percent over the runs that have the classifier; None without any, or with one that has no
-    number, such as for an empty group."""
-    rows = [results["classifiers"][classifier] for results in setting.runs if classifier in results["classifiers"]]
-    values = [number(row.get(scope)) for row in rows]
+def measured(run_group: RunGroup, classifier: str, scope: str) -> Measured | None:
+    """Returns mean and standard deviation of a score, in percent, over the runs that have a classifier.
+
+    scope: one of SCORES. None if no run has the classifier, or if one has no number, such as for an empty group.
+    """
+    rows = [results.classifiers[classifier] for results in run_group.runs if classifier in results.classifiers]
+    values = [getattr(row, scope) for row in rows]
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
     return Measured(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
 
 
-def classifiers(setting: Setting) -> list[str]:
-    """The classifiers of any of its runs, in the order of results.json."""
-    return list(dict.fromkeys(known for results in setting.runs for known in results["classifiers"]))
+def classifiers(run_group: RunGroup) -> list[str]:
+    """Returns the classifiers that any run of a group has, in the order of results.json."""
+    return list(dict.fromkeys(known for results in run_group.runs for known in results.classifiers))
 
 
-def seeds_of(setting: Setting, classifier: str) -> int:
-    """How many runs measured the classifier."""
-    return sum(classifier in results["classifiers"] for results in setting.runs)
+def seeds_of(run_group: RunGroup, classifier: str) -> int:
+    """Returns the number of runs that have a classifier."""
+    return sum(classifier in results.classifiers for results in run_group.runs)
 
 
-def on_test(setting: Setting, classifier: str) -> bool:
-    """Whether the test images had a say in any of its runs' choices."""
-    return any(chosen_on_test(run, classifier) for run in setting.runs if classifier in run["classifiers"])
+def on_test(run_group: RunGroup, classifier: str) -> bool:
+    """Returns whether a choice for a classifier was made on the test images in any run."""
+    return any(chosen_on_test(run, classifier) for run in run_group.runs if classifier in run.classifiers)
 
 
-def data_name(setting: Setting) -> str:
-    """The dataset for people; CIFAR-LT with its imbalance, for there are several of that name."""
-    imbalance = setting.imbalance if setting.dataset.startswith("cifar") else None
-    return setting.dataset if imbalance is None else f"{setting.dataset} (imbalance {imbalance})"
+def data_name(run_group: RunGroup) -> str:
+    """Returns the readable name of the dataset; for CIFAR-LT with its imbalance, as several have the same name."""
+    imbalance = run_group.imbalance if run_group.dataset.startswith("cifar") else None
+    return run_group.dataset if imbalance is None else f"{run_group.dataset} (imbalance {imbalance})"
 
 
-def name(setting: Setting, without: tuple[str, ...] = ()) -> str:
-    """The setting in one line for people; without: fields that go without saying."""
+def name(run_group: RunGroup, without: tuple[str, ...] = ()) -> str:
+    """Returns the name of a group of runs in one line. without: fields to leave out."""
     parts = {
-        "dataset": data_name(setting),
-        "backbone": setting.backbone,
-        "sampler": sampling(setting),
-        "protocol": setting.protocol or "",
-        "drawing": "" if setting.drawing in (None, "quota") else f"{setting.drawing} drawing",
-        "epochs": "" if setting.epochs is None else f"{setting.epochs} epoch{'s' if setting.epochs != 1 else ''}",
-        "precision": "" if setting.precision in (None, "fp32") else setting.precision,
-        "departures": ", ".join(one.given for one in setting.departures if one.key != "epochs"),
+        "dataset": data_name(run_group),
+        "backbone": run_group.backbone,
+        "sampler": sampling(run_group),
+        "protocol": run_group.protocol or "",
+        "drawing": "" if run_group.drawing in (None, "quota") else f"{run_group.drawing} drawing",
+        "epochs": "" if run_group.epochs is None else counted(run_group.epochs, "epoch"),
+        "precision": "" if run_group.precision in (None, "fp32") else run_group.precision,
+        "departures": ", ".join(one.given for one in run_group.departures if one.key != "epochs"),
     }
     return ", ".join(text for key, text in parts.items() if text and key not in without)
 
 
-def sampling(setting: Setting) -> str:
-    """The sampling law of stage 1 for people: `class-balanced`."""
-    return SAMPLERS.get(setting.sampler, setting.sampler).removesuffix(" sampling")
+def sampling(run_group: RunGroup) -> str:
+    """Returns the readable name of the sampler of stage 1, such as `class-balanced`."""
+    return SAMPLERS.get(run_group.sampler, run_group.sampler).removesuffix(" sampling")
 
 
-def sampler_place(setting: Setting) -> int:
-    """Its place among the samplers, as in the paper."""
-    return list(SAMPLERS).index(setting.sampler) if setting.sampler in SAMPLERS else len(SAMPLERS)
+def sampler_place(run_group: RunGroup) -> int:
+    """Returns the position of a group's sampler in the order of the paper."""
+    return list(SAMPLERS).index(run_group.sampler) if run_group.sampler in SAMPLERS else len(SAMPLERS)
 
 
-def bare(setting: Setting) -> Setting:
-    """The setting without its runs: equal, and hashed alike, for runs of one experiment."""
-    return replace(setting, runs=(), folders=())
+def bare(run_group: RunGroup) -> RunGroup:
+    """Returns the group without its runs, which is equal for all runs of one experiment and can be used as a key."""
+    return replace(run_group, runs=(), folders=())
 
 
-def with_sampler(setting: Setting, sampler: str) -> Setting:
-    """The same experiment after another sampler, without runs."""
-    return replace(bare(setting), sampler=sampler)
+def with_sampler(run_group: RunGroup, sampler: str) -> RunGroup:
+    """Returns the same group with another sampler and without runs."""
+    return replace(bare(run_group), sampler=sampler)
 
 
-def _setting(results: dict[str, Any]) -> Setting:
-    train = results["class_counts"]["train"]
+def _setting(results: Results) -> RunGroup:
+    train = results.class_counts["train"]
     found = [one for one in departures(results) if one.key not in _OWN_FIELDS]
-    if str((results.get("checkpoint") or {}).get("chosen", "")).startswith("given"):
+    if results.checkpoint.chosen.startswith("given"):
         found.append(Departure("representation", "null", "given"))
-    return Setting(
-        dataset=results["dataset"],
-        digest=results.get("dataset_digest"),
+    return RunGroup(
+        dataset=results.dataset,
+        digest=results.dataset_digest,
         imbalance=round(max(train) / min(train)) if min(train) > 0 else None,
-        backbone=results["backbone"],
-        sampler=results["sampler"],
-        drawing=results.get("drawing"),
-        protocol=results.get("protocol"),
-        epochs=results.get("epochs"),
-        image_size=results.get("image_size"),
-        precision=results.get("precision"),
+        backbone=results.backbone,
+        sampler=results.sampler,
+        drawing=results.drawing,
+        protocol=results.protocol,
+        epochs=results.epochs,
+        image_size=results.image_size,
+        precision=results.precision,
         departures=tuple(sorted(found, key=lambda one: one.key)),
     )
 
 
-def _place(setting: Setting) -> tuple[Any, ...]:
-    known = _BACKBONES.index(setting.backbone) if setting.backbone in _BACKBONES else len(_BACKBONES)
-    protocol = str(setting.protocol), len(setting.departures)  # as it is before what departs from it
-    # As text, for any of them may be None.
-    given = [one.given for one in setting.departures]
-    rest = json.dumps([setting.image_size, setting.precision, given, setting.drawing, setting.digest])
-    place = (setting.dataset, setting.imbalance or 0, known, setting.backbone, setting.epochs or 0, *protocol, rest)
-    return *place, sampler_place(setting), setting.sampler
+def _place(run_group: RunGroup) -> tuple[Any, ...]:
+    known = _BACKBONES.index(run_group.backbone) if run_group.backbone in _BACKBONES else len(_BACKBONES)
+    protocol = str(run_group.protocol), len(run_group.departures)  # runs without departures come first
+    # As text, because None cannot be compared with other values.
+    given = [one.given for one in run_group.departures]
+    rest = json.dumps([run_group.image_size, run_group.precision, given, run_group.drawing, run_group.digest])
+    place = (
+        run_group.dataset,
+        run_group.imbalance or 0,
+        known,
+        run_group.backbone,
+        run_group.epochs or 0,
+        *protocol,
+        rest,
+    )
+    return *place, sampler_place(run_group), run_group.sampler
 
 
-def _agree(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """Whether the classifiers that both have measured are the same to the last digit."""
-    both = set(first["classifiers"]) & set(second["classifiers"])
-    rows = [(first["classifiers"][known], second["classifiers"][known]) for known in both]
-    return bool(both) and all(a.get(score) == b.get(score) for a, b in rows for score in SCORES)
+def _agree(first: Results, second: Results) -> bool:
+    """Returns whether two runs have the same numbers, to the last digit, for the classifiers that both have."""
+    both = set(first.classifiers) & set(second.classifiers)
+    rows = [(first.classifiers[known], second.classifiers[known]) for known in both]
+    return bool(both) and all(getattr(a, score) == getattr(b, score) for a, b in rows for score in SCORES)
 
 
-def _shared(setting: Setting) -> list[str]:
-    """A warning where runs with seeds of their own stand on one representation."""
-    keys = [results["key"] for results in setting.runs if results.get("key")]
+def _shared(run_group: RunGroup) -> list[str]:
+    """Returns a warning if runs with different seeds share a representation."""
+    keys = [results.key for results in run_group.runs if results.key]
     if len(set(keys)) == len(keys):
         return []
     return [
-        f"Runs of {name(setting)} share a representation: their ± is less than that of representations trained anew."
+        f"Runs of {name(run_group)} share a representation: their ± is less than that of representations trained anew."
     ]

@@ -1,14 +1,13 @@
-"""CSV: each table in long form, and every number of every run."""
+"""Writes CSV files: each table in long form, and all numbers of all runs."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from fastlt.core.spreadsheet import write_csv
 from fastlt.report.compare.model import Table
-from fastlt.report.compare.runs import SCORES, Setting
-from fastlt.report.names import number
+from fastlt.report.compare.runs import SCORES, RunGroup
 
 _CELL = ("column", "ours_mean", "ours_sd", "runs", "published", "source", "difference", "note", "warnings")
 _SETTING = (
@@ -26,9 +25,9 @@ _SETTING = (
 
 
 def write_table(table: Table, path: Path) -> None:
-    """A row for each row and column of the table, in percent with all digits; nothing where a number is missing.
+    """Writes a table in long form: a CSV row for each of its rows and columns.
 
-    Comma separated, quoted as RFC 4180 says, UTF-8.
+    Numbers are in percent with all digits, empty if missing. The file is comma-separated UTF-8, quoted as in RFC 4180.
     """
     rows = []
     for row in table.rows:
@@ -37,24 +36,20 @@ def write_table(table: Table, path: Path) -> None:
             numbers = [ours and ours.mean, ours and ours.sd, ours and ours.runs]
             beside = [published and published.value, published and published.source, cell.difference]
             rows.append([*row.labels, column, *numbers, *beside, row.note, " ".join(table.warnings)])
-    _write(path, [*table.heads, *_CELL], rows)
+    write_csv(path, [[*table.heads, *_CELL], *rows])
 
 
-def write_results(settings: Sequence[Setting], path: Path) -> None:
-    """A row for each run, classifier and score, in percent with all digits; no row where a score is missing."""
+def write_results(run_groups: Sequence[RunGroup], path: Path) -> None:
+    """Writes a CSV row for each run, classifier and score, in percent with all digits; none for a missing score."""
     rows = []
-    for setting in settings:
-        known = [*(getattr(setting, field) for field in _SETTING), " ".join(one.given for one in setting.departures)]
-        for folder, results in zip(setting.folders, setting.runs, strict=True):
-            for classifier, row in results["classifiers"].items():
-                values = {score: number(row.get(score)) for score in SCORES}
+    for run_group in run_groups:
+        known = [
+            *(getattr(run_group, field) for field in _SETTING),
+            " ".join(one.given for one in run_group.departures),
+        ]
+        for folder, results in zip(run_group.folders, run_group.runs, strict=True):
+            for classifier, row in results.classifiers.items():
+                values = {score: getattr(row, score) for score in SCORES}
                 told = [(score, value) for score, value in values.items() if value is not None]
-                rows += [[folder, *known, results["seed"], classifier, score, value] for score, value in told]
-    _write(path, ["run", *_SETTING, "departures", "seed", "classifier", "score", "value"], rows)
-
-
-def _write(path: Path, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(heads)
-        writer.writerows(rows)
+                rows += [[folder, *known, results.seed, classifier, score, value] for score, value in told]
+    write_csv(path, [["run", *_SETTING, "departures", "seed", "classifier", "score", "value"], *rows])

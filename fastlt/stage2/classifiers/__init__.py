@@ -1,4 +1,4 @@
-"""Classifiers of stage 2: one file each; this table names them."""
+"""The classifiers of stage 2: one file for each, and the table CLASSIFIERS of their names."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,10 +8,14 @@ from fastlt.core.errors import UserError
 from fastlt.registry import call_part, find_part, is_own
 from fastlt.stage2.classifiers.base import Classifier
 from fastlt.stage2.classifiers.cosine import COSINE
+from fastlt.stage2.classifiers.cosine_means import COSINE_MEANS
 from fastlt.stage2.classifiers.crt import CRT, CRT_LAS
 from fastlt.stage2.classifiers.joint import JOINT
 from fastlt.stage2.classifiers.logit_adjust import LOGIT_ADJUST
+from fastlt.stage2.classifiers.logit_adjust_mult import LOGIT_ADJUST_MULT
+from fastlt.stage2.classifiers.los import LOS
 from fastlt.stage2.classifiers.lws import LWS
+from fastlt.stage2.classifiers.max_norm import MAX_NORM
 from fastlt.stage2.classifiers.mlp import MLP_1, MLP_2, MLP_3
 from fastlt.stage2.classifiers.ncm import classifier as ncm
 from fastlt.stage2.classifiers.prior_losses import BALANCED_SOFTMAX, LOGIT_ADJUSTED_LOSS
@@ -40,18 +44,28 @@ CLASSIFIERS: dict[str, Classifier] = {
     "logit_adjust": LOGIT_ADJUST,
     "logit_adjusted_loss": LOGIT_ADJUSTED_LOSS,
     "crt_las": CRT_LAS,
+    "logit_adjust_mult": LOGIT_ADJUST_MULT,
+    "max_norm": MAX_NORM,
+    "los": LOS,
+    "cosine_means": COSINE_MEANS,
 }
-PAPER = tuple(CLASSIFIERS)[:6]  # those of the paper's main tables
-SETS = {"paper": PAPER, "all": tuple(CLASSIFIERS)}  # names that stand for several
-# Trained on images, through the pipeline: fastlt/retrain.
+PAPER = tuple(CLASSIFIERS)[:6]  # the classifiers of the paper's main tables
+SETS = {"paper": PAPER, "all": tuple(CLASSIFIERS)}  # names that stand for several classifiers
+# Classifiers that are trained on images instead of features, see fastlt/experiment/retrain.py.
 IMAGE_CLASSIFIERS = ("crt_images", "lws_images", "retrain_all", "retrain_all_slow", "retrain_last")
 
 
 def find_classifier(name: str, options: Mapping[str, Any] | None = None) -> Classifier:
-    """The entry of this table, or the user's own: `package.module:NAME` is imported, where NAME is a Classifier, or a
-    function from a Task to a Fitted with the tensors of a linear one. options: keywords that its fit is called with.
+    """Returns the Classifier that a name stands for.
 
-    Raises UserError, in one line, where there is none.
+    name: a key of CLASSIFIERS, one of IMAGE_CLASSIFIERS, or `package.module:NAME` of your own, where NAME is a
+        Classifier, or a function from a Task to a Fitted whose tensors are `weight` and perhaps `bias`.
+    options: keyword arguments for the `fit` of an own classifier.
+
+    Raises UserError, in one line, if there is no such classifier.
+
+    >>> find_classifier("crt") is CLASSIFIERS["crt"]
+    True
     """
     if name in IMAGE_CLASSIFIERS:
         return Classifier(JOINT.fit)

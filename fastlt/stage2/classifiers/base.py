@@ -1,24 +1,30 @@
-"""What a stage-2 classifier is given and what it gives back."""
+"""The interface of the classifiers of stage 2: Task is what a classifier learns from, Fitted is what it returns."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from fastlt.core.config import assemble
 from fastlt.core.errors import UserError
-from fastlt.core.schedule import STEPPED, Schedule
-from fastlt.longtail.sampler import DRAWINGS
+from fastlt.core.schedule import STEPPED, RateConfig, Schedule
+from fastlt.longtail import DRAWINGS
+from fastlt.longtail.smoothing import SmoothingConfig
 
 Tensors = Mapping[str, Tensor]
-MOMENTUM = 0.9  # of all that is trained in stage 2
+MOMENTUM = 0.9  # of SGD in all trainings of stage 2
 KEEP = ("last", "best")
+FOLDS = 5  # number of folds of a cross-validation on the training images
 
 
 @dataclass(frozen=True)
 class Features:
-    """Cached features of a split: x float32 or float16 [N, D], labels int64 [N], in class order, on one device."""
+    """Features of a split, on one device.
+
+    x: float32 or float16 [N, D], sorted by class. labels: class indices, int64 [N]. len() is N.
+    """
 
     x: Tensor
     labels: Tensor
@@ -28,106 +34,111 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Training:
-    """SGD: epochs, batch, top learning rates, weight decays; the rest as in Schedule.
+class Training(RateConfig):
+    """Settings of SGD for a classifier. The rest is as in RateConfig."""
 
-    With several rates or decays every pair of them is trained, and the best is chosen.
-    """
-
-    epochs: int
-    batch: int
-    lr: tuple[float, ...]
-    weight_decay: tuple[float, ...]
-    warmup_epochs: int = 0
-    warmup_from: float = 0.0
-    milestones: tuple[int, ...] = ()
-    factor: float = 0.1
-    nesterov: bool = False
+    epochs: int  # of this classifier's training
+    batch: int  # rows of a step
+    lr: float  # the top learning rate
+    weight_decay: float  # L2 penalty, as in torch.optim.SGD
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.epochs < 1 or self.batch < 1:
-            raise UserError(f"stage 2: epochs={self.epochs}, batch={self.batch}: both must be at least 1")
-        if not self.lr or min(self.lr) <= 0:
-            raise UserError(f"stage2.lr={list(self.lr)}: one or more numbers greater than 0")
-        if not self.weight_decay or min(self.weight_decay) < 0:
-            raise UserError(f"stage2.weight_decay={list(self.weight_decay)}: one or more numbers of at least 0")
-        try:
-            self.schedule(1.0, 0.0, "batch")
-        except UserError as error:
-            raise UserError(f"stage 2: {error}") from None
+            raise UserError(f"epochs={self.epochs}, batch={self.batch}: both must be at least 1")
+        if self.lr <= 0 or self.weight_decay < 0:
+            raise UserError(
+                f"lr={self.lr}, weight_decay={self.weight_decay}: the first must be greater than 0, the second at "
+                "least 0"
+            )
 
-    def further(self) -> dict[str, Any]:
-        """What is not as it is by default, as plain values."""
-        usual = {one.name: one.default for one in fields(self)}
-        found = {name: value for name, value in asdict(self).items() if usual[name] not in (MISSING, value)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+    def schedule(self, stepped: str, **given: float) -> Schedule:
+        """Returns the learning rate schedule of this training.
 
-    def schedule(self, lr: float, weight_decay: float, stepped: str) -> Schedule:
-        """Its steps with one top learning rate and one weight decay."""
-        warmup, steps = (self.warmup_epochs, stepped, self.warmup_from), (self.milestones, self.factor)
-        return Schedule(self.epochs, lr, MOMENTUM, weight_decay, *warmup, 0.0, *steps, self.nesterov)
+        stepped: `batch` or `epoch`, as in Schedule. given: fields of Schedule that replace this training's, such as lr.
+        """
+        return assemble(Schedule, self, stepped=stepped, momentum=MOMENTUM, **given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage2Config:
+    """Settings of stage 2 that are the same for all protocols: the keys stage2.NAME."""
+
+    lr: tuple[float, ...] | None = None  # top learning rates to choose from; default: the protocol's
+    weight_decay: tuple[float, ...] | None = None  # weight decays to choose from; default: the protocol's
+    seeds: int = 1  # number of trainings of each classifier, each with its own initial weights and order
+    drawing: str = "quota"  # of class-balanced batches: quota, iid, dataloader or reference, see Sampler
+    stepped: str = "batch"  # change the learning rate with every `batch` or once an `epoch`, see Schedule
+    keep: str = "last"  # epoch that is kept of each training: last, or best by top-1 where choices are made
+    tau: float | None = None  # tau of tau_norm; default: it is chosen
+    tau_bias: bool = False  # with a given tau, keep the bias of the joint classifier, as BagofTricks-LT does
+    scale_bias: bool = True  # lws scales W x + b, as the paper's code does; false: W x only, as the paper's text says
+    hidden: int = 512  # units of each hidden layer of mlp_1, mlp_2 and mlp_3
+    options: dict[str, Any] = field(default_factory=dict)  # {NAME: keyword arguments} of own classifiers module:NAME
+
+    def __post_init__(self) -> None:
+        if self.lr is not None and (not self.lr or min(self.lr) <= 0):
+            raise UserError(f"lr={list(self.lr)}: one or more numbers greater than 0")
+        if self.weight_decay is not None and (not self.weight_decay or min(self.weight_decay) < 0):
+            raise UserError(f"weight_decay={list(self.weight_decay)}: one or more numbers of at least 0")
+        if self.seeds < 1:
+            raise UserError(f"seeds={self.seeds}: it must be at least 1")
+        if self.drawing not in DRAWINGS:
+            raise UserError(f"drawing={self.drawing} is unknown: allowed are {', '.join(DRAWINGS)}")
+        if self.stepped not in STEPPED:
+            raise UserError(f"stepped={self.stepped} is unknown: allowed are {', '.join(STEPPED)}")
+        if self.keep not in KEEP:
+            raise UserError(f"keep={self.keep} is unknown: allowed are {', '.join(KEEP)}")
+        if self.tau_bias and self.tau is None:
+            raise UserError("tau_bias=true needs a fixed tau, such as stage2.tau=1: a chosen one has no bias")
+        if self.hidden < 1:
+            raise UserError(f"hidden={self.hidden}: it must be at least 1")
 
 
 @dataclass(frozen=True)
-class Stage2:
-    """How classifiers are trained on features.
+class Stage2(Stage2Config, SmoothingConfig):
+    """All settings by which classifiers are trained.
 
-    crt: of those with new weights. lws: of those that only scale the joint classifier's. seeds: trainings of each, with
-    starts and orders of their own. drawing: as in Sampler. stepped: the learning rate moves with every `batch`, or once
-    an `epoch`, whose last is then at rate 0 as in the authors' code. keep: the `last` epoch, or the `best` on the split
-    that choices are made on, by top-1, as the authors do. scale_bias: lws scales W x + b as the authors' code does, or
-    W x alone as the paper says. tau: of tau_norm, None to choose it; tau_bias: with such a tau the bias stays. hidden:
-    units of an MLP's hidden layers. options: keywords of own classifiers, by their
-    NAME behind the colon. smoothing_head, smoothing_tail: of label-aware smoothing, for crt_las.
+    crt: training of classifiers with new weights. lws: training of those that only scale the joint classifier.
+    smoothing_head, smoothing_tail: label smoothing of crt_las. The rest as in Stage2Config.
     """
 
     crt: Training
     lws: Training
-    seeds: int = 1
-    drawing: str = "quota"
-    stepped: str = "batch"
-    keep: str = "last"
-    scale_bias: bool = True
-    tau: float | None = None
-    tau_bias: bool = False
-    hidden: int = 512
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    smoothing_head: float = 0.3
-    smoothing_tail: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise UserError(f"stage2.seeds={self.seeds}: it must be at least 1")
-        if self.drawing not in DRAWINGS:
-            raise UserError(f"stage2.drawing={self.drawing} is unknown: allowed are {', '.join(DRAWINGS)}")
-        if self.stepped not in STEPPED:
-            raise UserError(f"stage2.stepped={self.stepped} is unknown: allowed are {', '.join(STEPPED)}")
-        if self.keep not in KEEP:
-            raise UserError(f"stage2.keep={self.keep} is unknown: allowed are {', '.join(KEEP)}")
-        if self.tau_bias and self.tau is None:
-            raise UserError("stage2.tau_bias=true needs a fixed tau, such as stage2.tau=1: a chosen one has no bias")
-        if self.hidden < 1:
-            raise UserError(f"stage2.hidden={self.hidden}: it must be at least 1")
-        if not 0 <= self.smoothing_tail <= self.smoothing_head < 1:
-            raise UserError(
-                f"protocol.smoothing_head={self.smoothing_head}, protocol.smoothing_tail={self.smoothing_tail}: the "
-                "second must be from 0 to the first, and the first below 1"
-            )
+        Stage2Config.__post_init__(self)
+        SmoothingConfig.__post_init__(self)
+
+    def rates(self, training: Training) -> tuple[float, ...]:
+        """Returns the learning rates to choose from. training: `self.crt` or `self.lws`.
+
+        Every pair of a learning rate and a weight decay is tried.
+        """
+        return self.lr or (training.lr,)
+
+    def decays(self, training: Training) -> tuple[float, ...]:
+        """Returns the weight decays to choose from. training: as in `rates`."""
+        return self.weight_decay or (training.weight_decay,)
 
 
 @dataclass(frozen=True)
 class Task:
-    """All a classifier may learn from.
+    """Everything that a classifier may learn from.
 
-    train: features of the training images seen as at evaluation. views: the same with augmented passes behind them,
-    `train` itself where there are none. choose: features hyper-parameters are chosen on; choose_on: the name of that
-    split. Where that is `none` there are no such features, and nothing is chosen. joint: stage 1's classifier, `weight`
-    [C, D] and perhaps `bias` [C]. counts: int64 [C], training images of each class. groups: int8 [C], 0 many, 1 medium,
-    2 few.
+    train: features of the training images, with the evaluation transform.
+    augmented: these, followed by the features of augmented passes if there are any.
+    choose: features to choose hyperparameters on; None if choose_on is `folds` or `none`.
+    choose_on: the name of that split; or `folds`, a cross-validation on `train`; or `none`: nothing is chosen.
+    joint: the linear classifier of stage 1, with `weight` [C, D], and `bias` [C] or None.
+    counts: training images of each class, int64 [C].
+    groups: groups of the classes, int8 [C]: 0 many, 1 medium, 2 few.
+    stage2: the settings. seed: of initial weights, orders and folds.
+    law, loss, loss_options: of the training of the joint classifier, as in Sampler and `make_loss`.
     """
 
     train: Features
-    views: Features
+    augmented: Features
     choose: Features | None
     choose_on: str
     joint: nn.Module
@@ -135,30 +146,35 @@ class Task:
     groups: np.ndarray
     stage2: Stage2
     seed: int
+    law: str = "instance"
+    loss: str = "cross_entropy"
+    loss_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def classes(self) -> int:
-        """Number of classes C."""
+        """Returns the number of classes C."""
         return len(self.counts)
 
     @property
     def weight(self) -> Tensor:
-        """Weights of the joint classifier, [C, D]."""
+        """Returns the weights of the joint classifier, [C, D]."""
         return self.joint.weight.detach()  # type: ignore[operator, return-value]
 
     @property
     def bias(self) -> Tensor:
-        """Biases of the joint classifier, [C]; zeros where it has none."""
+        """Returns the biases of the joint classifier, [C]; zeros if it has none."""
         bias = self.joint.bias
         return self.weight.new_zeros(self.classes) if bias is None else bias.detach()  # type: ignore[operator, return-value]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A classifier ready to predict.
+    """A fitted classifier.
 
-    tensors: what its `scores` needs, float32. choices: what was set or chosen, for results.json. curves: features of a
-    split -> what is drawn over a hyper-parameter. others: the tensors of trainings with further seeds.
+    tensors: float32 tensors by name, which the `scores` of its Classifier computes scores from.
+    choices: hyperparameters that were set or chosen, as plain values for results.json.
+    curves: a function from the features of a split to accuracies at many values of a hyperparameter, to be drawn.
+    others: the tensors of the trainings with further seeds.
     """
 
     tensors: Tensors
@@ -168,16 +184,22 @@ class Fitted:
 
 
 def linear_scores(tensors: Tensors, x: Tensor) -> Tensor:
-    """W x + b: [n, D] -> [n, C]. tensors: weight [C, D] and perhaps bias [C]."""
+    """Returns the scores W x + b, [n, C], of features x [n, D]. tensors: `weight` [C, D] and perhaps `bias` [C]."""
     return nn.functional.linear(x, tensors["weight"], tensors.get("bias"))
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """One entry of the table.
+    """A kind of classifier: how it is fitted, and how it scores features.
 
-    fit: learns. scores: (tensors, features float32 [n, D]) -> class scores [n, C]; the largest wins. uses: fields of
-    Stage2, and `views`, that change what it learns; a fitted one is used again until one of these changes.
+    fit: a function from a Task to a Fitted.
+    scores: a function from (tensors, float32 features [n, D]) to scores [n, C]; the largest one wins.
+    uses: names of the settings that `fit` depends on: fields of Stage2, and `augmented_passes`. A stored classifier is
+        reused until one of these changes.
+
+    Example: a classifier whose scores are those of the joint one without its bias.
+
+        NO_BIAS = Classifier(lambda task: Fitted({"weight": task.weight}))
     """
 
     fit: Callable[[Task], Fitted]

@@ -1,4 +1,4 @@
-"""cosine: a new classifier of cosines, class-balanced: every class's weights are of one length by construction."""
+"""cosine: a new cosine classifier, trained on class-balanced batches. All class weights have the same norm."""
 
 from torch import Tensor
 from torch.nn import functional
@@ -6,18 +6,18 @@ from torch.nn import functional
 from fastlt.stage2.classifiers.base import Classifier, Fitted, Task, Tensors
 from fastlt.stage2.classifiers.crt import USES
 from fastlt.stage2.classifiers.heads import Cosine
-from fastlt.stage2.classifiers.trained import Setup, fit_trained
+from fastlt.stage2.classifiers.trained import FitConfig, fit_trained
 
 
 def fit(task: Task) -> Fitted:
-    """Scores s cos(w_c, x), W and the scale s learned, W from a random start."""
+    """Learns scores s cos(w_c, x): the weights w_c from a random start, and the scale s."""
     dim, device = task.weight.shape[1], task.weight.device
-    setup = Setup(task.stage2.crt, task.views, scores=scores)
-    return fit_trained(task, setup, lambda seeds, settings: Cosine(dim, task.classes, seeds, settings, device))
+    config = FitConfig(task.stage2.crt, task.augmented, scores=scores)
+    return fit_trained(task, config, lambda seeds, settings: Cosine(dim, task.classes, seeds, settings, device))
 
 
 def scores(tensors: Tensors, x: Tensor) -> Tensor:
-    """tensors: weight [C, D], every row s long."""
+    """Returns scores [n, C] of features [n, D]. tensors: `weight` [C, D], whose rows all have the norm s."""
     return functional.linear(functional.normalize(x, dim=1), tensors["weight"])
 
 

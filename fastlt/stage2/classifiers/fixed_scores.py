@@ -1,4 +1,4 @@
-"""Scores of the joint classifier as rows to learn from, for classifiers that leave its weights as they are."""
+"""Precomputes the scores of the joint classifier, for classifiers that do not change its weights."""
 
 from collections.abc import Callable
 
@@ -8,16 +8,19 @@ from torch.nn import functional
 
 from fastlt.stage2.classifiers.base import Features
 
-ROWS = 8192  # features multiplied at once
+ROWS = 8192  # features whose scores are computed at once
 
 
 def fixed_scores(
     features: Features, weight: Tensor, bias: Tensor | None
 ) -> tuple[Features, Callable[[Tensor], Tensor]]:
-    """Rows to train on, and the function from some of these rows to their scores W x + b.
+    """Returns rows to train on, and a function from some of these rows to their scores W x + b.
 
-    The rows are the scores, float32 [N, C], where these take no more memory than features: one matrix product then
-    serves for all epochs. With more classes than dimensions (iNaturalist: 8142 against 2048) they are the features.
+    features: x [N, D]. weight: W [C, D]. bias: b [C] or None.
+
+    If there are at most as many classes as dimensions, the rows are the scores, float32 [N, C], so that one matrix
+    product serves for all epochs. With more classes (iNaturalist has 8142, and features of 2048 dimensions) the rows
+    are the features, as scores would take more memory.
     """
     if weight.shape[0] > weight.shape[1]:
         return features, lambda x: functional.linear(x, weight, bias)

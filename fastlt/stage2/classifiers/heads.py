@@ -1,7 +1,8 @@
-"""Classifiers in training, many at once: S seeds, which see batches of their own, times K settings, which share them.
+"""Heads: S x K classifiers that are trained at once, for S seeds and K settings such as learning rates.
 
-Every parameter is [S, K, ...]; logits are [S, K, B, C] of rows [S, B, D]. For a linear classifier the K settings of a
-seed are one matrix product with K C columns, but for large ones on a CPU.
+Each seed has its own batches, which all its settings share. Every parameter has the shape [S, K, ...]; rows [S, B, D]
+give logits [S, K, B, C]. For a linear classifier, the K settings of a seed are one matrix product with K C columns,
+except for large classifiers on a CPU.
 """
 
 import math
@@ -18,21 +19,26 @@ from fastlt.stage2.classifiers.base import Tensors
 
 
 class Head(Protocol):
-    """S x K classifiers in training."""
+    """The interface of S x K classifiers in training. parameters: tensors [S, K, ...] that are trained."""
 
     parameters: list[Tensor]
 
+    # A head may have `behind_step()`, which is called without gradients behind every step of SGD.
+
     def logits(self, x: Tensor) -> Tensor:
-        """Float32 [S, B, D] -> [S, K, B, C], differentiable in the parameters."""
+        """Returns logits [S, K, B, C] of float32 rows [S, B, D], differentiable in the parameters."""
         ...
 
     def tensors(self, seed: int, setting: int) -> Tensors:
-        """One of them, as its `scores` takes it."""
+        """Returns the tensors of one classifier, as the `scores` of its Classifier takes them."""
         ...
 
 
 def spread(start: Callable[[], Tensor], seeds: list[int], settings: int, device: torch.device) -> Tensor:
-    """A parameter [S, K, ...]: for every seed what `start` draws with it, the same for all its settings."""
+    """Returns a parameter [S, K, ...] with initial values that differ by seed and are the same for all settings.
+
+    start: draws the initial values [...] of one classifier from torch's random generator. settings: K.
+    """
     drawn = []
     with torch.random.fork_rng(devices=[]):
         for seed in seeds:
@@ -42,12 +48,15 @@ def spread(start: Callable[[], Tensor], seeds: list[int], settings: int, device:
     return each[:, None].repeat(1, settings, *[1] * (each.ndim - 1)).requires_grad_()
 
 
-LARGE = 1 << 18  # weights of a classifier from which on a CPU gains nothing by products of several at once
+LARGE = 1 << 18  # with so many weights or more, a CPU computes the products of several classifiers one by one
 
 
 class _Products(torch.autograd.Function):
-    """x [S, B, D], weight [S, K, C, D], bias [S, K, C] -> [S, K, B, C]. back: memory for the gradient of the weight, as
-    so much of it, asked for anew at every step, would come in pages that the system clears first."""
+    """Linear layers: x [S, B, D], weight [S, K, C, D] and bias [S, K, C] give [S, K, B, C].
+
+    back: memory of the shape of `weight`, which the backward pass writes the gradient into. Memory allocated anew at
+    every step would be slow, because the operating system clears its pages first.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, back: Tensor) -> Tensor:
@@ -65,7 +74,8 @@ class _Products(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
         (gradient,), (x, weight), back = gradients, ctx.saved_tensors, ctx.back
         ahead = (gradient @ weight).sum(1) if ctx.needs_input_grad[0] else None
-        # Transposed like this the result lies in memory as weights do; autograd's own lies across, and updates crawl.
+        # Computed in this order, the gradient has the memory layout of the weight. Autograd's own result would be
+        # transposed, which makes the update of the weight slow.
         if not _apart(weight):
             torch.bmm(gradient.transpose(2, 3).flatten(1, 2), x, out=back.flatten(1, 2))
         else:
@@ -79,12 +89,12 @@ def _apart(weight: Tensor) -> bool:
 
 
 def _products(x: Tensor, weight: Tensor, bias: Tensor, back: Tensor) -> Tensor:
-    """As _Products."""
+    """Applies _Products."""
     return _Products.apply(x, weight, bias, back)  # type: ignore[return-value]
 
 
 class Linear:
-    """W x + b from PyTorch's random start."""
+    """Linear classifiers W x + b with the initial weights of torch.nn.Linear(dim, classes)."""
 
     def __init__(self, dim: int, classes: int, seeds: list[int], settings: int, device: torch.device):
         def start() -> Tensor:
@@ -104,8 +114,33 @@ class Linear:
         return {"weight": self.weight[seed, setting].detach(), "bias": self.bias[seed, setting].detach()}
 
 
+class Started(Linear):
+    """W x + b from a given classifier on. weight: [C, D]; bias: [C]."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, seeds: list[int], settings: int):
+        self.weight = spread(lambda: weight, seeds, settings, weight.device)
+        self.bias = spread(lambda: bias, seeds, settings, bias.device)
+        self.parameters = [self.weight, self.bias]
+        self.back = torch.empty_like(self.weight, requires_grad=False)
+
+
+class Capped(Started):
+    """The same; behind every step weights that are longer than `cap` are cut back to it."""
+
+    def cap(self, lengths: list[float]) -> None:
+        """lengths: of each of the settings."""
+        self.longest = self.weight.new_tensor(lengths)[:, None, None]
+
+    def behind_step(self) -> None:
+        length = self.weight.norm(dim=3, keepdim=True)
+        self.weight.mul_(torch.clamp_max(self.longest / length.clamp_min(1e-12), 1.0))
+
+
 class Scale:
-    """f_c z_c + offset_c, one learned f_c per class, from 1. scores: rows -> fixed scores z [S, B, C]."""
+    """Classifiers f_c z_c + offset_c with one learned scale f_c per class, which starts from 1.
+
+    scores: a function from rows to the fixed scores z [S, B, C], as `fixed_scores` returns it.
+    """
 
     def __init__(
         self, scores: Callable[[Tensor], Tensor], classes: int, offset: Tensor, seeds: list[int], settings: int
@@ -122,11 +157,14 @@ class Scale:
 
 
 class Power:
-    """z_c / ||w_c||^tau, tau learned, from 0. scores: rows -> fixed scores z [S, B, C]."""
+    """Classifiers z_c / ||w_c||^tau with a learned tau, which starts from 0.
+
+    scores: a function from rows to the fixed scores z [S, B, C], as `fixed_scores` returns it. log_norm: log ||w_c||.
+    """
 
     def __init__(self, scores: Callable[[Tensor], Tensor], log_norm: Tensor, seeds: list[int], settings: int):
         self.tau = spread(lambda: torch.zeros(1), seeds, settings, log_norm.device)
-        # Its gradient is as large as the scores: unbounded, a first step leads to where the loss is no number.
+        # The gradient of tau is as large as the scores. Unclamped, the first step may lead to a loss of NaN.
         self.tau.register_hook(lambda gradient: gradient.clamp(-1, 1))
         self.scores, self.log_norm = scores, log_norm
         self.parameters = [self.tau]
@@ -139,13 +177,32 @@ class Power:
 
 
 class Cosine:
-    """s cos(w_c, x) with a learned scale s."""
+    """Cosine classifiers s cos(w_c, x) with a learned scale s."""
 
-    START = 16.0  # of the scale: cosines in -1..1 alone cannot make a confident softmax
+    START = 16.0  # initial scale; a softmax of cosines in -1..1 without a scale cannot be confident
 
-    def __init__(self, dim: int, classes: int, seeds: list[int], settings: int, device: torch.device):
-        self.weight = spread(lambda: nn.Linear(dim, classes).weight.detach(), seeds, settings, device)
-        self.log_scale = spread(lambda: torch.full((1,), math.log(self.START)), seeds, settings, device)
+    def __init__(
+        self,
+        dim: int,
+        classes: int,
+        seeds: list[int],
+        settings: int,
+        device: torch.device,
+        means: Tensor | None = None,
+        scale: float = START,
+    ):
+        """means: [C, D] that W begins with, scaled to the lengths of PyTorch's start, which it has by default; a class
+        whose mean is 0 has that start, too. scale: that s begins with."""
+
+        def start() -> Tensor:
+            drawn = nn.Linear(dim, classes).weight.detach()
+            if means is None:
+                return drawn
+            there = functional.normalize(means.cpu(), dim=1) * drawn.norm(dim=1, keepdim=True)
+            return torch.where((there != 0).any(1, keepdim=True), there, drawn)
+
+        self.weight = spread(start, seeds, settings, device)
+        self.log_scale = spread(lambda: torch.full((1,), math.log(scale)), seeds, settings, device)
         self.parameters = [self.weight, self.log_scale]
         self.back = torch.empty_like(self.weight, requires_grad=False)
 
@@ -160,7 +217,7 @@ class Cosine:
 
 
 class Mlp:
-    """Layers of `hidden` ReLU units, then W h + b."""
+    """Multi-layer perceptrons: `layers` hidden layers of `hidden` ReLU units, then a linear classifier W h + b."""
 
     def __init__(
         self, dim: int, hidden: int, layers: int, classes: int, seeds: list[int], settings: int, device: torch.device
@@ -174,9 +231,9 @@ class Mlp:
 
     def logits(self, x: Tensor) -> Tensor:
         first, *others = self.layers
-        h = first.logits(x)  # one product for all settings, as they share x
+        h = first.logits(x)  # one product for all settings of a seed, which share the rows x
         for layer in others:
-            # From here on each setting has rows of its own: S K stacks of one classifier each.
+            # From here on each setting has its own rows h, so the products are those of S K separate classifiers.
             parts = layer.weight, layer.bias, layer.back
             stacks = (part.flatten(0, 1)[:, None] for part in parts)
             h = _products(functional.relu(h).flatten(0, 1), *stacks)[:, 0].unflatten(0, layer.weight.shape[:2])

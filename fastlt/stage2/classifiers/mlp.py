@@ -1,6 +1,5 @@
-"""mlp: a new classifier with hidden layers, class-balanced (the paper asks whether a linear one is enough)."""
+"""mlp: a new classifier with hidden layers, on class-balanced batches, to test whether a linear one is enough."""
 
-from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
@@ -9,25 +8,24 @@ from torch.nn import functional
 from fastlt.stage2.classifiers.base import Classifier, Fitted, Task, Tensors
 from fastlt.stage2.classifiers.crt import USES
 from fastlt.stage2.classifiers.heads import Mlp
-from fastlt.stage2.classifiers.trained import Setup, fit_trained
+from fastlt.stage2.classifiers.trained import FitConfig, fit_trained
 
-SLOWER = 0.1  # of the linear classifier's learning rate, at which three hidden layers diverge
+SLOWER = 0.1  # factor on the learning rate of linear classifiers, at which three hidden layers would diverge
 
 
 def fit(task: Task, layers: int) -> Fitted:
-    """Scores W h + b behind `layers` hidden layers h = ReLU(V x + a) of `hidden` units each."""
+    """Learns scores W h + b after `layers` hidden layers h = ReLU(V x + a) of `stage2.hidden` units each."""
     dim, device, hidden = task.weight.shape[1], task.weight.device, task.stage2.hidden
-    training = replace(task.stage2.crt, lr=tuple(SLOWER * lr for lr in task.stage2.crt.lr))
-    setup = Setup(training, task.views, scores=scores)
+    config = FitConfig(task.stage2.crt, task.augmented, slower=SLOWER, scores=scores)
     fitted = fit_trained(
-        task, setup, lambda seeds, settings: Mlp(dim, hidden, layers, task.classes, seeds, settings, device)
+        task, config, lambda seeds, settings: Mlp(dim, hidden, layers, task.classes, seeds, settings, device)
     )
     fitted.choices.update(hidden=hidden, layers=layers)
     return fitted
 
 
 def scores(tensors: Tensors, x: Tensor) -> Tensor:
-    """tensors: 0.weight, 0.bias, 1.weight, ... of the layers in turn."""
+    """Returns scores [n, C] of features [n, D]. tensors: `0.weight`, `0.bias`, `1.weight`, ... of the layers."""
     last = len(tensors) // 2 - 1
     for layer in range(last):
         x = functional.relu(functional.linear(x, tensors[f"{layer}.weight"], tensors[f"{layer}.bias"]))

@@ -1,21 +1,29 @@
-"""ncm: nearest class mean (paper section 4). Nothing is trained; the tail's means are as good as its images allow."""
+"""ncm: nearest class mean (paper section 4): the mean feature of each class is computed, and nothing is trained."""
 
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fastlt.kernels.class_mean import class_mean
-from fastlt.stage2.classifiers.base import Classifier, Fitted, Task, Tensors
+from fastlt.kernels.class_mean import ClassMeans, class_mean
+from fastlt.stage2.classifiers.base import Classifier, Features, Fitted, Task, Tensors
 
-NEVER = -1e30  # score of a class without training images: it has no mean, and is never predicted
+NEVER = -1e30  # score of a class without training images, which has no mean and must never be predicted
+_means: WeakKeyDictionary[Features, ClassMeans] = WeakKeyDictionary()  # class means, shared by all NCM classifiers
 
 
 def fit(task: Task, kind: str, distance: str) -> Fitted:
-    """Means mu_c of the training features of kind `un` (x), `l2n` (x / ||x||) or `cl2n` ((x - m) / ||x - m||, m the
-    global mean: the authors' default). They are not normalized again."""
-    means = class_mean(task.train.x, task.train.labels, task.classes)
+    """Computes the mean mu_c of the training features z of each class.
+
+    kind: `un` (z = x), `l2n` (z = x / ||x||) or `cl2n` (z = (x - m) / ||x - m|| with the mean m of all training
+        features, the default of the paper's code). The means are not normalized again.
+    distance: as in `scores`.
+    """
+    means = _means.get(task.train)
+    if means is None or len(means.counts) != task.classes:
+        means = _means[task.train] = class_mean(task.train.x, task.train.labels, task.classes)
     tensors = {"mean": getattr(means, kind), "none": torch.where(means.counts > 0, 0.0, NEVER)}
     if kind == "cl2n":
         tensors["centre"] = means.global_mean
@@ -23,10 +31,12 @@ def fit(task: Task, kind: str, distance: str) -> Fitted:
 
 
 def scores(tensors: Tensors, x: Tensor, kind: str, distance: str) -> Tensor:
-    """The negative squared L2 distance, or the cosine, of z to each class mean; z of the same kind as the means.
+    """Returns scores [n, C] of features [n, D], by the distance of z to each class mean.
 
-    `authors_cos`: what the authors' code has as `cos`, z mu_c / D with means as long as they are, so that classes whose
-    features agree have an advantage. It is not the cosine of the paper's text.
+    kind: of the features z, as in `fit`.
+    distance: `l2` scores by the negative squared L2 distance, `cosine` by the cosine. `authors_cos` is what the paper's
+        code calls `cos`: z mu_c / D with means that are not normalized, so that classes whose features agree have an
+        advantage. It is not the cosine of the paper's text.
     """
     mean = tensors["mean"]
     z = x - tensors["centre"] if kind == "cl2n" else x
@@ -39,6 +49,6 @@ def scores(tensors: Tensors, x: Tensor, kind: str, distance: str) -> Tensor:
 
 
 def classifier(kind: str, distance: str) -> Classifier:
-    """The classifier of a kind of features and a distance."""
+    """Returns the NCM classifier for a kind of features and a distance, as in `fit` and `scores`."""
     chosen = {"kind": kind, "distance": distance}
     return Classifier(partial(fit, **chosen), partial(scores, **chosen))

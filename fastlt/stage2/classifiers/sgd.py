@@ -1,4 +1,4 @@
-"""SGD on cached features for many classifiers at once, shared by the trained classifiers of stage 2."""
+"""SGD on stored features for many classifiers at once, which all trained classifiers of stage 2 use."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +13,15 @@ from fastlt.longtail.sampler import Sampler
 from fastlt.stage2.classifiers.base import MOMENTUM, Features, Training
 from fastlt.stage2.classifiers.heads import Head
 
-WARM_UP = 3  # runs before a CUDA graph is captured: what is made at first use must not be in it
+WARM_UP = 3  # steps before a CUDA graph is captured, so that one-time initializations are not part of the graph
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What the trainings of S seeds see: class law and drawing as in Sampler, epochs of `length` rows."""
+    """The order in which the trainings of S seeds go through the rows.
+
+    law, drawing: as in Sampler. seeds: one for each training. length: rows of an epoch.
+    """
 
     law: str
     drawing: str
@@ -26,9 +29,11 @@ class Draws:
     length: int
 
     def epochs(self, labels: Tensor, classes: int, epochs: int) -> Callable[[int], Tensor]:
-        """A function from the epoch to row numbers, int64 [S, length] on the CPU.
+        """Returns a function from the epoch to row numbers, int64 [S, length] on the CPU.
 
-        labels: int64 [N], N a multiple of `length`: with augmented passes an epoch is a part of one of all rows.
+        labels: int64 [N]. N is a multiple of `length`, because the rows of augmented passes follow those of the images:
+            an epoch of `length` rows is then a part of a pass through all N rows.
+        classes: C. epochs: of the training.
         """
         labels = labels.cpu()
         counts = torch.bincount(labels, minlength=classes)
@@ -56,16 +61,22 @@ def train(
     stepped: str = "batch",
     after_epoch: Callable[[int], None] | None = None,
 ) -> None:
-    """Minimizes the loss of every one of the head's S x K classifiers over batches of its seed; changes `head`.
+    """Trains the S x K classifiers of a head in place, each on the batches of its seed.
 
-    rows: float32 or float16 [N, D], labels int64 [N], on the head's device. settings: `lr` and `weight_decay` of each
-    of the K. Rates move as `training` says, with every batch or (stepped=epoch) once an epoch. after_epoch: called with
-    the number of epochs that are complete. The classifiers do not know of one another: each ends as it would alone, but
-    for the order of sums in a product.
+    head: the classifiers. rows: features and labels on the head's device.
+    classes: C. draws: the order of the rows for the S seeds.
+    training: epochs, batch size and learning rate schedule.
+    settings: `lr` and `weight_decay` of each of the K settings.
+    loss: as `make_loss` returns it, called with logits [S, K, B, C].
+    stepped: `batch` or `epoch`, as in Schedule.
+    after_epoch: is called with the number of complete epochs.
+
+    The classifiers are independent of each other: each one ends as it would if trained alone, except for the order of
+    floating-point sums.
     """
     batch = min(training.batch, draws.length)
     step = Step(head, rows, len(draws.seeds), batch, settings, loss, training.nesterov)
-    schedule = training.schedule(1.0, 0.0, stepped)
+    schedule = training.schedule(stepped, lr=1.0)
     steps = draws.length // step.ids.shape[1]
     epoch_rows = draws.epochs(rows.labels, classes, training.epochs)
     with Progress("training on features", training.epochs * steps, "batches") as progress:
@@ -80,7 +91,11 @@ def train(
 
 
 class Step:
-    """One step of all classifiers; on a GPU it is captured once and then replayed as a CUDA graph."""
+    """One step of SGD for all classifiers of a head; on a GPU it is captured once and replayed as a CUDA graph.
+
+    seeds: S. batch: rows of a step, B. The rest as in `train`. It is called with row numbers int64 [S, B] and a factor
+    on the learning rates of the settings.
+    """
 
     def __init__(
         self,
@@ -121,14 +136,16 @@ class Step:
         gradients = torch.autograd.grad(total, self.head.parameters)
         with torch.no_grad():
             for parameter, buffer, gradient in zip(self.head.parameters, self.buffers, gradients, strict=True):
-                each = (1, -1) + (1,) * (parameter.ndim - 2)  # a value for each of the K
+                each = (1, -1) + (1,) * (parameter.ndim - 2)  # shape of one value for each of the K settings
                 gradient.addcmul_(parameter, self.decay.view(each))
                 torch.add(gradient, buffer, alpha=MOMENTUM, out=buffer)
                 moved = gradient.add_(buffer, alpha=MOMENTUM) if self.nesterov else buffer
                 parameter.addcmul_(moved, (self.lr * self.rate).view(each), value=-1)
+            if hasattr(self.head, "behind_step"):
+                self.head.behind_step()  # type: ignore[attr-defined]
 
     def _capture(self) -> "torch.cuda.CUDAGraph":
-        # At rate 0 the warm-up moves no parameter, and the momentum it gathers is cleared.
+        # The rate is 0 here, so the warm-up changes no parameter; the momentum that it accumulates is cleared below.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -136,7 +153,7 @@ class Step:
                 self._run()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may do as they like
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use CUDA meanwhile
             self._run()
         for buffer in self.buffers:
             buffer.zero_()

@@ -1,29 +1,63 @@
-"""The exact choice of a tau, and its curve, as results.json holds them."""
+"""Chooses the best tau exactly, and computes accuracy as a curve over tau, in the form of results.json."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from fastlt.kernels.accuracy_curve import accuracy_curve
 from fastlt.kernels.choice_confidence import choice_confidence
-from fastlt.stage2.classifiers.choice import DRAWS
+from fastlt.stage2.classifiers.base import Features, Task
+from fastlt.stage2.classifiers.folds import Intervals, intervals_on_folds
+from fastlt.stage2.classifiers.selection import CRITERION, DRAWS, TAU
 
-DRAWN = np.round(np.linspace(-0.5, 2.5, 301), 2)  # values of tau that are kept of a curve
+DRAWN = np.round(np.linspace(-0.5, 2.5, 301), 2)  # values of tau at which a curve is stored
 
 
-def chosen_tau(
-    lo: torch.Tensor, hi: torch.Tensor, labels: torch.Tensor, groups: np.ndarray, criterion: str, seed: int
-) -> dict[str, Any]:
-    """The best tau, from the interval [lo, hi] of tau in which each sample is classified right; with the range that is
-    equally good and a bootstrap of the choice."""
-    tau, interval, accuracy = accuracy_curve(lo, hi, labels, groups).best(criterion)
-    confidence = choice_confidence(lo, hi, labels, groups, criterion, DRAWS, seed)
+def choose_tau(task: Task, intervals: Intervals) -> dict[str, Any]:
+    """Returns the choice of tau that a task asks for: on features, by cross-validation, or 1 with choose_on=none.
+
+    intervals: a function from (features, weight [C, D], bias [C]) to the ends (lo, hi), [N] each, of the intervals of
+        tau in which each sample is classified right.
+    """
+    if task.choose is not None:
+        return choose_tau_on(task, intervals, task.choose, task.choose_on)
+    if task.choose_on == "folds":
+        return {**_best(task, *intervals_on_folds(task, intervals)), "chosen_on": "folds"}
+    return {"tau": TAU}
+
+
+def choose_tau_on(task: Task, intervals: Intervals, features: Features, name: str) -> dict[str, Any]:
+    """Returns the choice of tau on given features. intervals: as in `choose_tau`. name: of the features."""
+    lo, hi = intervals(features, task.weight, task.bias)
+    return {**_best(task, lo, hi, features.labels), "chosen_on": name}
+
+
+def curve_over_tau(task: Task, intervals: Intervals) -> Callable[[Features], dict[str, list[float | None]]]:
+    """Returns a function from features to accuracies at the values DRAWN of tau, as lists by name.
+
+    intervals: as in `choose_tau`.
+    """
+
+    def curve(features: Features) -> dict[str, list[float | None]]:
+        lo, hi = intervals(features, task.weight, task.bias)
+        columns = accuracy_curve(lo, hi, features.labels, task.groups).at(DRAWN)
+        lists = {name: [_finite(value) for value in column] for name, column in columns.items()}
+        return {"tau": DRAWN.tolist(), **lists}
+
+    return curve
+
+
+def _best(task: Task, lo: Tensor, hi: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Returns the best tau, its accuracy, the interval that is equally good, and a bootstrap of the choice."""
+    tau, interval, accuracy = accuracy_curve(lo, hi, labels, task.groups).best(CRITERION)
+    confidence = choice_confidence(lo, hi, labels, task.groups, CRITERION, DRAWS, task.seed)
     return {
         "tau": tau,
         "interval": [_finite(end) for end in interval],
         "accuracy": accuracy,
-        "criterion": criterion,
+        "criterion": CRITERION,
         "bootstrap": {
             "draws": DRAWS,
             "tau": confidence.quantiles.tolist(),
@@ -32,14 +66,6 @@ def chosen_tau(
     }
 
 
-def drawn_curve(
-    lo: torch.Tensor, hi: torch.Tensor, labels: torch.Tensor, groups: np.ndarray
-) -> dict[str, list[float | None]]:
-    """Accuracies at the values of tau that are drawn."""
-    columns = accuracy_curve(lo, hi, labels, groups).at(DRAWN)
-    return {"tau": DRAWN.tolist(), **{name: [_finite(value) for value in column] for name, column in columns.items()}}
-
-
 def _finite(end: float) -> float | None:
-    """JSON knows neither infinity nor NaN: an open end of an interval and the accuracy of an empty group are null."""
+    """Returns a float, or None for infinity (an open interval) and NaN (an empty group), which JSON does not have."""
     return float(end) if np.isfinite(end) else None

@@ -1,60 +1,63 @@
-"""tau_norm: tau-normalized classifier (paper section 4). w_j / ||w_j||^tau, no bias, tau chosen exactly."""
+"""tau_norm: tau-normalization (paper section 4): weights w_j / ||w_j||^tau without bias, tau chosen exactly."""
 
-from functools import partial
+from typing import Any
 
 import torch
 
 from fastlt.core.errors import UserError
-from fastlt.kernels.tau_normalize import tau_normalize
-from fastlt.kernels.winning_interval import winning_interval_linear
+from fastlt.kernels.winning_interval import winning_interval
 from fastlt.stage2.classifiers.base import Classifier, Features, Fitted, Task
-from fastlt.stage2.classifiers.choice import CRITERION, TAU
-from fastlt.stage2.classifiers.tau_curve import chosen_tau, drawn_curve
+from fastlt.stage2.classifiers.tau_curve import choose_tau, choose_tau_on, curve_over_tau
 
 
 def fit(task: Task, on_train: bool = False) -> Fitted:
-    """Scores w_j x / ||w_j||^tau, tau the middle of the widest range that is best on `task.choose`, or on train.
+    """Chooses tau of the scores w_j x / ||w_j||^tau: the middle of the widest interval with the best accuracy.
 
-    Every tau is considered: one matrix product tells for each sample in which interval of tau its own class wins. Where
-    `stage2.tau` is given that is taken, and where there is nothing to choose on 1.
+    on_train: choose on the training features instead of `task.choose`, and whatever `stage2.tau` is.
+
+    Every tau is considered: one matrix product tells for each sample in which interval of tau its class has the largest
+    score. If `stage2.tau` is given, it is taken; with `stage2.tau_bias` the bias is kept, as BagofTricks-LT does.
+    Without features to choose on, tau is cross-validated with choose_on=folds, and 1 with choose_on=none.
     """
-    features, name = (task.train, "train") if on_train else (task.choose, task.choose_on)
-    if features is None or (task.stage2.tau is not None and not on_train):
-        return _fixed(task, TAU if task.stage2.tau is None else task.stage2.tau)
-    choices = chosen_tau(*_intervals(task, features), features.labels, task.groups, CRITERION, task.seed)
-    return Fitted(
-        {"weight": _normalized(task, choices["tau"], f"the best tau on {name}")},
-        {**choices, "chosen_on": name},
-        partial(_curve, task),
-    )
+    curve = curve_over_tau(task, _intervals)
+    if on_train:
+        choices = choose_tau_on(task, _intervals, task.train, "train")
+    elif task.stage2.tau is None:
+        choices = choose_tau(task, _intervals)
+    else:
+        choices = {"tau": task.stage2.tau}
+        if task.stage2.tau_bias:
+            weight = _normalized(task, choices)
+            return Fitted({"weight": weight, "bias": task.bias.clone()}, {**choices, "bias": "kept"})
+    return Fitted({"weight": _normalized(task, choices)}, choices, curve)
 
 
-def _intervals(task: Task, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
-    return winning_interval_linear(features.x, task.weight, features.labels)
+def _intervals(features: Features, weight: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return winning_interval(features.x, weight, features.labels)
 
 
-def _curve(task: Task, features: Features) -> dict[str, list[float | None]]:
-    return drawn_curve(*_intervals(task, features), features.labels, task.groups)
+def normalized(weight: torch.Tensor, tau: float) -> torch.Tensor:
+    """Returns w_c / ||w_c||^tau, float32 [C, D]; norms and powers are computed in float64.
+
+    weight: w, [C, D]. A zero weight vector, of a class that was never learned, stays zero for any tau.
+    """
+    norm = torch.linalg.vector_norm(weight, dim=1, keepdim=True, dtype=torch.float64)
+    return (weight * norm.where(norm > 0, 1).pow(-tau)).float()
 
 
-def _fixed(task: Task, tau: float) -> Fitted:
-    """Scores w_j x / ||w_j||^tau, or with stage2.tau_bias w_j x / ||w_j||^tau + b_j, as BagofTricks-LT has it."""
-    weight = _normalized(task, tau, "stage2.tau")
-    if task.stage2.tau_bias:
-        return Fitted({"weight": weight, "bias": task.bias.clone()}, {"tau": tau, "bias": "kept"})
-    return Fitted({"weight": weight}, {"tau": tau}, partial(_curve, task))
-
-
-def _normalized(task: Task, tau: float, name: str) -> torch.Tensor:
-    # A class that was never learned has a zero weight vector: it stays zero, at any tau.
-    try:
-        return tau_normalize(task.weight, tau)[0]
-    except ValueError:
+def _normalized(task: Task, choices: dict[str, Any]) -> torch.Tensor:
+    tau = choices["tau"]
+    weight = normalized(task.weight, tau)
+    # Weights that underflow to 0 must be an error as well as those that overflow: neither shows in the scores.
+    vanished = (weight == 0).all(1) & (task.weight != 0).any(1)
+    if not weight.isfinite().all() or vanished.any():
+        name = f"the best tau on {choices['chosen_on']}" if "chosen_on" in choices else "stage2.tau"
         raise UserError(
             f"{name} is {tau:g}, and weights divided by that power of their length leave float32: train a joint "
             "classifier whose weights differ more in length"
-        ) from None
+        )
+    return weight
 
 
-TAU_NORM = Classifier(fit, uses=("tau", "tau_bias"))
+TAU_NORM = Classifier(fit, uses=("tau", "tau_bias", "crt", "lr", "weight_decay", "stepped"))
 TAU_TRAIN = Classifier(lambda task: fit(task, on_train=True))

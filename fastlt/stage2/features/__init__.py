@@ -1,4 +1,4 @@
-"""Features: what a representation makes of every image, extracted once and stored for stage 2."""
+"""Features of all images under a representation, which are extracted once and stored for stage 2."""
 
 from fastlt.stage2.features.store import DTYPES, FeatureStore
 

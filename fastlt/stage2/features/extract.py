@@ -1,4 +1,4 @@
-"""Extraction: batches of images become rows of features."""
+"""Extracts features from batches of images."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ import torch
 from fastlt.core.batches import Batch, Batches
 from fastlt.stage2.features.network import Network
 
-AHEAD = 2  # batches queued on a GPU behind the one whose rows are waited for
+AHEAD = 2  # batches that are queued on a GPU before the features of an earlier one are waited for
 
 
 class Rows(NamedTuple):
-    """features float32 [n, D], labels int64 [n], ids int64 [n] (sample ids)."""
+    """Features float32 [n, D], class indices int64 [n] and sample ids int64 [n] of a batch, as arrays."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -22,9 +22,10 @@ class Rows(NamedTuple):
 
 
 class _UnderWay(NamedTuple):
-    """Rows that may still be on their way from a GPU; `arrived` comes behind them there.
+    """Rows that may still be being copied from a GPU.
 
-    images: kept for so long, for the loader may fill their memory again once nobody has them.
+    arrived: event that the GPU records after the copy; None on a CPU.
+    images: the batch, which is referenced until then because the loader reuses the memory of released images.
     """
 
     images: torch.Tensor
@@ -39,11 +40,13 @@ class _UnderWay(NamedTuple):
         return Rows(self.features.numpy(), self.labels.numpy(), self.ids)
 
 
-@torch.no_grad()  # inference_mode is no faster here, and what an own network caches in it could not be trained on
+@torch.no_grad()  # not inference_mode: it is no faster, and tensors that a network caches in it cannot be trained on
 def extract(model: Network, loader: Batches, precision: str, epoch: int, position: int) -> Iterator[Rows]:
-    """The rows of an epoch from a position on, batch by batch; the model is in eval mode from then on.
+    """Yields the features of the images of an epoch, batch by batch, and puts the model into eval mode.
 
-    precision: fp32 or bf16. The device never waits for what is done with the rows: the next batch is queued by then.
+    precision: fp32 or bf16 (autocast). epoch, position: of the loader; the first `position` images are skipped.
+
+    On a GPU the following batches are queued before rows are yielded, so the GPU works while the caller uses the rows.
     """
     model.eval()
     under_way: deque[_UnderWay] = deque()
@@ -62,7 +65,7 @@ def extract(model: Network, loader: Batches, precision: str, epoch: int, positio
 def _send(batch: Batch, features: torch.Tensor) -> _UnderWay:
     if features.device.type == "cpu":
         return _UnderWay(batch.images, features, batch.labels, batch.ids, None)
-    # Only pinned memory is copied to without waiting.
+    # A copy from the GPU is asynchronous only into pinned memory.
     pinned = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in (features, batch.labels)]
     for target, x in zip(pinned, (features, batch.labels), strict=True):
         target.copy_(x, non_blocking=True)

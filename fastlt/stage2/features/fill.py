@@ -1,4 +1,4 @@
-"""Filling the rows of a split: one pass behind the other, from where the file stands, every value checked."""
+"""Fills a split of a feature file: extracts the missing rows, pass by pass, and checks every value."""
 
 from collections.abc import Sequence
 
@@ -13,16 +13,19 @@ from fastlt.stage2.features.part import Part
 
 
 class UnfitFeature(UserError):
-    """A feature that cannot be stored."""
+    """Raised for a feature that cannot be stored, as it is not finite or too large for float16."""
 
 
 def fill(
     part: Part, split: str, passes: Sequence[Batches], model: Network, precision: str, dtype: str, progress: Progress
 ) -> None:
-    """Extracts the rows of a split that are not there yet: of pass v, epoch v of passes[v].
+    """Extracts the rows of a split that the file lacks and appends them.
 
-    All passes have the same number N of images. Raises UnfitFeature at the first feature that is not finite or, in
-    dtype float16, beyond 65504.
+    part: the file. split: the name of the split.
+    passes: a loader for each pass over the N images of the split; pass v is epoch v of passes[v].
+    precision: fp32 or bf16. dtype: of the stored features. progress: is advanced by the images of each batch.
+
+    Raises UnfitFeature at the first feature that is not finite or, for dtype float16, beyond 65504.
     """
     images = passes[0].images
     for number, loader in enumerate(passes):
@@ -39,7 +42,7 @@ def fill(
 
 def _check(rows: Rows, split: str, dtype: str) -> None:
     limit = np.finfo(dtype).max  # type: ignore[arg-type]
-    # The largest of a row is NaN if one of the row is, and NaN compares false.
+    # The maximum of a row is NaN if any of its values is, and comparisons with NaN are false.
     unfit = np.flatnonzero(~((rows.features.max(1) <= limit) & (rows.features.min(1) >= -limit)))
     if len(unfit):
         features, image = rows.features[unfit[0]], f"image {rows.ids[unfit[0]]} of the {split} split"

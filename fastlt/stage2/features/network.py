@@ -1,4 +1,4 @@
-"""What features come from."""
+"""The interface of a network that features are extracted with."""
 
 from typing import Protocol
 
@@ -15,5 +15,5 @@ class Network(Protocol):
     def classifier(self) -> nn.Module: ...
 
     def eval(self) -> object:
-        """Puts it into evaluation mode, as of torch.nn.Module."""
+        """Sets evaluation mode, as torch.nn.Module.eval does."""
         ...

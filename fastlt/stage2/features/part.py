@@ -1,63 +1,59 @@
-"""A feature file while it is being filled: rows come in order, and what is there survives a kill at any moment."""
+"""A feature file that is being filled. Rows are appended in order, and rows once saved survive a kill at any moment."""
 
 import os
 import time
-from dataclasses import dataclass
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from fastlt.stage2.features.layout import COLUMNS, writing
+from fastlt.core.files import writing
+from fastlt.stage2.features.layout import AGAIN, read_page
 
-SAVE_EVERY = 2.0  # seconds of work that a kill costs at most, and a batch
-
-
-@dataclass
-class _Split:
-    """Where the arrays of a split begin in the file, in bytes; how many rows there are to be, and are written."""
-
-    offsets: dict[str, int]
-    rows: int
-    position: int
+SAVE_EVERY = 2.0  # seconds between two updates of the page; a kill loses at most so much work, and a batch
 
 
 class Part:
-    """A file that `layout.create` made, open for the rows it lacks.
+    """A file that `layout.create` made, opened to append the rows that it lacks. Use it as a context manager.
 
-    HDF5's structures are complete before the first row and never touched again: rows go straight to where the arrays
-    lie. So the file opens whatever ended the process, and `position` counts only rows that are on the disk.
+    The HDF5 structures are complete before the first row and do not change, because rows are written directly to the
+    offsets of the columns. So the file can be opened however the process ended, and its page counts only rows that are
+    on the disk.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        with h5py.File(path, "r") as file:
-            self._splits = {split: _where(file[split]) for split in file}  # type: ignore[arg-type]
-        self._file = path.open("r+b")
+        with writing(path, again=AGAIN):
+            self._file = path.open("r+b")
+        self._page = read_page(self._file)
+        self._splits = self._page.splits
         self._saved = time.monotonic()
 
     def position(self, split: str) -> int:
-        """Rows that are written."""
+        """Returns the number of rows of a split that are written."""
         return self._splits[split].position
 
     def append(self, split: str, features: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> None:
-        """Writes the next rows: features [n, D] of the file's dtype, labels and ids int64 [n].
+        """Appends rows to a split.
 
-        Raises UserError if the disk does not take them.
+        features: [n, D], of the file's dtype. labels, ids: int64 [n]. Raises UserError if they cannot be written.
         """
         at = self._splits[split]
-        with writing(self.path):
-            for name, values in {"features": features, "labels": labels, "ids": ids}.items():
-                self._write(at.offsets[name] + at.position * values[0].nbytes, values)
-            at.position += len(ids)
-            if time.monotonic() - self._saved >= SAVE_EVERY or at.position == at.rows:
+        columns = [np.ascontiguousarray(column).reshape(-1).view(np.uint8).data for column in (features, labels, ids)]
+        with writing(self.path, again=AGAIN):
+            for place, width, data in zip(at.offsets, self._page.widths(split), columns, strict=True):
+                self._write(place + at.position * width, data)
+            sums = tuple(zlib.crc32(data, before) for data, before in zip(columns, at.crc32, strict=True))
+            at = self._splits[split] = replace(at, position=at.position + len(ids), crc32=sums)
+            if time.monotonic() - self._saved >= SAVE_EVERY or at.complete:
                 os.fdatasync(self._file.fileno())
-                self._write(at.offsets["position"], np.array([at.position], np.int64))
+                self._write(self._page.size, self._page.packed())
                 self._saved = time.monotonic()
 
-    def _write(self, place: int, values: np.ndarray) -> None:
+    def _write(self, place: int, data: bytes | memoryview) -> None:
         self._file.seek(place)
-        self._file.write(np.ascontiguousarray(values).data)
+        self._file.write(data)
         self._file.flush()
 
     def __enter__(self) -> "Part":
@@ -65,9 +61,3 @@ class Part:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-
-def _where(group: h5py.Group) -> _Split:
-    position = int(group["position"][0])  # type: ignore[index, arg-type]
-    offsets = {name: group[name].id.get_offset() for name in COLUMNS}  # type: ignore[attr-defined]
-    return _Split(offsets, len(group["labels"]), position)  # type: ignore[arg-type]

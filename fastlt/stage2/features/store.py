@@ -1,16 +1,29 @@
-"""The feature store: pooled features of one representation, one group per split in an HDF5 file."""
+"""The feature store: an HDF5 file with the pooled features of one representation, one group for each split."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
-import h5py
 import numpy as np
 
 from fastlt.core.batches import Batches
 from fastlt.core.errors import UserError
+from fastlt.core.files import sync, writing
 from fastlt.core.log import Progress, say
+from fastlt.core.words import counted
 from fastlt.stage2.features.fill import UnfitFeature, fill
-from fastlt.stage2.features.layout import Stored, create, stored
+from fastlt.stage2.features.layout import (
+    AGAIN,
+    Damaged,
+    Stored,
+    create,
+    damage,
+    damage_of_the_rest,
+    described,
+    opened,
+    read_page,
+)
 from fastlt.stage2.features.network import Network
 from fastlt.stage2.features.part import Part
 
@@ -18,62 +31,86 @@ DTYPES = ("float32", "float16")
 
 
 class FeatureStore:
-    """Features of splits, keyed by the representation they come from; layout.py says how they lie in the file.
+    """The features of the splits of one representation in a file; layout.py describes the file.
 
-    Rows are in class order within a pass (labels never fall): class means then need no scattered writes. Train has
-    `views` augmented passes behind the rows seen as at evaluation.
+    path: the file. key: of the representation; features with another key are not read, and are replaced by `write`.
+    dtype: of the stored features, float32 or float16. float16 halves file and memory. It rounds every value to 11
+        significant bits, with an error of at most 2^-11 of the value, or less than 6e-8 for values below 6.1e-5.
+    passes: number of augmented passes over train, whose rows follow those with the evaluation transform.
 
-    dtype: of the stored features. float16 halves file and memory; every value is rounded to 11 significant bits: off by
-    at most 2^-11 of itself, and by less than 6e-8 below 6.1e-5. Raises UserError on an unknown dtype and on views < 0.
+    Within a pass, rows are sorted by class, so that class means can be computed without scattered writes.
+
+    Raises UserError for an unknown dtype or a negative number of passes.
+
+    Example:
+
+        store = FeatureStore(run.folder / "features.h5", run.results.key)
+        x, labels = store.read("test")
     """
 
-    def __init__(self, path: Path, key: str, dtype: str = "float32", views: int = 0):
+    def __init__(self, path: Path, key: str, dtype: str = "float32", passes: int = 0):
         if dtype not in DTYPES:
             raise UserError(f"feature_dtype={dtype} is unknown: allowed are {', '.join(DTYPES)}")
-        if views < 0:
-            raise UserError(f"views={views}: it must be 0 or more")
-        self.path, self.key, self.dtype, self.views = path, key, dtype, views
+        if passes < 0:
+            raise UserError(f"augmented_passes={passes}: it must be 0 or more")
+        self.path, self.key, self.dtype, self.passes = path, key, dtype, passes
         self._part = path.with_name(path.name + ".part")
+        # By path: the state (inode, size, time) of the file that was checked, and its undamaged splits.
+        self._checked: dict[Path, tuple[tuple[int, ...], dict[str, Stored]]] = {}
 
     def has(self, split: str) -> bool:
-        """Whether all features of a split are stored, of this representation, in this dtype and with these views."""
+        """Returns whether all features of a split are stored, with this key, dtype and number of augmented passes."""
         return split in self._complete()
 
-    def read(self, split: str, views: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """(features [N, D] in the stored dtype, labels int64 [N]), seen as at evaluation.
+    def read(self, split: str, augmented: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the features of a split, [N, D] in the stored dtype, and its labels, int64 [N].
 
-        views: all (1 + K) N rows, the augmented passes behind these. Raises UserError if the split is not stored.
+        augmented: return all (1 + K) N rows, with the K augmented passes after those with the evaluation transform.
+
+        The features are memory-mapped copy-on-write: pages are read from the file when they are used and can be dropped
+        when memory is short, and changes to the array do not change the file.
+
+        Raises UserError if the split is not stored.
         """
         if not self.has(split):
             raise UserError(
-                f"{self.path} holds no {split} features of this representation in {self.dtype}, views={self.views}: "
-                "delete it, and they are extracted anew"
+                f"{self.path} holds no {split} features of this representation in {self.dtype}, "
+                f"augmented_passes={self.passes}: delete it, and they are extracted anew"
             )
-        with h5py.File(self.path, "r") as file:
-            group = file[split]
-            rows = len(group["labels"]) // (1 if views else 1 + self._views(split))  # type: ignore[index, arg-type]
-            return group["features"][:rows], group["labels"][:rows]  # type: ignore[index, return-value]
+        one = self._found(self.path)[split]
+        rows = one.shape[0] // (1 if augmented else 1 + self._passes_of(split))
+        with opened(self.path) as file:
+            file.seek(one.offsets[1])
+            labels = np.fromfile(file, np.int64, rows)
+            if not rows:  # an empty array cannot be memory-mapped
+                return np.empty((0, one.shape[1]), self.dtype), labels
+            return np.memmap(file, self.dtype, "c", one.offsets[0], (rows, one.shape[1])), labels
 
     def write(
-        self, loaders: Mapping[str, Batches], model: Network, precision: str = "fp32", views: Batches | None = None
+        self, loaders: Mapping[str, Batches], model: Network, precision: str = "fp32", augmented: Batches | None = None
     ) -> None:
-        """Extracts and stores the splits of these loaders; what is stored already stays as it is.
+        """Extracts and stores the features of those splits of `loaders` that are not stored yet.
 
-        loaders: of evaluation form. views: needed where this store has views; epoch v of it is augmented pass v = 1..K
-        of train, the same images in the same order. precision: fp32 or bf16. A write that was killed goes on behind the
-        last rows it saved, and nothing is read before all are there. Features of another representation, dtype or
-        number of views go.
+        loaders: by split, a loader of its images with the evaluation transform.
+        model: extracts the features. precision: fp32 or bf16.
+        augmented: loader of the augmented images of train, needed if this store has augmented passes; its epochs
+            v = 1..K are the passes, with the same images in the same order.
 
-        Raises UserError if a feature is not finite or beyond float16, keeping nothing of this write, and if the file
-        cannot be written, keeping what was.
+        A write that was killed resumes after the last rows that it saved, and nothing can be read before all rows are
+        written. Features of another representation, dtype or number of augmented passes are removed.
+
+        Raises UserError if a feature is not finite or is too large for float16; nothing of this write is kept then.
+        Raises UserError if the file cannot be written; what was stored before is kept then.
         """
         kept = self._complete()
-        passes = {split: self._passes(split, loader, views) for split, loader in loaders.items() if split not in kept}
+        passes = {
+            split: self._passes(split, loader, augmented) for split, loader in loaders.items() if split not in kept
+        }
         if not passes:
             return
         length = int(model.classifier.in_features)  # type: ignore[arg-type]
         wanted = {
-            split: Stored((len(of_split) * of_split[0].images, length), len(of_split) - 1, 0)
+            split: Stored((len(of_split) * of_split[0].images, length), len(of_split) - 1)
             for split, of_split in passes.items()
         }
         try:
@@ -82,33 +119,67 @@ class FeatureStore:
             with Part(self._part) as part, Progress("features", total, done=done) as progress:
                 for split, of_split in passes.items():
                     fill(part, split, of_split, model, precision, self.dtype, progress)
-            self._part.replace(self.path)
+            with writing(self.path, again=AGAIN):
+                self._part.replace(self.path)
+                sync(self.path.parent)
         except UnfitFeature:
             self._part.unlink()
             raise
 
-    def _views(self, split: str) -> int:
-        return self.views if split == "train" else 0
+    def _passes_of(self, split: str) -> int:
+        return self.passes if split == "train" else 0
 
-    def _passes(self, split: str, loader: Batches, views: Batches | None) -> list[Batches]:
-        if not self._views(split):
+    def _passes(self, split: str, loader: Batches, augmented: Batches | None) -> list[Batches]:
+        if not self._passes_of(split):
             return [loader]
-        assert views is not None, "a store with views needs the loader of views"
-        return [loader] + [views] * self.views
+        assert augmented is not None, "a store with augmented passes needs a loader for them"
+        return [loader] + [augmented] * self.passes
 
-    def _complete(self) -> list[str]:
-        found = stored(self.path, self.key, self.dtype)
-        return [name for name, split in found.items() if split.complete and split.views == self._views(name)]
+    def _complete(self) -> dict[str, Stored]:
+        """Returns the stored splits that are complete and have the right number of augmented passes."""
+        found = self._found(self.path)
+        return {name: one for name, one in found.items() if one.complete and one.passes == self._passes_of(name)}
 
-    def _begin(self, wanted: Mapping[str, Stored], kept: list[str]) -> int:
-        """Makes the file that is filled, or finds the one a killed write left; rows of `wanted` that are in it."""
-        found = stored(self._part, self.key, self.dtype)
-        same = all(name in found and found[name]._replace(position=0) == split for name, split in wanted.items())
+    def _begin(self, wanted: Mapping[str, Stored], kept: Mapping[str, Stored]) -> int:
+        """Creates the file that is to be filled, or finds the one that a killed write left.
+
+        Returns the number of rows of `wanted` that are already in it. kept: splits that are copied from the old file.
+        """
+        found = self._found(self._part)
+        same = all(name in found and found[name].same(split) for name, split in wanted.items())
         if same and all(split.complete or name in wanted for name, split in found.items()):
             done = sum(found[split].position for split in wanted)
             if done:
-                say(f"features: going on behind the {done} images in {self._part}")
+                say(f"features: going on behind the {counted(done, 'image')} in {self._part}")
             return done
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         create(self._part, self.key, self.dtype, wanted, self.path, kept)
         return 0
+
+    def _found(self, path: Path) -> dict[str, Stored]:
+        """Returns the undamaged splits in a file of this representation and dtype, and logs any damage.
+
+        A file is checked once, and again if it has changed since.
+        """
+        try:
+            with opened(path) as file:
+                known = os.fstat(file.fileno())
+                state = known.st_dev, known.st_ino, known.st_size, known.st_mtime_ns
+                if path not in self._checked or self._checked[path][0] != state:
+                    self._checked[path] = state, self._whole(path, file)
+                return self._checked[path][1]
+        except FileNotFoundError:
+            return {}
+        except (Damaged, OSError) as error:
+            say(f"{path} cannot be used ({described(error)}): features are extracted anew")
+            return {}
+
+    def _whole(self, path: Path, file: BinaryIO) -> dict[str, Stored]:
+        page = read_page(file)
+        if (page.key, page.dtype) != (self.key, self.dtype):
+            return {}
+        if problem := damage_of_the_rest(file, page):
+            raise Damaged(problem)
+        damaged = {split: damage(file, page, split) for split in page.splits}
+        for problem in filter(None, damaged.values()):
+            say(f"{path} is damaged ({problem}): they are extracted anew")
+        return {split: one for split, one in page.splits.items() if not damaged[split]}

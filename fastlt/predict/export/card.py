@@ -1,0 +1,97 @@
+"""Describes an exported classifier, as a model card for people and as facts for programs."""
+
+from typing import Any
+
+from fastlt.core.words import counted
+from fastlt.experiment.results import Results
+from fastlt.report.names import escaped
+
+GROUPS = {"all": "all images", "many": "many (more than 100 training images)"}
+GROUPS |= {"medium": "medium (20 to 100)", "few": "few (below 20)"}
+
+
+def about(results: Results, name: str) -> dict[str, Any]:
+    """Returns the facts about an exported classifier for programs: classes, preprocessing, results, choices."""
+    row, seen = results.classifiers[name], results.evaluation
+    assert seen is not None and results.image_size is not None
+    return {
+        "classifier": name,
+        "class_names": results.class_names,
+        "train_images": results.class_counts["train"],
+        "image_size": results.image_size,
+        "resized_to": round(results.image_size / seen.crop_pct),
+        "interpolation": seen.interpolation,
+        "mean": seen.mean,
+        "std": seen.std,
+        "dataset": results.dataset,
+        "backbone": results.backbone,
+        "test_accuracy": {group: getattr(row, group) for group in GROUPS},
+        "ece": row.calibrated.ece if row.calibrated else row.ece,
+        "choices": row.choices,
+        "chosen_on": results.choose_on,
+        "key": row.key,
+    }
+
+
+def card(results: Results, name: str, use: str, tags: tuple[str, ...] = ()) -> str:
+    """Returns a model card in Markdown, with the front matter of the Hugging Face Hub.
+
+    use: code that shows how to use the file. tags: further tags for the front matter.
+    """
+    facts = about(results, name)
+    row, train = results.classifiers[name], results.class_counts["train"]
+    front = ["---", "tags:", *(f"- {tag}" for tag in ("image-classification", "long-tail", *tags)), "---"]
+    table = ["| test images of | accuracy in % |", "|---|---:|"]
+    table += [
+        f"| {words} | {'' if (value := getattr(row, group)) is None else f'{value:.1f}'} |"
+        for group, words in GROUPS.items()
+    ]
+    seen = (
+        f"Images are resized to a short side of {facts['resized_to']} pixels ({facts['interpolation']}, Pillow's), "
+        f"their central {results.image_size} x {results.image_size} pixels are taken, divided by 255 and normalized "
+        f"by mean {_plain(facts['mean'])} and standard deviation {_plain(facts['std'])} of RGB."
+    )
+    calibrated = (
+        f" Expected calibration error of the confidences: {facts['ece']:.1f} %." if facts["ece"] is not None else ""
+    )
+    text = [
+        *front,
+        "",
+        f"# {escaped(results.dataset)}, {escaped(results.backbone)}, {escaped(name)}",
+        "",
+        f"A classifier of {counted(len(train), 'class')} for long-tailed data "
+        f"({counted(sum(train), 'training image')}, from "
+        f"{max(train):,} in the largest class to {min(train):,} in the smallest), trained with fastlt by decoupling "
+        "representation and classifier (Kang et al., ICLR 2020). What the method does to weights and biases, and the "
+        "temperature of the confidences, is folded into the last layer: softmax of the logits gives the confidences.",
+        "",
+        "## Results",
+        "",
+        *table,
+        "",
+        f"Settings were chosen on: {escaped(results.choose_on)}.{calibrated}",
+        "",
+        "## Images",
+        "",
+        seen,
+        "",
+        "## Use",
+        "",
+        "```python",
+        use.rstrip(),
+        "```",
+        "",
+        "## Classes",
+        "",
+        "| number | name | training images |",
+        "|---:|---|---:|",
+        *(
+            f"| {place} | {escaped(one)} | {count} |"
+            for place, (one, count) in enumerate(zip(results.class_names, train, strict=True))
+        ),
+    ]
+    return "\n".join(text) + "\n"
+
+
+def _plain(values: list[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

@@ -1,0 +1,142 @@
+"""Checks and converts X and y, which may be NumPy arrays, torch tensors, or whatever NumPy converts to an array."""
+
+import sys
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastlt.core.errors import UserError
+from fastlt.core.words import counted
+
+ROWS = 8192  # features that are checked or scored at once
+KEPT = (torch.float16, torch.float32, torch.float64)
+
+
+class NotFitted(UserError, AttributeError):
+    """Raised if a classifier is asked to predict before it was fitted."""
+
+
+def known_to_scikit_learn(name: str, otherwise: type) -> Any:
+    """Returns scikit-learn's exception or warning class of this name, which its tools expect.
+
+    Returns `otherwise` if scikit-learn has not been imported.
+    """
+    return getattr(sys.modules.get("sklearn.exceptions"), name, otherwise)
+
+
+def as_rows(x: Any, name: str = "X") -> Tensor:
+    """Returns features as a tensor [N, D] of float16, float32 or float64, without a copy if they are one already.
+
+    name: of the argument, for error messages. Raises UserError for anything else than a two-dimensional array of
+    numbers, and for a value that is not finite in float32.
+    """
+    rows = x.detach() if isinstance(x, Tensor) else _from_numpy(x, name)
+    if rows.is_complex():
+        raise UserError(f"Complex data not supported: {name} has the type {rows.dtype}, features are real numbers")
+    if rows.ndim == 1:
+        raise UserError(
+            f"Expected 2D array, got 1D array instead: {name} has the shape {tuple(rows.shape)}. Reshape your data, "
+            f"with {name}.reshape(1, -1) if it is one image and {name}.reshape(-1, 1) if it is one feature"
+        )
+    if rows.ndim != 2:
+        raise UserError(f"{name} has the shape {tuple(rows.shape)}: features are an array [images, dimensions]")
+    for size, what in zip(rows.shape, ("sample", "feature"), strict=True):
+        if size == 0:
+            raise UserError(
+                f"{name}: found array with 0 {what}(s) (shape={tuple(rows.shape)}) while a minimum of 1 is required."
+            )
+    rows = rows if rows.dtype in KEPT else rows.float()
+    _check_finite(rows, name)
+    return rows
+
+
+def _from_numpy(x: Any, name: str) -> Tensor:
+    if hasattr(x, "toarray"):
+        raise UserError(f"{name} is sparse, features of a network are dense: pass {name}.toarray()")
+    values = np.asarray(x)
+    if values.dtype == object:
+        values = values.astype(np.float64)
+    if values.dtype.kind not in "fiubc":
+        raise UserError(f"{name} holds values of type {values.dtype}: features are numbers")
+    if values.dtype.kind in "iub" or (values.dtype.itemsize > 8 and values.dtype.kind == "f"):
+        values = values.astype(np.float64)
+    if not values.dtype.isnative or any(stride < 0 for stride in values.strides):
+        values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # it is only read here
+        return torch.from_numpy(values)
+
+
+def _check_finite(rows: Tensor, name: str) -> None:
+    for number, part in enumerate(rows.split(ROWS)):
+        unfit = ~part.float().isfinite()
+        if unfit.any():
+            row, column = (int(place) for place in unfit.nonzero()[0])
+            raise UserError(
+                f"Input {name} contains NaN, infinity or a value too large for float32: {part[row, column].item()} in "
+                f"row {number * ROWS + row}, column {column}. Leave such rows out, or fill them in"
+            )
+
+
+def as_labels(y: Any, rows: int, name: str = "y") -> np.ndarray:
+    """Returns labels as an array [rows] of any type. Raises UserError if they are not one valid label for each row."""
+    if y is None:
+        raise UserError(f"This classifier requires y to be passed, but the target {name} is None")
+    labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        warnings.warn(
+            f"A column-vector y was passed when a 1d array was expected. Pass {name}.ravel()",
+            known_to_scikit_learn("DataConversionWarning", UserWarning),
+            stacklevel=4,
+        )
+        labels = labels.ravel()
+    if labels.ndim != 1 or len(labels) != rows:
+        raise UserError(
+            f"{name} has the shape {labels.shape}, features {counted(rows, 'row')}: one label for each row is needed"
+        )
+    if labels.dtype.kind in "fc":
+        unfit = ~np.isfinite(labels) | (labels != np.round(labels))
+        if unfit.any():
+            first = int(np.argmax(unfit))
+            what = "continuous" if np.isfinite(labels[first]) else "Input contains NaN or infinity"
+            raise UserError(
+                f"Unknown label type: {what}: {name}[{first}] is {labels[first]}, and classes are whole numbers "
+                "or strings"
+            )
+    return labels
+
+
+def find_classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the sorted classes [C] and the class index of each label, int64 [N].
+
+    Raises UserError if there are fewer than two classes, or the labels cannot be sorted.
+    """
+    try:
+        classes, numbers = np.unique(labels, return_inverse=True)
+    except TypeError:
+        kinds = sorted({type(label).__name__ for label in labels.tolist()})
+        raise UserError(
+            f"y mixes labels of the types {', '.join(kinds)}, which have no order: choose one type"
+        ) from None
+    if len(classes) < 2:
+        raise UserError(f"y holds one class, {classes[0]}: a classifier needs at least two")
+    return classes, numbers.astype(np.int64)
+
+
+def numbers_of(labels: np.ndarray, classes: np.ndarray, name: str = "y") -> np.ndarray:
+    """Returns the class index of each label, int64 [N]. Raises UserError for a label that is not in `classes`."""
+    place = {label: number for number, label in enumerate(classes.tolist())}
+    try:
+        return np.array([place[label] for label in labels.tolist()], np.int64)
+    except KeyError as error:
+        raise UserError(
+            f"{name} holds the label {error.args[0]!r}, which no training image has: classes are {_some(classes)}"
+        ) from None
+
+
+def _some(classes: np.ndarray) -> str:
+    shown = ", ".join(map(str, classes[:5].tolist()))
+    return shown if len(classes) <= 5 else f"{shown} and {counted(len(classes) - 5, 'other')}"

@@ -1,0 +1,78 @@
+"""Checks the labels, splits and class names of features from a file, and converts them to indices."""
+
+import numpy as np
+
+from fastlt.core.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+def plain(values: np.ndarray, name: str) -> np.ndarray:
+    """Returns a column [N] as whole numbers, int64, or as strings. Raises UserError for other values.
+
+    name: of the column, for the error message.
+    """
+    if values.dtype.kind in "iu":
+        return values.astype(np.int64)
+    if values.dtype.kind in "SO":
+        values = np.array([one.decode() if isinstance(one, bytes) else one for one in values.tolist()])
+    if values.dtype.kind == "U":
+        return values
+    if values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.round(values)).all():
+        return values.astype(np.int64)
+    raise UserError(f"{name} holds values of type {values.dtype}: whole numbers or strings are needed")
+
+
+def split_numbers(values: np.ndarray) -> np.ndarray:
+    """Returns the index of each row's split in SPLITS, int8 [N]. Raises UserError for another name of a split."""
+    found = np.full(len(values), -1, np.int8)
+    for number, name in enumerate(SPLITS):
+        found[values == name] = number
+    if (found < 0).any():
+        row = int(np.argmax(found < 0))
+        raise UserError(f"split of row {row} is {values[row]}: allowed are {', '.join(SPLITS)}")
+    return found
+
+
+def class_numbers(labels: np.ndarray, splits: np.ndarray, named: np.ndarray | None) -> tuple[list[str], np.ndarray]:
+    """Returns the names of the classes [C] and the class index of each row, int64 [N].
+
+    labels: [N], as `plain` returns them. splits: indices in SPLITS, [N].
+    named: the names of classes 0 to C - 1, if they are given. Otherwise labels that are numbers are class indices and
+        name the classes, and labels that are strings are class names, indexed in sorted order.
+
+    Raises UserError for a label that is not a class, and for a class without training images.
+    """
+    train = labels[splits == 0]
+    if labels.dtype.kind == "U":
+        names = np.unique(train) if named is None else named
+        order = np.argsort(names, kind="stable")
+        place = np.minimum(np.searchsorted(names, labels, sorter=order), len(names) - 1)
+        numbers = np.where(names[order[place]] == labels, order[place], -1)
+    else:
+        names = np.arange(train.max() + 1).astype(str) if named is None else named
+        numbers = labels
+    _check(numbers, labels, splits, names.tolist())
+    return names.tolist(), numbers.astype(np.int64)
+
+
+def _check(numbers: np.ndarray, labels: np.ndarray, splits: np.ndarray, names: list[str]) -> None:
+    wrong = (numbers < 0) | (numbers >= len(names))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        allowed = f"{names[0]} to {names[-1]}" if labels.dtype.kind == "U" else f"0 to {len(names) - 1}"
+        raise UserError(
+            f"the label of row {row} ({SPLITS[splits[row]]}) is {labels[row]}, and the {len(names)} classes of the "
+            f"training images are {allowed}"
+        )
+    counts = np.bincount(numbers[splits == 0], minlength=len(names))
+    if not counts.all():
+        empty = int(np.argmin(counts))
+        raise UserError(f"class {names[empty]} has no training image: number the classes without gaps")
+
+
+def distinct(names: np.ndarray) -> np.ndarray:
+    """Returns class names as strings. Raises UserError if one occurs twice."""
+    if len(np.unique(names)) != len(names):
+        raise UserError("class_names holds a name twice: each class needs a name of its own")
+    return names.astype(str)

@@ -1,0 +1,70 @@
+"""Chooses the folder in which Numba caches compiled kernels, also if installation and home are both read-only."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core.ccallback import CFunc
+from numba.core.dispatcher import Dispatcher
+
+HERE = Path(__file__).parent
+_config: Any = numba.config  # its attributes are made from the environment, so type checkers do not know them
+_TOLD = "FASTLT_KERNEL_CACHE_TOLD"  # set once the message is printed, so that child processes do not repeat it
+
+
+def settle_cache(package: Path = HERE) -> None:
+    """Gives Numba a writable cache folder. Must be called before the first kernel is defined.
+
+    Numba caches in NUMBA_CACHE_DIR, in `package`'s `__pycache__` or in the user's cache folder, and raises an error if
+    none of them is writable. In that case a folder that belongs to the user is made in the system's temporary folder.
+    If that fails too, caching is turned off, and every process compiles the kernels again. The first process reports
+    either case on stderr.
+    """
+    if kernel_folder(package) is not None:
+        return
+    try:
+        folder = _own_folder(Path(tempfile.gettempdir()) / f"fastlt-kernels-{os.getuid()}")
+    except OSError:
+        _say(
+            "compiled kernels cannot be kept: each process takes a minute to compile them; NUMBA_CACHE_DIR=FOLDER helps"
+        )
+        without: Any = lambda _: None  # noqa: E731
+        Dispatcher.enable_caching = CFunc.enable_caching = without
+        return
+    _say(f"compiled kernels are kept in {folder}; NUMBA_CACHE_DIR=FOLDER keeps them elsewhere")
+    _config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = str(folder)
+
+
+def kernel_folder(package: Path = HERE) -> Path | None:
+    """Returns the folder that Numba chooses by itself for compiled kernels; None if it finds no writable one."""
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "numba"
+    asked = [Path(_config.CACHE_DIR)] if _config.CACHE_DIR else []
+    return next((folder for folder in (*asked, package / "__pycache__", users) if writable(folder)), None)
+
+
+def writable(folder: Path) -> bool:
+    """Returns whether a file can be created in a folder, by trying: permission bits do not tell. Makes the folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
+def _own_folder(folder: Path) -> Path:
+    """Makes a folder that only this user can write to, because code from it is executed. Raises OSError otherwise."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if folder.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o022 or not writable(folder):
+        raise PermissionError(f"{folder} belongs to somebody else")
+    return folder
+
+
+def _say(line: str) -> None:
+    if _TOLD not in os.environ:
+        os.environ[_TOLD] = "1"
+        sys.stderr.write(line + "\n")

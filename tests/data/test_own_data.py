@@ -1,0 +1,142 @@
+"""One command, or one call, on data as people have them: a folder, a table, pairs."""
+
+import contextlib
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from pictures import jpeg, picture
+
+import fastlt
+from fastlt.convert import main
+from fastlt.core.errors import UserError
+from fastlt.data.shards.reader import Dataset
+
+COUNTS = {"ant": 10, "bee": 5, "cat": 2, "dog": 1}
+DIVIDED = {"train": [7, 3, 1, 1], "val": [1, 1, 0, 0], "test": [2, 1, 1, 0]}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """photos/CLASS/N.jpg, and a file that is no image."""
+    root = tmp_path_factory.mktemp("own") / "photos"
+    for name, count in COUNTS.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            (root / name / f"{number}.jpg").write_bytes(jpeg(picture(100 * len(name) + number, 70, 90)))
+    (root / "ant" / "notes.txt").write_text("no image")
+    return root
+
+
+def command(*arguments: str, cwd: Path, err: io.StringIO | None = None) -> tuple[str, list[str]]:
+    """stdout, and the lines of stderr."""
+    out, err = io.StringIO(), err or io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        mock.patch.object(sys, "argv", ["command", *arguments]),
+        mock.patch.dict(os.environ, {"HYDRA_FULL_ERROR": "", "FASTLT_DEBUG": ""}),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        main()
+    return out.getvalue(), err.getvalue().splitlines()
+
+
+def counts(dataset: Dataset) -> dict[str, list[int]]:
+    return {name: split.counts.tolist() for name, split in dataset.splits.items()}
+
+
+def keys(dataset: Dataset) -> dict[str, list[str]]:
+    return {name: [dataset.key(name, place) for place in range(len(split))] for name, split in dataset.splits.items()}
+
+
+def test_a_folder_per_class(photos: Path, tmp_path: Path) -> None:
+    out, said = command(str(photos), f"out={tmp_path / 'insects (2)'}", "workers=1", cwd=tmp_path)
+    assert said[0] == f"{photos} is taken as dataset=image_folder root={photos} split=0.7,0.1,0.2"
+    assert f"note: left out of {photos}: 1 .txt file (ant/notes.txt)" in said
+    assert "divided 18 images into train 12, val 2, test 4 (class by class, seed=0)" in said
+    dataset = Dataset(tmp_path / "insects (2)")
+    assert (dataset.name, dataset.about["protocol"], counts(dataset)) == ("insects (2)", "imagenet_lt_90", DIVIDED)
+    table = [line.split() for line in out.splitlines() if line.split()[0] in COUNTS]
+    assert table == [[name, *map(str, row)] for name, *row in zip(COUNTS, *DIVIDED.values(), strict=True)]
+
+    again = fastlt.write_dataset(photos, tmp_path / "insects (3)", name="insects (2)", workers=2)
+    assert again.digest == dataset.digest
+    other = fastlt.write_dataset(str(photos), tmp_path / "other", seed=1, workers=1)
+    assert counts(other) == DIVIDED and keys(other) != keys(dataset)
+
+
+def test_shares_of_ones_own(photos: Path, tmp_path: Path) -> None:
+    dataset = fastlt.write_dataset(photos, tmp_path / "a", split=(0.5, 0, 0.5), workers=1)
+    assert counts(dataset) == {"train": [5, 2, 1, 1], "test": [5, 3, 1, 0]}
+    dataset = fastlt.write_dataset(photos, tmp_path / "b", split="1,0,0", workers=1)
+    assert counts(dataset) == {"train": list(COUNTS.values())}
+    dataset = fastlt.write_dataset(photos, tmp_path / "c", test=0.2, group_by=r"/(\d)\.jpg", workers=1)
+    numbers = [{key.rpartition("/")[2] for key in own} for own in keys(dataset).values()]
+    assert len(numbers) == 2 and not numbers[0] & numbers[1]
+    with pytest.raises(UserError, match="there are no test images, which a training needs: add split="):
+        fastlt.write_dataset(photos, tmp_path / "d", val=0.2)
+
+
+def test_pairs(tmp_path: Path) -> None:
+    pairs = [(picture(number, 20, 30), f"class {number % 2}") for number in range(20)]
+    dataset = fastlt.write_dataset(iter(pairs), tmp_path / "pairs", workers=1)
+    assert counts(dataset) == {"train": [7, 7], "val": [1, 1], "test": [2, 2]}
+    assert dataset.name == "pairs" and dataset.about["protocol"] == "small_32"
+    order = tmp_path / "order.txt"
+    order.write_text("class 1\nclass 0\n")
+    for names in (order, ["class 1", "class 0"]):
+        given: dict[str, Any] = {"train": pairs, "test": pairs[:1]}
+        dataset = fastlt.write_dataset(given, tmp_path / "ordered", class_names=names, overwrite=True, workers=1)
+        assert dataset.class_names == ["class 1", "class 0"] and dataset.split("test").label.tolist() == [1]
+    for wrong in ({"root": "."}, {"table": "x.csv"}, {"train": "x.txt"}):
+        with pytest.raises(UserError, match=f"{next(iter(wrong))}=.* is not for dataset=examples: its keys are"):
+            fastlt.write_dataset(given, tmp_path / "no", **wrong)
+    with pytest.raises(UserError, match="there are no test images, which a training needs"):
+        fastlt.write_dataset({"train": pairs}, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(("side", "protocol"), [(28, "small_32"), (48, "small_64"), (64, "imagenet_lt_90")])
+def test_a_protocol_that_fits_the_images(
+    tmp_path: Path, side: int, protocol: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = [(picture(number, side, side + 9), number % 2) for number in range(4)]
+    dataset = fastlt.write_dataset({"train": pairs, "test": pairs}, tmp_path / "data", workers=1)
+    assert dataset.about["protocol"] == protocol
+    line = f"protocol={protocol} is the default for training: the short side of the images has {side} pixels (median)"
+    assert line in capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("photos", "more", "out=out"), "photos and more are two sources: give one; other arguments are key=value"),
+        (("photos", "dataset=csv", "out=out"), "photos has no key: with dataset=NAME arguments are key=value, such as"),
+        (("nowhere", "out=out"), "nowhere: no such file or folder; give a folder of images"),
+        (("photos", "out=out", "table=x.csv"), "table=x.csv is not for dataset=image_folder: its keys are root, "),
+        (("photos", "out=out", "split=0.7,0.2"), "split=0.7,0.2: allowed are three numbers from 0 to 1 whose sum is 1"),
+        (("photos",), "out is not given"),
+    ],
+)
+def test_wrong_input_is_one_line(photos: Path, arguments: tuple[str, ...], message: str) -> None:
+    err = io.StringIO()
+    with pytest.raises(SystemExit) as stop:
+        command(*arguments, cwd=photos.parent, err=err)
+    *said, last = err.getvalue().splitlines()
+    assert stop.value.code == 2 and last.startswith("error: ") and message in last
+    assert all(line.startswith("photos is taken as ") for line in said)
+    assert [path.name for path in photos.parent.iterdir()] == ["photos"]
+
+
+def test_the_description_of_arrays_is_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
+    pairs = [(np.full((8, 8), value, np.uint8), value % 3) for value in range(30)]
+    digests = {
+        fastlt.write_dataset(pairs, tmp_path / str(workers), name="x", workers=workers).digest for workers in (1, 3)
+    }
+    assert len(digests) == 1

@@ -1,0 +1,125 @@
+"""features=FILE: the whole of stage 2 on features that came from elsewhere."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import run
+
+import fastlt
+from fastlt.classifiers import CRT, LWS, NCM, TauNorm
+from fastlt.core.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CLASSIFIERS = ["joint", "ncm_l2", "crt", "tau_norm", "lws", "logit_adjust"]
+SIZES = np.array([150, 60, 25, 12, 6])
+
+
+def drawn(seed: int, val: int = 0) -> dict[str, Any]:
+    """Five Gaussian classes, 150 images to 6; 20 of each for test and `val` of each for val."""
+    rng = np.random.default_rng(seed)
+    centers = np.random.default_rng(9).normal(size=(5, 16))
+    sizes = {"train": SIZES, "val": np.full(5, val), "test": np.full(5, 20)}
+    y = np.concatenate([np.repeat(np.arange(5), each) for each in sizes.values()])
+    split = np.repeat(list(sizes), [each.sum() for each in sizes.values()])
+    mixed = rng.permutation(len(y))
+    x = 10 * (centers[y] + rng.normal(scale=1.3, size=(len(y), 16)))
+    names = np.array(["ash", "birch", "cedar", "date palm", "elm"])
+    return {"x": x[mixed], "y": names[y[mixed]], "split": split[mixed]}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> "fastlt.Run":
+    place = tmp_path_factory.mktemp("features")
+    np.savez(place / "trees.npz", **drawn(0, val=8))
+    return fastlt.run_experiment(
+        features=place / "trees.npz", run=place / "run", classifiers=CLASSIFIERS, threads=1, device="cpu"
+    )
+
+
+def test_the_whole_of_stage_2(finished: "fastlt.Run") -> None:
+    results = finished.results
+    assert finished.classifiers == CLASSIFIERS and results.dataset == "trees"
+    assert (results.backbone, results.protocol, results.choose_on) == ("features", "features", "val")
+    assert results.class_names == ["ash", "birch", "cedar", "date palm", "elm"]
+    assert results.class_counts == {"train": SIZES.tolist(), "val": [8] * 5, "test": [20] * 5}
+    assert results.groups == {"many": 1, "medium": 2, "few": 2}
+    assert (results.image_size, results.evaluation) == (None, None)
+    few = {name: row.few or 0.0 for name, row in results.classifiers.items()}
+    assert few["crt"] > few["joint"] and few["ncm_l2"] > few["joint"]
+    data = np.load(finished.folder.parent / "trees.npz")
+    rms = np.sqrt(np.square(data["x"][data["split"] == "train"]).mean())
+    assert results.feature_scale == pytest.approx(rms)
+    x, y = finished.features("test")
+    here = data["split"] == "test"
+    assert sorted(np.round(x[:, 0] * rms, 3).tolist()) == pytest.approx(sorted(data["x"][here, 0].tolist()), abs=2e-3)
+    assert y.tolist() == sorted(y.tolist())
+    found = finished.predictions("test", "crt")
+    assert 100 * (found.classes[:, 0] == found.y).mean() == pytest.approx(results.classifiers["crt"].all)
+    with pytest.raises(UserError, match="has no network that sees images, as it was trained on features"):
+        finished.predictor()
+    report = (finished.folder / "report.md").read_text()
+    assert "trees" in report and "cRT" in report and "224" not in report
+
+
+def test_estimators_give_the_numbers_of_the_run(finished: "fastlt.Run") -> None:
+    """The same code with the same settings: the same tensors, to the last bit."""
+    joint = torch.load(finished.folder / "joint.pt")
+    splits = {name: finished.features(name) for name in ("train", "val", "test")}
+    below = {"scale": "none", "joint": (joint["weight"], joint["bias"])}
+    for name, clf in {
+        "ncm_l2": NCM(scale="none"),
+        "crt": CRT(scale="none"),
+        "tau_norm": TauNorm(**below),
+        "lws": LWS(**below),
+    }.items():
+        clf.fit(*splits["train"], *splits["val"])
+        kept = torch.load(finished.folder / "classifiers" / f"{name}.pt")
+        assert all(torch.equal(clf.tensors_[key], tensor) for key, tensor in kept["tensors"].items()), name
+        found, row = clf.report(*splits["test"]), finished.results.classifiers[name]
+        groups = ("many", "few", "all", "ece")
+        assert [found[group] for group in groups] == [getattr(row, group) for group in groups]
+
+
+def test_what_is_finished_is_used_again(finished: "fastlt.Run") -> None:
+    files = [finished.folder / name for name in ("joint.pt", "features.h5", "classifiers/crt.pt")]
+    before = [path.stat().st_mtime_ns for path in files]
+    keys = {"features": finished.folder.parent / "trees.npz", "run": finished.folder, "threads": 1, "device": "cpu"}
+    again = fastlt.run_experiment(**keys, classifiers=["crt", "cosine"])
+    assert [path.stat().st_mtime_ns for path in files] == before
+    assert again.results.classifiers["crt"] == finished.results.classifiers["crt"]
+    assert "cosine" in again.classifiers
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"backbone": "resnet10"}, "backbone: with features=.* there are no images, leave it out"),
+        ({"mode": "images"}, "mode: with features="),
+        ({"protocol.loss": "focal"}, "protocol.loss=focal: with features=.* it is cross_entropy"),
+        ({"classifiers": ["retrain_all"]}, r"classifiers=\['retrain_all'\]: these are trained on images"),
+        ({"sampler": "collections:OrderedDict"}, "sampler=collections:OrderedDict: with .* allowed are instance"),
+        ({"feature_scale": "std"}, "feature_scale=std is unknown: allowed are rms, none, or a number"),
+    ],
+)
+def test_what_concerns_images_is_refused(keys: dict, message: str, finished: "fastlt.Run", tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        fastlt.run_experiment(**{"features": finished.folder.parent / "trees.npz", "run": tmp_path / "run", **keys})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_grid_of_features(finished: "fastlt.Run", tmp_path: Path) -> None:
+    """Without a val split: folds, said so; the joint classifier trained in the order that is asked for."""
+    np.savez(tmp_path / "mine.npz", **drawn(1))
+    keys = ["grid=features", "features=mine.npz", "seed=0", "sampler=class", "classifiers=[joint,tau_norm]"]
+    planned = run("-m", "fastlt.grid", *keys, "out=runs", "dry_run=true", cwd=tmp_path)
+    assert planned.returncode == 0 and "1 of 1 cell to compute" in planned.stdout, planned.stderr
+    done = run("-m", "fastlt.grid", *keys, "out=runs", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "runs").glob("*/results.json")
+    results = json.loads(path.read_text())
+    assert (results["sampler"], results["choose_on"]) == ("class", "folds")
+    assert list((tmp_path / "runs").rglob("index.html"))

@@ -1,0 +1,290 @@
+"""The classifiers of stage 2 as estimators: scikit-learn's own checks, and the same numbers as a run has."""
+
+import copy
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_classifiers import COUNTS, drawn, made
+from torch import nn
+
+import fastlt
+from fastlt.core.errors import UserError
+from fastlt.stage2 import estimators
+from fastlt.stage2.classifiers import CLASSIFIERS, find_classifier
+from fastlt.stage2.classifiers.base import Task
+from fastlt.stage2.conformal import thresholds
+from fastlt.stage2.estimators import CRT, LWS, MLP, NCM, Joint, LogitAdjust, LongTailClassifier, TauNorm
+from fastlt.stage2.estimators.checks import as_rows
+from fastlt.stage2.estimators.settings import settings_of
+from fastlt.stage2.estimators.table import NCM_NAMES
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SHORT: dict[str, Any] = {"epochs": 4, "batch": 32}
+EVERY = [name for name in estimators.__all__ if name not in ("LongTailClassifier", "PredictionSets")]
+
+
+def made_short(name: str, **further: Any) -> LongTailClassifier:
+    return getattr(estimators, name)(**(further if name == "NCM" else {**SHORT, **further}))
+
+
+def made_all() -> Iterator[tuple[str, LongTailClassifier]]:
+    """Estimators by what stage 2 calls their classifier."""
+    for (kind, distance), name in NCM_NAMES.items():
+        yield name, NCM(features=kind, distance=distance)
+    for layers in (1, 2, 3):
+        yield f"mlp_{layers}", MLP(layers=layers, hidden=48)
+    yield "tau_train", TauNorm(choose_on="train")
+    names = {"CRT": "crt", "SmoothedCRT": "crt_las", "Joint": "joint", "LWS": "lws", "TauNorm": "tau_norm"}
+    names |= {"TauLearned": "tau_learned", "LogitAdjust": "logit_adjust", "Cosine": "cosine"}
+    names |= {"BalancedSoftmax": "balanced_softmax", "LogitAdjustedLoss": "logit_adjusted_loss"}
+    names |= {"LogitAdjustMult": "logit_adjust_mult", "MaxNorm": "max_norm", "LOS": "los"}
+    names |= {"CosineMeans": "cosine_means"}
+    for estimator, name in names.items():
+        yield name, getattr(estimators, estimator)()
+
+
+ALL = list(made_all())
+
+# What scikit-learn skips by itself, and why.
+SKIPPED = {
+    "check_array_api_input": "SCIPY_ARRAY_API is not set",
+    "check_classifier_data_not_an_array": "pandas is not installed",
+}
+# What the method contradicts, and why.
+CONTRADICTED = {
+    "TauNorm": {
+        "check_n_features_in_after_fitting": "its labels are random: the best tau is 188, which float32 cannot hold, "
+        "and a message says so"
+    }
+}
+
+
+@pytest.mark.filterwarnings("ignore:Estimator .* does not inherit from `sklearn.base.BaseEstimator`")
+@pytest.mark.parametrize("name", EVERY)
+def test_scikit_learns_own_checks(name: str) -> None:
+    checks = pytest.importorskip("sklearn.utils.estimator_checks", reason="scikit-learn is not installed")
+    done = checks.check_estimator(made_short(name), on_skip=None, expected_failed_checks=CONTRADICTED.get(name))
+    skipped = {one["check_name"]: str(one["exception"]) for one in done if one["status"] == "skipped"}
+    assert all(SKIPPED[check] in why for check, why in skipped.items()), skipped
+    assert len([one for one in done if one["status"] == "passed"]) >= 50
+    assert {one["check_name"] for one in done if one["status"] == "xfail"} == set(CONTRADICTED.get(name, ()))
+
+
+def test_every_classifier_of_stage_2_is_an_estimator() -> None:
+    assert {name for name, _ in ALL} == set(CLASSIFIERS)
+    assert {type(estimator).__name__ for _, estimator in ALL} == set(EVERY)
+    assert fastlt.classifiers.CRT is CRT
+
+
+@pytest.fixture(scope="module")
+def data() -> dict[str, np.ndarray]:
+    """Features X with string labels y of six classes, 400 to 5 images, X_val and y_val; X_test, y_test."""
+    names = np.array([f"class {letter}" for letter in "fedcba"])
+    splits = {"": drawn(COUNTS, 1), "_val": drawn(np.full(6, 40), 2), "_test": drawn(np.full(6, 100), 3)}
+    rows = {f"X{split}": features.x.numpy() for split, features in splits.items()}
+    return rows | {f"y{split}": names[features.labels.numpy()] for split, features in splits.items()}
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return made(COUNTS, settings_of({"crt": 2, "lws": 2}, 64, (0.2,), (5e-4,), hidden=48))
+
+
+@pytest.mark.parametrize(("name", "estimator"), ALL)
+@pytest.mark.parametrize("where", ["val", "folds"])
+def test_the_same_numbers_as_stage_2(name: str, estimator: LongTailClassifier, where: str, task: Task) -> None:
+    if where == "folds":
+        task = replace(task, choose=None, choose_on="folds")
+    known = estimator.get_params()
+    given = {"epochs": 2, "batch": 64, "joint": task.joint, "scale": "none"}
+    estimator = copy.copy(estimator).set_params(**{key: value for key, value in given.items() if key in known})
+    if known.get("choose_on") == "auto":
+        estimator.set_params(choose_on=where.replace("val", "auto"))
+    apart = drawn(np.full(6, 40), 2)
+    held = () if where == "folds" else (apart.x, apart.labels)
+    estimator.fit(task.train.x, task.train.labels, *held)
+    theirs = find_classifier(name).fit(task)
+    assert {**theirs.choices, "chosen_on": ""} == {**estimator.choices_, "chosen_on": ""}
+    assert set(theirs.tensors) == set(estimator.tensors_)
+    assert all(torch.equal(tensor, estimator.tensors_[key]) for key, tensor in theirs.tensors.items())
+
+
+def test_labels_and_arrays_come_back_as_they_were(data: dict[str, np.ndarray]) -> None:
+    clf = NCM().fit(data["X"], data["y"], data["X_val"], data["y_val"])
+    assert (
+        clf.classes_.tolist() == sorted(set(data["y"].tolist())) and clf.class_counts_.tolist() == COUNTS[::-1].tolist()
+    )
+    assert isinstance(clf.predict(data["X_test"]), np.ndarray) and clf.predict(data["X_test"]).dtype == data["y"].dtype
+    numbers = torch.from_numpy(np.unique(data["y"], return_inverse=True)[1] + 5)
+    tensors = NCM().fit(torch.from_numpy(data["X"]), numbers)
+    predicted = tensors.predict(torch.from_numpy(data["X_test"]))
+    assert isinstance(predicted, torch.Tensor) and set(predicted.tolist()) <= set(range(5, 11))
+    assert [clf.classes_[number - 5] for number in predicted.tolist()] == clf.predict(data["X_test"]).tolist()
+    for method in ("predict_proba", "decision_function"):
+        assert isinstance(getattr(tensors, method)(torch.from_numpy(data["X_test"])), torch.Tensor)
+    assert np.allclose(clf.predict_proba(data["X_test"]).sum(1), 1, atol=1e-6)
+
+
+def test_one_number_scales_features_and_nothing_else(data: dict[str, np.ndarray]) -> None:
+    """Features a thousand times as large, or as small, make the same classifier, given joint or not."""
+    usual = Joint(**SHORT).fit(data["X"], data["y"])
+    weight, bias = usual.tensors_["weight"] / usual.scale_, usual.tensors_["bias"]
+    for factor in (1024, 1 / 1024):
+        moved = Joint(**SHORT).fit(data["X"] * factor, data["y"])
+        assert np.array_equal(moved.predict(data["X_test"] * factor), usual.predict(data["X_test"]))
+        assert moved.scale_ == pytest.approx(usual.scale_ * factor)
+        given = LWS(joint=(weight / factor, bias), **SHORT).fit(data["X"] * factor, data["y"])
+        same = LWS(**SHORT).fit(data["X"], data["y"])
+        assert np.allclose(given.predict_proba(data["X_test"] * factor), same.predict_proba(data["X_test"]), atol=1e-5)
+
+
+def test_the_report_is_evaluates(data: dict[str, np.ndarray]) -> None:
+    clf = CRT(**SHORT).fit(data["X"], data["y"], data["X_val"], data["y_val"])
+    found = clf.report(data["X_test"], data["y_test"])
+    assert found["all"] == pytest.approx(100 * clf.score(data["X_test"], data["y_test"]))
+    right = clf.predict(data["X_test"]) == data["y_test"]
+    by_class = {name: 100 * right[data["y_test"] == name].mean() for name in clf.classes_}
+    assert found["per_class"] == pytest.approx(by_class)
+    assert found["few"] == pytest.approx(np.mean([by_class["class a"], by_class["class b"]]))
+    assert found["many"] == pytest.approx(np.mean([by_class["class f"], by_class["class e"]]))
+    assert found["calibrated"]["temperature"] == clf.temperature_ != 1
+    assert found["calibrated"]["ece"] < 10 and {true for true, *_ in found["confusions"]} <= set(clf.classes_)
+    with pytest.raises(UserError, match="y holds the label 'class x', which no training image has: classes are "):
+        clf.report(data["X_test"][:1], ["class x"])
+    assert clf.score(data["X_test"][:2], ["class x", "class x"]) == 0
+    assert "calibrated" not in CRT(**SHORT).fit(data["X"], data["y"]).report(data["X_test"], data["y_test"])
+
+
+def test_prediction_sets_cover_every_class() -> None:
+    """A class with enough images of its own is covered by itself; the others on average, and a warning says so."""
+    train, test = drawn(COUNTS, 1), drawn(np.full(6, 500), 5)
+    held = drawn(np.array([400, 300, 200, 100, 8, 8]), 4)
+    clf = NCM().fit(train.x, train.labels, held.x, held.labels)
+    with pytest.warns(UserWarning, match=r"2 of 6 classes have too few images in X_val for a coverage of 0\.9 each"):
+        sets = clf.predict_set(test.x, coverage=0.9)
+    assert sets.conditional.tolist() == [True] * 4 + [False] * 2 and len(sets) == 3000
+    covered = sets.members.gather(1, test.labels[:, None])[:, 0]
+    by_class = np.array([covered[test.labels == number].float().mean() for number in range(6)])
+    assert (by_class[:4] > 0.88).all() and by_class[4:].mean() > 0.8
+    assert sets.members.sum(1).float().mean() < 2
+    predicted = clf.decision_function(test.x).argmax(1, keepdim=True)
+    assert sets.members.gather(1, predicted).all()
+    far = clf.predict_proba(test.x).gather(1, test.labels[:, None])[:, 0] < 0.01
+    assert not (covered & far & (predicted[:, 0] != test.labels)).any()
+    assert set(sets.labels(0).tolist()) <= set(range(6))
+    with pytest.warns(UserWarning, match="5 of 6 classes"):
+        wide = clf.predict_set(test.x, coverage=0.997)
+    assert (wide.members | ~sets.members).all() and wide.members.sum() > sets.members.sum()
+
+
+def test_thresholds_are_the_right_quantiles() -> None:
+    unfit = np.concatenate([np.arange(1, 20) / 20, np.arange(1, 10) / 10, [0.31]])
+    labels = np.repeat([0, 1, 2], [19, 9, 1])
+    found, own = thresholds(unfit, labels, 4, 0.9)
+    assert own.tolist() == [True, True, False, False]
+    assert found.tolist()[:2] == [0.9, 0.9]  # the 18th of 19 and the 9th of 9
+    assert found[2] == found[3] == np.sort(unfit)[26]  # the 27th of all 29: class 2 alone has too few
+    assert np.isinf(thresholds(np.array([0.2]), np.array([0]), 2, 0.9)[0]).all()
+
+
+def test_scikit_learns_tools(data: dict[str, np.ndarray]) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    from sklearn.base import clone, is_classifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    assert is_classifier(CRT())
+    joint = (np.ones((6, 16)), np.zeros(6))
+    copies: list[Any] = [clone(TauNorm(joint=joint, tau=1.0)), clone(LWS(joint=nn.Linear(16, 6)))]
+    assert np.array_equal(copies[0].joint[0], joint[0]) and copies[1].joint.weight.shape == (6, 16)
+    scores = cross_val_score(NCM(), data["X"], data["y"], cv=2)
+    assert (scores > 0.7).all()
+    search = GridSearchCV(MLP(**SHORT), {"hidden": [1, 32]}, cv=2, scoring="balanced_accuracy")
+    assert search.fit(data["X"], data["y"]).best_params_ == {"hidden": 32}
+    piped = make_pipeline(StandardScaler(), CRT(**SHORT)).fit(data["X"], data["y"])
+    assert piped.score(data["X_test"], data["y_test"]) > 0.6
+    theirs = LogisticRegression().fit(data["X"], data["y"])
+    given = LogitAdjust(joint=(theirs.coef_, theirs.intercept_), choose_on="none").fit(data["X"], data["y"])
+    prior = np.log(given.class_counts_ / given.class_counts_.sum())
+    expected = theirs.classes_[(theirs.decision_function(data["X_test"]) - prior).argmax(1)]
+    assert (given.predict(data["X_test"]) == expected).mean() > 0.999
+
+
+def test_a_fitted_one_survives_pickling(data: dict[str, np.ndarray]) -> None:
+    clf = TauNorm(**SHORT).fit(data["X"], data["y"])
+    again = pickle.loads(pickle.dumps(clf))
+    assert np.array_equal(again.predict(data["X_test"]), clf.predict(data["X_test"]))
+    assert repr(TauNorm(tau=0.5)).startswith("TauNorm(") and "tau=0.5" in repr(TauNorm(tau=0.5))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        (CRT(epochs=0), "epochs=0: it must be a whole number of at least 1, or None"),
+        (CRT(batch=0), "batch=0: it must be a whole number"),
+        (CRT(lr=()), r"\(\) is neither a number nor several"),
+        (
+            CRT(lr="high"),  # type: ignore[arg-type]
+            "'high' is neither a number nor several",
+        ),
+        (CRT(lr=-1), "lr=.*-1"),
+        (CRT(choose_on="test"), "choose_on=test is unknown: allowed are auto, folds, none, train"),
+        (CRT(lr=(0.1, 0.2), choose_on="none"), r"lr=\(0.1, 0.2\) and choose_on=none"),
+        (CRT(random_state=-1), "random_state=-1: it must be"),
+        (CRT(scale="std"), "scale=std is unknown: allowed are rms, none, or a number"),
+        (CRT(scale=0), "scale=0 is unknown"),
+        (CRT(device="tpu"), "device=tpu is unknown"),
+        (MLP(layers=4), "layers=4: allowed are 1, 2, 3"),
+        (NCM(distance="l1"), "features=cl2n, distance=l1 is unknown: allowed are cl2n with l2"),
+        (LWS(joint=(np.ones((2, 16)), np.ones(2))), r"joint has weights of the shape \(2, 16\) .* 6 classes and 16"),
+        (LWS(joint="mine"), r"joint is a str: give \(weight, bias\)"),
+        (CRT(lr=1e30, **SHORT), "the training of CRT diverged: lower lr"),
+    ],
+)
+def test_wrong_parameters(estimator: LongTailClassifier, message: str, data: dict[str, np.ndarray]) -> None:
+    with pytest.raises(UserError, match=message):
+        estimator.fit(data["X"], data["y"])
+    assert not hasattr(estimator, "classes_")
+
+
+def test_wrong_features_and_labels(data: dict[str, np.ndarray]) -> None:
+    x, y = data["X"], data["y"]
+    broken = x.copy()
+    broken[7, 3] = np.nan
+    for wrong, labels, held, message in (
+        (broken, y, (), "nan in row 7, column 3"),
+        (x.astype(np.float64) * 1e300, y, (), "too large for float32"),
+        (x, y[:-1], (), r"y has the shape \(649,\), features 650 rows"),
+        (x, ["a"] * 650, (), "y holds one class, a: a classifier needs at least two"),
+        (x, np.array(["a", 1] * 325, object), (), "y mixes labels of the types int, str"),
+        (x, y, (x,), "X_val and y_val: give both or neither"),
+        (x, y, (x[:, :3], y), "X_val has 3 features, X 16"),
+        (x, y, (x[:1], ["z"]), "y_val holds the label 'z', which no training image has"),
+        (x.astype(str), y, (), "X holds values of type <U"),
+    ):
+        with pytest.raises(UserError, match=message):
+            NCM().fit(wrong, labels, *held)
+    with pytest.raises(UserError, match="X has 4 rows, too few for 5 folds"):
+        TauNorm().fit(x[:4], [0, 1, 0, 1])
+    with pytest.raises(UserError, match=r"TauNorm has no parameter 'taus': allowed are .*tau"):
+        TauNorm().set_params(taus=1)
+    fitted = NCM().fit(x, y)
+    with pytest.raises(UserError, match="prediction sets need images that were not trained on"):
+        fitted.predict_set(x)
+
+
+def test_mapped_features_are_not_copied_to_be_checked(tmp_path: Path, data: dict[str, np.ndarray]) -> None:
+    for dtype in (np.float16, np.float64, np.float32):
+        np.save(tmp_path / "x.npy", data["X"].astype(dtype))
+        mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+        rows = as_rows(mapped)
+        assert rows.numpy().dtype == dtype and rows.data_ptr() == mapped.__array_interface__["data"][0]
+    assert NCM().fit(mapped, data["y"]).score(data["X_test"], data["y_test"]) > 0.7

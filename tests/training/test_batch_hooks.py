@@ -1,0 +1,59 @@
+"""mixup's and CutMix's partners and boxes, by their definitions."""
+
+import numpy as np
+import pytest
+import torch
+
+from fastlt.core.errors import UserError
+from fastlt.training.batch_hooks import make_batch_hook, partners
+
+LABELS = torch.tensor([0] * 24 + [1] * 6 + [2] * 2)
+
+
+def images() -> torch.Tensor:
+    return torch.arange(32.0)[:, None, None, None].expand(32, 3, 10, 12).contiguous()
+
+
+@pytest.mark.parametrize("power", [-1.0, 0.0, 0.5, 1.0])
+def test_partners_come_by_the_law_of_their_class(power: float) -> None:
+    rng = np.random.default_rng(0)
+    drawn = torch.cat([partners(LABELS, rng, power) for _ in range(400)])
+    weights = np.array([24, 6, 2]) ** power
+    np.testing.assert_allclose(np.bincount(LABELS[drawn]) / len(drawn), weights / weights.sum(), atol=0.02)
+    head = np.bincount(drawn[LABELS[drawn] == 0], minlength=24)
+    assert head.min() > 0.5 * head.mean() and head.max() < 1.6 * head.mean()
+
+
+def test_every_image_is_a_partner_once_by_default() -> None:
+    assert sorted(partners(LABELS, np.random.default_rng(1), None).tolist()) == list(range(32))
+
+
+@pytest.mark.parametrize("options", [{}, {"partner": 0.0}])
+def test_cutmix_puts_a_box_of_another_image_into_each(options: dict[str, float]) -> None:
+    hook, shares = make_batch_hook("cutmix", options), []
+    mixed = images()
+    for number in range(300):
+        mixed, labels = hook(images(), LABELS, (7, number))
+        assert isinstance(labels, list)
+        (kept, first), (given, other) = labels
+        assert torch.equal(first, LABELS) and kept + given == pytest.approx(1)
+        foreign = mixed[:, 0] != images()[:, 0]
+        box = foreign.any(dim=0)
+        rows, columns = box.any(dim=1).nonzero().ravel(), box.any(dim=0).nonzero().ravel()
+        if len(rows):  # one and the same rectangle, whose area is the share of the other label
+            inside = mixed[:, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            assert inside[0, 0].numel() == box.sum() == round(given * 120)
+            assert torch.equal(LABELS[inside[:, 0, 0, 0].long()], other)
+            assert (inside == inside[:, :1, :1, :1]).all()
+        shares.append(given)
+    again = hook(images(), LABELS, (7, 299))
+    assert torch.equal(again[0], mixed)
+    # Half of the image, less a third of that at the edges and by whole pixels.
+    assert 0.22 < np.mean(shares) < 0.34 and np.max(shares) > 0.6
+
+
+def test_wrong_options_are_named() -> None:
+    with pytest.raises(UserError, match=r"protocol.batch_hook_options.alpha=0: it must be greater than 0"):
+        make_batch_hook("cutmix", {"alpha": 0})
+    with pytest.raises(UserError, match=r"unknown to protocol.batch_hook=cutmix: allowed are alpha, partner"):
+        make_batch_hook("cutmix", {"p": 1})
