@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fastlt.kernels.accuracy_curve import EQUAL, accuracy_curve, checked, criterion_index, criterion_weights, middle
 from fastlt.kernels.arrays import host
 from fastlt.kernels.philox import philox
+from fastlt.kernels.threads import start_threads
 
 Floats = NDArray[np.float64]
 QUANTILES = (0.05, 0.5, 0.95)
@@ -95,6 +96,7 @@ def cpu(
     sums = np.empty(draws), np.empty(draws)
     intervals = np.empty((draws, 2))
     scale = float(totals[which])
+    start_threads()
     _walks(ends[order], sample, change, right, scale, members, starts, np.uint64(seed), intervals, *sums)
     taus = np.array([middle(*interval)[0] for interval in intervals.tolist()])
     return taus, *sums

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fastlt.kernels import class_mean_simd as simd
 from fastlt.kernels.class_pieces import Pieces, cut
+from fastlt.kernels.threads import start_threads
 
 # LLVM may reorder these sums. The order is fixed once compiled, so the bits still do not depend on threads.
 _REORDER = {"reassoc", "contract", "nsz"}
@@ -40,6 +41,7 @@ def _tasks(pieces: Pieces, count: int) -> NDArray[np.int64]:
 def mean_of_rows(rows: NDArray[Any]) -> NDArray[np.float64]:
     """Returns the mean of all rows, float64 [D]. It is not finite if a row is not."""
     totals = np.empty((min(_TASKS, len(rows)), rows.shape[1]))
+    start_threads()
     _sum_rows(rows, totals)
     with np.errstate(invalid="ignore"):
         return totals.sum(axis=0) / len(rows)
@@ -54,6 +56,7 @@ def class_means(
     order. The bits are therefore the same for any number of threads.
     """
     count, dim = rows.shape
+    start_threads()
     starts, order = _sort_by_class(labels, num_classes)
     counts = np.diff(starts)
     pieces = cut(counts, max(_MIN_PIECE, -(-count // _TASKS)))
@@ -69,6 +72,7 @@ def class_means(
 def first_not_finite(rows: NDArray[Any]) -> int:
     """Returns the number of the first row with a NaN or infinite value, or -1."""
     finite = np.empty(len(rows), np.bool_)
+    start_threads()
     _are_finite(rows, finite)
     return -1 if finite.all() else int(finite.argmin())
 

@@ -16,6 +16,7 @@ from numba import njit, prange, uint64
 
 from fastlt.kernels import philox as generator
 from fastlt.kernels.philox import philox, unit
+from fastlt.kernels.threads import start_threads
 
 TRIES = 10
 # What a random number of a position is used for; 0..9 are the tries of the crop.
@@ -155,6 +156,7 @@ def draw_resized_crops(height, width, positions, scale, ratio, seed, epoch):
     """
     if not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
         raise ValueError(f"scale must be 0 < low <= high <= 1 and ratio 0 < low <= high, not {scale} and {ratio}")
+    start_threads()
     scale, ratio = (float(scale[0]), float(scale[1])), (float(ratio[0]), float(ratio[1]))
     return cpu_resized_crop(height, width, positions, scale, ratio, uint64(seed), np.int64(epoch))
 

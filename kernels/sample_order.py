@@ -22,6 +22,7 @@ from numba import njit, prange, uint64
 
 from fastlt.kernels import philox as generator
 from fastlt.kernels.philox import below, philox, unit53
+from fastlt.kernels.threads import start_threads
 
 # What a random number is used for. It is part of the second counter word, so that no two uses share a number.
 _WALK, _SHUFFLE, _IID, _CLASSES = 1, 2, 3, 4
@@ -228,6 +229,7 @@ def sample_order(members, class_start, quota, drawn, seed, epoch):
     empty = np.flatnonzero((np.diff(class_start) == 0) & (np.asarray(quota) > 0))
     if len(empty):
         raise ValueError(f"class {empty[0]} has no image but a quota of {quota[empty[0]]}")
+    start_threads()
     return cpu(members, class_start, quota, drawn, uint64(seed), np.int64(epoch))
 
 
@@ -241,11 +243,13 @@ def sample_order_iid(members, class_start, probabilities, length, seed, epoch):
     """
     _check(members, class_start)
     _check_drawn(class_start, probabilities)
+    start_threads()
     return cpu_iid(members, class_start, np.cumsum(probabilities), np.int64(length), uint64(seed), np.int64(epoch))
 
 
 def drawn_classes(probabilities, length, seed, epoch):
     """Returns the class of every position of an epoch, int64 [length]: independent draws by `probabilities` [C]."""
+    start_threads()
     return cpu_classes(np.cumsum(probabilities), np.int64(length), uint64(seed), np.int64(epoch))
 
 

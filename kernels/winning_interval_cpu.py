@@ -11,6 +11,8 @@ import numpy as np
 from numba import njit, prange
 from torch import Tensor
 
+from fastlt.kernels.threads import start_threads
+
 _BLOCK_ROWS = 16  # rows that share one set of buffers
 _BLOCK_CLASSES = 64  # classes tested at once for a possible bound
 _MARGIN = np.float32(1e-4)  # larger than any error of the fast logarithms, see _bounds
@@ -25,6 +27,7 @@ def intervals(scores: Tensor, log_norm: Tensor, labels: Tensor, lo: Tensor, hi: 
     scores: float32 [n, C]. log_norm: float64 [C], log ||w||. labels: int64 [n]. lo, hi: float64 [n], written to.
     finite: bool [n], written to: whether all scores of a row are finite.
     """
+    start_threads()
     rows = scores.numpy()
     _intervals(rows, rows.view(np.uint32), *(one.numpy() for one in (log_norm, labels, lo, hi, finite)))
 
@@ -33,6 +36,7 @@ def intervals_additive(
     scores: Tensor, log_prior: Tensor, labels: Tensor, lo: Tensor, hi: Tensor, finite: Tensor
 ) -> None:
     """The same as `intervals` for z_c - tau log p_c, all in float64."""
+    start_threads()
     rows = scores.numpy()
     _intervals_additive(rows, rows.view(np.uint32), *(one.numpy() for one in (log_prior, labels, lo, hi, finite)))
 

@@ -56,8 +56,9 @@ def set_threads(threads: int, neighbours: int = 1) -> int:
     if threads < 0:
         raise UserError(f"threads={threads}: it must be 0 (one per core) or more")
     threads = threads or cores
-    torch.set_num_threads(threads)
+    # Numba first: when it starts, it sets the number of threads that torch would compute with (kernels/threads.py).
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    torch.set_num_threads(threads)
     return threads
 
 

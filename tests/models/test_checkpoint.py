@@ -599,7 +599,7 @@ def test_pretrained_torchvision_reads_the_published_file(
     model = build_model("resnet18", 2, 0)
     load_pretrained(model, "torchvision")
     assert torch.equal(model.backbone.layer4[1].conv2.weight, network.layer4[1].conv2.weight)  # type: ignore[index,union-attr]
-    assert "protocol.pretrained=torchvision: its classifier of 1000 classes is ignored" in capsys.readouterr().err
+    assert "protocol.pretrained=torchvision: its classifier of 1,000 classes is ignored" in capsys.readouterr().err
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
