@@ -44,6 +44,7 @@ ROWS = 8192  # features that are scored at once, which bounds the memory of scor
 
 def write_dataset(
     source: str | Path | Mapping[str, Iterable[tuple[Any, Any]]] | Iterable[tuple[Any, Any]],
+    /,
     out: str | Path,
     **keys: Any,
 ) -> Dataset:
@@ -56,7 +57,8 @@ def write_dataset(
         - The images themselves: an iterable of (image, label) pairs, or a dict {"train": pairs, "test": pairs}. An
           image is a path, the bytes of an image file, a uint8 array [H, W, 3] or a PIL image.
     out: the folder of the dataset.
-    keys: keys of `python tools/convert.py`, such as split=(0.7, 0.1, 0.2), seed=, root=, encode= or workers=.
+    keys: keys of `python tools/convert.py`, such as split=(0.7, 0.1, 0.2), seed=, source=, root=, encode= or
+        workers=.
         class_names may be a list of names, or the path of a file of names (see `read_class_names`).
 
     A source without splits is divided into train, val and test by the shares 0.7, 0.1 and 0.2, unless the keys say

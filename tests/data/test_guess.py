@@ -85,8 +85,8 @@ def test_cifar(tmp_path: Path) -> None:
 def test_what_is_no_source(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere: no such file or folder; give a folder of images"):
         guessed(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"a\.parquet: files that end in \.parquet are no source; give a folder"):
-        guessed(touch(tmp_path, "a.parquet") / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.doc: files that end in \.doc are no source; give a folder"):
+        guessed(touch(tmp_path, "a.doc") / "a.doc")
     touch(tmp_path, "train.txt", "val.txt", "valid.txt", text="a.jpg 0\n")
     with pytest.raises(UserError, match=r"val\.txt and valid\.txt may both be of the val split"):
         guessed(tmp_path / "train.txt")

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fastlt.data.convert.engine import Conversion, convert
 from fastlt.data.convert.keys import check_keys
 from fastlt.data.convert.shares import Shares, share
 from fastlt.data.shards.encode import ENCODINGS, Encoding
+from fastlt.data.sources import parquet
 from fastlt.data.sources.base import SPLITS, Source
 from fastlt.data.sources.cifar import Cifar
 from fastlt.data.sources.classes import Renumbered, read_class_names, say_text_order
@@ -25,6 +27,8 @@ from fastlt.data.sources.image_folder import ImageFolder
 from fastlt.data.sources.image_list import ImageList
 from fastlt.data.sources.inaturalist import INaturalist
 from fastlt.data.sources.long_tail import LongTail
+from fastlt.data.sources.packed_files import files_by_split, files_of
+from fastlt.data.sources.parquet import Parquet
 from fastlt.data.sources.shapes import Shapes
 
 NO_TEST = (
@@ -115,6 +119,9 @@ def _files(config: ConvertConfig) -> Source:
         return Cifar(source, classes, _imbalance(config), config.seed, config.selection)
     if kind == "image_list":
         return _listed(config)
+    if kind == "parquet":
+        columns = config.image_column or "", config.label_column or "", config.group_by or ""
+        return Parquet(_packed_files(config, parquet.ENDS), *columns)
     root = Path(_given(config, "root"))
     if kind == "image_folder":
         for split in ("val", "test"):
@@ -127,6 +134,19 @@ def _files(config: ConvertConfig) -> Source:
     if config.group_by and has_column(table, config.group_by):
         columns = replace(columns, group=config.group_by)
     return CsvTable(root, table, val, test, columns=columns)
+
+
+def _packed_files(config: ConvertConfig, ends: Collection[str]) -> dict[str, list[Path]]:
+    """Returns {split: files} for a source whose files hold many images each; val= and test= may name further files."""
+    files = files_by_split("source", Path(_given(config, "source")), ends)
+    for split in ("val", "test"):
+        if (path := _file(config, split)) is not None:
+            if split in files:
+                raise UserError(
+                    f"{split}={path}: source={config.source} has this split already; leave out one of the two"
+                )
+            files[split] = files_of(split, path, ends)
+    return files
 
 
 def _listed(config: ConvertConfig) -> Source:

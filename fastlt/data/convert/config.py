@@ -10,7 +10,7 @@ class DatasetConfig:
     """The kind of source, and the constants of a known data set."""
 
     name: str  # of the source: a known data set, or its kind
-    kind: str  # shapes, cifar, image_list, image_folder or csv
+    kind: str  # of source: shapes, cifar, image_list, image_folder, csv or parquet
     protocol: str  # the default protocol for training on the dataset
     mean: tuple[float, ...]  # of the RGB channels, in 0..1
     std: tuple[float, ...]  # standard deviation, as mean
@@ -25,20 +25,21 @@ class ConvertConfig:
     dataset: DatasetConfig
     out: str  # the folder to write
     name: str | None = None  # name of the dataset; default: that of a known data set, else that of the folder `out`
-    source: str | None = None  # cifar: its archive or folder
+    source: str | None = None  # cifar: its archive or folder; parquet: a file, a folder or a pattern
     root: str | None = None  # folder that paths of images are relative to
     train: str | None = None  # image_list: a text list, or iNaturalist's annotations if it ends in .json or .json.gz
-    val: str | None = None  # image_list: a list; csv: a table; or a share of the training images, as val=0.1
+    val: str | None = None  # image_list: a list; csv: a table; parquet: files; or a share of train, as val=0.1
     test: str | None = None  # the same for the test split
     table: str | None = None  # csv: the table, with a header
     path_column: str | None = None  # csv: default: path, image, file, filename and the like
-    label_column: str | None = None  # csv: default: label, class, category and the like
+    image_column: str | None = None  # parquet: default: the only column of images
+    label_column: str | None = None  # csv, parquet: default: label, class, category and the like
     split_column: str | None = None  # csv: default: split, if there is such a column
     class_names: str | None = None  # file with the order of the classes: a name per line, or a class map
     split: str | None = None  # shares of train, val and test for a source without splits, as split=0.7,0.1,0.2
-    group_by: str | None = None  # column of csv, or regular expression over paths: equal values stay in one split
+    group_by: str | None = None  # column of csv or parquet, or regular expression over paths: equals stay in one split
     drop_duplicates: bool = False  # leave out images of val and test that look like one of an earlier split
-    long_tail: str | None = None  # exponential or pareto: thins the train split of image_list, image_folder and csv
+    long_tail: str | None = None  # exponential or pareto: thins the train split; for all but cifar and shapes
     imbalance: float | None = None  # size of the largest class / smallest; for long_tail, cifar, shapes; default: 100
     minimum: int = 1  # long_tail: images that every class keeps at least
     alpha: float = 6.0  # long_tail=pareto: its exponent; 6 made ImageNet-LT, 1.34 Places-LT

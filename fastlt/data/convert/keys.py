@@ -11,6 +11,7 @@ KEYS = {
     "image_folder": ("root", *_OWN_FILES),
     "image_list": ("root", "train", *_OWN_FILES),
     "csv": ("root", "table", "path_column", "label_column", "split_column", *_OWN_FILES),
+    "parquet": ("source", "image_column", "label_column", *_OWN_FILES),
     "examples": _OWN_FILES,  # images passed to fastlt.write_dataset
 }
 # The defaults of these keys. That of all others is None.

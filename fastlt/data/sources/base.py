@@ -1,5 +1,6 @@
 """The interface of a source of labelled images, which the conversion reads."""
 
+import re
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +24,20 @@ def split_named(name: str) -> str | None:
         'val'
     """
     return next((split for split, names in SPLIT_NAMES.items() if name.lower() in names), None)
+
+
+def split_in_name(name: str) -> str | None:
+    """Returns the split that a file or folder is named after, such as `train` for Places_LT_train.txt.
+
+    Words are separated by `-`, `_` or `.`, digits behind a word are ignored, and the last word has priority.
+
+    Example:
+
+        >>> split_in_name("train2018.json"), split_in_name("validation-00000-of-00001.parquet"), split_in_name("a.csv")
+        ('train', 'val', None)
+    """
+    words = re.split(r"[-_.]", name)
+    return next((split for word in reversed(words) if (split := split_named(word.rstrip("0123456789")))), None)
 
 
 @dataclass(frozen=True)

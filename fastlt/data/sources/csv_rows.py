@@ -16,8 +16,8 @@ _SEPARATORS = (",", ";", "\t")
 # Usual names of columns, compared in lower case with `_` in place of spaces and `-`. The first name has priority.
 _PATH = ("path", "img", "image", "images", "file", "filename", "file_name", "filepath", "file_path", "image_path")
 _PATH += ("image_name", "image_file", "image_filename", "img_path", "img_name", "imagepath", "imagename")
-_LABEL = ("label", "labels", "class", "classname", "class_name", "class_id", "category", "category_name", "category_id")
-_LABEL += ("target", "species", "y", "label_name")
+LABEL_NAMES = ("label", "labels", "class", "classname", "class_name", "class_id", "category", "category_name")
+LABEL_NAMES += ("category_id", "target", "species", "y", "label_name")
 _SPLIT = ("split", "subset", "partition")
 
 
@@ -118,7 +118,7 @@ def find_columns(table: Path, line: int, header: list[str], wanted: Columns, tel
         return found[0] if found else None
 
     path = place("path_column", wanted.path, _PATH)
-    label = place("label_column", wanted.label, _LABEL)
+    label = place("label_column", wanted.label, LABEL_NAMES)
     split = place("split_column", wanted.split, _SPLIT)
     group = place("group_by", wanted.group, ()) if wanted.group else None
     if path is None or label is None:

@@ -5,32 +5,43 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from fastlt.core.errors import UserError, first_line
-from fastlt.data.sources.base import SPLITS, split_named
+from fastlt.data.sources import parquet
+from fastlt.data.sources.base import SPLITS, split_in_name, split_named
 from fastlt.data.sources.csv_rows import Columns, filled_rows, find_columns
 from fastlt.data.sources.image_list import first_paths
+from fastlt.data.sources.packed_files import files_by_split, is_pattern
 from fastlt.data.sources.tar_file import BROKEN, is_tar, open_tar
-from fastlt.data.sources.walk import LeftOut, identity, images_below, is_image, subfolders
+from fastlt.data.sources.walk import LeftOut, entries, identity, images_below, is_folder, is_image, subfolders
 
 SPLIT = "0.7,0.1,0.2"  # default shares of train, val and test for a source without splits
 _CIFAR = {"cifar-10-batches-py": "cifar10_lt", "cifar-100-python": "cifar100_lt"}
 _TABLES, _LISTS, _JSON = (".csv", ".tsv"), (".txt", ".lst", ".list"), (".json",)
 _TARS = (".tar", ".tgz", ".tbz2", ".txz")
-_FORMS = "a folder of images, a CSV table, a text list, a JSON file of annotations or an archive of CIFAR"
+_PACKED = {"parquet": parquet.ENDS}  # kinds of sources whose files hold many images each, and the ends of the files
+_FORMS = (
+    "a folder of images, a CSV table, a text list, a JSON file of annotations, Parquet files or an archive of CIFAR"
+)
 
 
 def guessed(path: Path, given: Collection[str] = ()) -> dict[str, str]:
     """Returns the keys of the conversion that describe `path`, such as {"dataset": "image_folder", "root": "photos"}.
 
-    path: a folder of images, a CSV table, a text list, a JSON file of annotations, or an archive of CIFAR. If a list is
-        named after the train split (`train.txt`, `Places_LT_train.txt`), lists of the other splits beside it are used.
+    path: a folder of images, a CSV table, a text list, a JSON file of annotations, Parquet files (a file, a folder or a
+        pattern), or an archive of CIFAR. If a list or a Parquet file is named after the train split (`train.txt`,
+        `train-00000-of-00002.parquet`), the files beside it that differ in split and number are used, too.
     given: the keys that the user gave, which are not returned. For a source without splits, default shares are added
         unless the user gave `split`, `val` or `test`.
 
     Raises UserError for a path that is no source.
     """
-    if not path.exists():
+    if path.is_dir():
+        keys = _folder(path)
+    elif path.exists():
+        keys = _file(path)
+    elif is_pattern(str(path)) and (kind := _packed(path)):
+        keys = _in_packed(kind, path)
+    else:
         raise UserError(f"{path}: no such file or folder; give {_FORMS}")
-    keys = _folder(path) if path.is_dir() else _file(path)
     if keys.pop("splits", "") == "none" and not {"split", "val", "test"} & set(given):
         keys["split"] = SPLIT
     return {key: value for key, value in keys.items() if key not in given}
@@ -41,9 +52,11 @@ def _folder(path: Path) -> dict[str, str]:
     for name, dataset in _CIFAR.items():
         if name in (path.resolve().name, *names):
             return {"dataset": dataset, "source": str(path)}
+    with_images = [name for name in names if next(_images(path / name), None)]
+    if not with_images and (packed := _packed_below(path)):
+        return _in_packed(packed, path)
     if any(map(split_named, names)):
         return {"dataset": "image_folder", "root": str(path)}
-    with_images = [name for name in names if next(_images(path / name), None)]
     files = sorted(one for one in path.iterdir() if one.is_file() and _end(one) in (*_TABLES, *_LISTS, *_JSON))
     listing = _listing_of(files)
     if listing is not None and len(with_images) < 2:
@@ -66,13 +79,35 @@ def _images(folder: Path) -> Iterator[str]:
 
 def _listing_of(files: list[Path]) -> Path | None:
     """Returns the file that lists the images of a folder: the only one named after train, else the only table."""
-    trains = [file for file in files if _split_in(file) == "train"]
+    trains = [file for file in files if split_in_name(file.name) == "train"]
     tables = [file for file in files if _end(file) in _TABLES]
     return trains[0] if len(trains) == 1 else tables[0] if len(tables) == 1 else None
 
 
+def _packed(path: Path) -> str | None:
+    """Returns the kind of source of a file, or of a pattern, that ends like one whose files hold many images each."""
+    return next((kind for kind, ends in _PACKED.items() if path.name.lower().endswith(ends)), None)
+
+
+def _packed_below(folder: Path) -> str | None:
+    """Returns the kind of the first such file in a folder, or in the folders in it."""
+    for place in (folder, *(folder / name for name in subfolders(folder))):
+        for entry in entries(place):
+            if not is_folder(entry) and (kind := _packed(Path(entry.name))):
+                return kind
+    return None
+
+
+def _in_packed(kind: str, path: Path) -> dict[str, str]:
+    keys = {"dataset": kind, "source": str(path)}
+    return keys if "test" in files_by_split("source", path, _PACKED[kind], tell=False) else {**keys, "splits": "none"}
+
+
 def _file(path: Path) -> dict[str, str]:
     end = _end(path)
+    if kind := _packed(path):
+        several = split_in_name(path.name) and sum(_packed(file) == kind for file in path.parent.iterdir()) > 1
+        return _in_packed(kind, path.parent if several else path)
     if end in _TARS or is_tar(path):
         return {"dataset": _cifar_in(path), "source": str(path)}
     if end not in (*_TABLES, *_LISTS, *_JSON):
@@ -104,16 +139,9 @@ def _end(path: Path) -> str:
     return Path(name).suffix if path.suffix.lower() != ".tgz" else ".tgz"
 
 
-def _split_in(path: Path) -> str | None:
-    """Returns the split that a file is named after, such as `train` for Places_LT_train.txt or train2018.json."""
-    stem = path.name.partition(".")[0]
-    parts = stem.replace("-", "_").split("_")
-    return next((split for part in reversed(parts) if (split := split_named(part.rstrip("0123456789")))), None)
-
-
 def _beside(path: Path) -> dict[str, Path]:
     """Returns {split: file} for the files beside a train list whose names differ from its name in the split only."""
-    if _split_in(path) != "train":
+    if split_in_name(path.name) != "train":
         return {}
 
     def rest(file: Path) -> list[str]:
@@ -123,7 +151,7 @@ def _beside(path: Path) -> dict[str, Path]:
 
     found: dict[str, Path] = {}
     for file in sorted(path.parent.iterdir()):
-        split = _split_in(file)
+        split = split_in_name(file.name)
         if split in SPLITS[1:] and rest(file) == rest(path):
             if split in found:
                 raise UserError(f"{path.parent}: {found[split].name} and {file.name} may both be of the {split} split")
