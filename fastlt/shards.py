@@ -69,7 +69,7 @@ def _describe(options: argparse.Namespace) -> int:
         with regretted("picture"):  # the facts are printed even if the picture cannot be drawn
             save_picture(dataset, path)
             facts["picture"] = str(path)
-    sys.stdout.write(json.dumps(facts, indent=1) + "\n" if options.json else page(facts))
+    sys.stdout.write(json.dumps(facts, indent=1, ensure_ascii=False) + "\n" if options.json else page(facts))
     return 0
 
 

@@ -86,7 +86,7 @@ def run_configured(composed: Any, overrides: list[str]) -> Path | None:
         raise UserError(f"features={composed.features}: one process trains on features, start it without torchrun")
     dataset = open_dataset(composed)
     config = resolve(composed, overrides, dataset)
-    departures = find_departures(config)
+    departures = find_departures(config, dataset)
     alone = ranks.world == 1
     config, line = settle_precision(config, dataset, device.type, lambda config: run_folder(config, dataset), alone)
     choose_split(config, dataset)  # raises an error, if any, before anything is written
@@ -115,7 +115,8 @@ def resolve(composed: Any, overrides: list[str], dataset: Dataset) -> TrainConfi
         frozen = any(one.replace(" ", "") in ("epochs=0", "protocol.epochs=0") for one in overrides)
         protocol = FROZEN if frozen else dataset.about["protocol"]
         if frozen:
-            overrides = [*usual_trainings(len(dataset.split("train")), _keys(overrides)), *overrides]
+            usual = usual_trainings(len(dataset.split("train")))
+            overrides = [*(f"{key}={value}" for key, value in usual.items() if key not in _keys(overrides)), *overrides]
         composed = hydra.compose("train", [*overrides, f"protocol={quoted(protocol)}"])  # quoted: no null, no true
     if not isinstance(dataset, GivenDataset):
         see_as_backbone(composed, overrides)

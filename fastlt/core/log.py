@@ -18,6 +18,7 @@ from tqdm import tqdm
 from fastlt.core.errors import DEBUG, first_line
 
 LINE_EVERY = 10.0  # seconds between two lines of progress in a log
+FIRST_LINE = 3.0  # seconds before the first of them, as it tells how long the work will take
 TELL_EVERY = 1.0  # seconds between two updates of the file of `tell_progress`
 
 tqdm.monitor_interval = 0  # no watcher thread, because worker processes are started while a bar is shown
@@ -121,7 +122,8 @@ class Progress:
         self.label, self.total, self.unit, self.done = label, total, unit, done
         self.note = ""
         self._stream = stream or sys.stderr
-        self._start = self._line = time.monotonic()
+        self._start = time.monotonic()
+        self._line = self._start + FIRST_LINE - LINE_EVERY
         self._file = -TELL_EVERY
         self._first = done
         self._bar = None

@@ -50,6 +50,25 @@ def unsigned(value: Any) -> Any:
     return plain
 
 
+def json_line(value: Any) -> str:
+    r"""Returns a value as a line of JSON, with a line break at its end.
+
+    Letters stay as they are. Only if a text has bytes of a file name that is not UTF-8, which no JSON file may hold, the
+    line is written in ASCII with escapes.
+
+    >>> print(json_line({"name": "größe"}), end="")
+    {"name": "größe"}
+    >>> print(json_line({"name": "\udcff ö"}), end="")
+    {"name": "\udcff \u00f6"}
+    """
+    line = json.dumps(value, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        line = json.dumps(value)
+    return line + "\n"
+
+
 def write_json(path: Path, value: Mapping[str, Any], shared: bool = False) -> None:
     """Writes a mapping with its digest as a JSON file, for `read_json`.
 

@@ -69,7 +69,8 @@ class GivenDataset(Dataset):
         for key in keys:
             if key.partition(".")[0] in OF_IMAGES:
                 raise UserError(f"{key}: with features={self.root} there are no images, leave it out")
-        return usual_trainings(len(self.splits["train"]), keys)
+        usual = usual_trainings(len(self.splits["train"]))
+        return [f"{key}={value}" for key, value in usual.items() if key not in keys]
 
     def scale(self, config: TrainConfig) -> float:
         """Returns the number that features are divided by."""
@@ -150,15 +151,14 @@ class OnFeatures(nn.Module):
         self.backbone_name, self.backbone, self.classifier = "features", nn.Identity(), classifier
 
 
-def usual_trainings(rows: int, given: Sequence[str]) -> list[str]:
-    """Returns overrides of batch size and epochs that suit a number of training features.
+def usual_trainings(rows: int) -> dict[str, int]:
+    """Returns batch sizes and epochs, by key, that suit a number of training features.
 
-    Few features get smaller batches and more epochs. given: keys that the user gave, which are not overridden.
+    Few features get smaller batches and more epochs.
     """
     batch, steps = usual_training(rows)
     wanted = {f"protocol.{kind}.batch": batch for kind in EPOCHS}
-    wanted |= {f"protocol.{kind}.epochs": max(usual, steps) for kind, usual in EPOCHS.items()}
-    return [f"{key}={value}" for key, value in wanted.items() if key not in given]
+    return wanted | {f"protocol.{kind}.epochs": max(usual, steps) for kind, usual in EPOCHS.items()}
 
 
 def open_dataset(config: Any) -> Dataset:

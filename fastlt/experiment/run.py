@@ -13,12 +13,14 @@ from fastlt.core.config import changed
 from fastlt.core.errors import UserError
 from fastlt.core.groups import class_groups
 from fastlt.core.identity import Identity
+from fastlt.core.log import say
 from fastlt.core.ranks import ALONE, Ranks, leave
 from fastlt.core.words import counted
 from fastlt.data.hold_out import hold_out
 from fastlt.data.plan import Augment
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.about import describe
+from fastlt.experiment.announce import announced
 from fastlt.experiment.choosing import choose_split, say_choice
 from fastlt.experiment.config import TrainConfig
 from fastlt.experiment.frozen import check_frozen, frozen_representation
@@ -76,6 +78,9 @@ def run_experiment(
         if split in dataset.splits:
             orders[split] = (split, dataset.split(split).class_members)
 
+    for line in announced(config, dataset, choose_on, device, threads):
+        say(line)
+    say(f"run folder: {folder}")
     say_choice(choose_on, config.classifier_names, "val" in dataset.splits)
     loaders = Loaders(dataset, config, device, threads, ranks)
     representation = _representation(dataset, config, folder, loaders, orders, ranks, begun)

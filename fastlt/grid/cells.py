@@ -182,7 +182,7 @@ def _cell(overrides: list[str], out: Path, device: str, here: bool, datasets: di
             datasets[data] = open_dataset(composed)
         dataset = datasets[data]
         config = replace(resolve(composed, overrides, dataset), device=device)
-        departures = find_departures(config)
+        departures = find_departures(config, dataset)
         config, line = settle_precision(config, dataset, device, lambda config: out / run_name(config, dataset), here)
         choose_split(config, dataset)
     except UserError:

@@ -79,8 +79,8 @@ class View:
         left = self._left(progress)
         parts = [
             f"{counted(len(progress.done), 'cell')} done{ready}, {len(cells)} running, {waiting} waiting{failed}",
-            *([] if left is None else [f"{duration(left)} left"]),
-            f"{rate:.0f} images/s",
+            *([f"{duration(left)} left"] if left else []),
+            *([f"{rate:.0f} images/s"] if rate else []),
             f"{duration(time.monotonic() - self.begin)} so far",
         ]
         return "; ".join(parts)

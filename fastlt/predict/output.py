@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from fastlt.core.log import printed
 from fastlt.core.spreadsheet import csv_row
+from fastlt.core.typed import json_line
 
 DIGITS = 4  # decimals of a confidence
 GROUP = len("medium")  # characters of the longest name of a group
@@ -100,7 +101,7 @@ class Csv:
 
 
 class JsonLines:
-    """A JSON object {"path", "predictions": [{"class", "confidence", "group"}], "error"} per line, in ASCII.
+    """A JSON object {"path", "predictions": [{"class", "confidence", "group"}], "error"} per line, in UTF-8.
 
     Where prediction sets were asked for, "set" is the list of the classes in it.
     """
@@ -112,7 +113,7 @@ class JsonLines:
             {"class": one.name, "confidence": round(one.confidence, DIGITS), "group": one.group} for one in row.best
         ]
         members = {} if row.members is None else {"set": list(row.members)}
-        return json.dumps({"path": row.path, "predictions": predictions, **members, "error": row.error}) + "\n"
+        return json_line({"path": row.path, "predictions": predictions, **members, "error": row.error})
 
 
 LAYOUTS = ("table", "csv", "jsonl")
@@ -130,7 +131,8 @@ def layout(name: str, top: int, class_names: Sequence[str], longest: int, title:
 
 def _cut(name: str) -> str:
     name = printed(name)
-    return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
+    # In the middle, because names often differ at their ends only.
+    return name if len(name) <= NAME else f"{name[: NAME // 2]}…{name[-(NAME - NAME // 2 - 1) :]}"
 
 
 # --- stdout ---

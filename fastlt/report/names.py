@@ -83,6 +83,7 @@ SCOPES = {
     "medium": f"the medium-shot classes ({FEW} to {MANY} training images)",
     "few": f"the few-shot classes (fewer than {FEW} training images)",
     "all": "all test images",
+    "mean_class": "all classes, each counting the same,",
 }
 CRITERIA = {"mean_class": "mean class accuracy", "all": "accuracy over all images"}
 CRITERIA |= {group: f"accuracy on the {group} classes" for group in GROUPS}

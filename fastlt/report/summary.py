@@ -44,7 +44,7 @@ def _found(results: Results) -> list[str]:
     sentences = []
     if min(results.class_counts["train"]) >= FEW:
         sentences.append(f"No class has fewer than {FEW} training images.")
-    sentences += [_compared(results, key) for key in (*rarest, "all") if _scores(results, key)]
+    sentences += [_compared(results, key) for key in (*rarest, headline(results)) if _scores(results, key)]
     if rarest != ["many"]:
         sentences += _price(results)
     return sentences
@@ -53,7 +53,7 @@ def _found(results: Results) -> list[str]:
 def _compared(results: Results, key: str) -> str:
     """Returns a sentence that compares joint with the best other classifier on a group or on all images."""
     scores = _scores(results, key)
-    over = f"Over {SCOPES[key]}" if key == "all" else f"On {SCOPES[key]}"
+    over = f"{'Over' if key in ('all', 'mean_class') else 'On'} {SCOPES[key]}"
     others = {name: score for name, score in scores.items() if name != "joint"}
     if "joint" not in scores or not others:
         best = max(scores, key=lambda name: scores[name])
@@ -73,9 +73,9 @@ def _compared(results: Results, key: str) -> str:
 
 
 def _price(results: Results) -> list[str]:
-    """Returns a sentence on how the best classifier other than joint (over all images) does on many-shot classes."""
-    many = _scores(results, "many")
-    others = {name: score for name, score in _scores(results, "all").items() if name != "joint" and name in many}
+    """Returns a sentence on how the best classifier other than joint (over all classes) does on many-shot classes."""
+    many, whole = _scores(results, "many"), _scores(results, headline(results))
+    others = {name: score for name, score in whole.items() if name != "joint" and name in many}
     if "joint" not in many or not others:
         return []
     best = max(others, key=lambda name: others[name])
@@ -113,8 +113,17 @@ def _limits(results: Results) -> str:
     return text
 
 
+def headline(results: Results) -> str:
+    """Returns the score that tells how good a classifier is over all classes: `all` or `mean_class`.
+
+    `all` is a mean over test images. Where some classes have more of them than others, it says mostly how good the
+    classifier is on those, so the mean over the classes takes its place.
+    """
+    return "all" if len({count for count in results.class_counts["test"] if count}) <= 1 else "mean_class"
+
+
 def _scores(results: Results, key: str) -> dict[str, float]:
-    """Returns {classifier: accuracy} for a group, or for `all`; without classifiers that have no number."""
+    """Returns {classifier: accuracy} for a group, for `all` or for `mean_class`; without classifiers that have no number."""
     pairs = {name: getattr(row, key) for name, row in results.classifiers.items()}
     return {name: score for name, score in pairs.items() if score is not None}
 
@@ -123,7 +132,7 @@ def _tested(results: Results, key: str) -> list[int]:
     """Returns the numbers of test images of the classes of a group, without classes that have none."""
     train, test = (np.asarray(results.class_counts[split]) for split in ("train", "test"))
     inside = test > 0
-    if key != "all":
+    if key in GROUPS:
         inside &= class_groups(train) == GROUPS.index(key)
     return test[inside].tolist()
 
@@ -137,8 +146,8 @@ def _chance(results: Results, key: str, first: float, second: float) -> float:
     """
     tested = _tested(results, key)
     images = sum(tested)
-    # `all` is a mean over images. The accuracy of a group is a mean over its classes, in which an image of a class with
-    # few test images weighs more.
+    # `all` is a mean over images. Other accuracies are means over classes, in which an image of a class with few test
+    # images weighs more.
     spread = 1 / images if key == "all" else sum(1 / count for count in tested) / len(tested) ** 2
     shares = [(score / 100 * images + 1) / (images + 2) for score in (first, second)]
     return 100 * math.sqrt(sum(share * (1 - share) for share in shares) * spread)

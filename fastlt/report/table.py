@@ -36,9 +36,10 @@ class Cell:
 
 
 def columns(results: Results) -> list[Column]:
-    """Returns the columns of the table. Mean class accuracy is left out where it equals `all`."""
+    """Returns the columns of the table, without groups that have no class. Mean class accuracy is left out where it
+    equals `all`."""
     rows = results.classifiers.values()
-    head = [Column(group, f"{group} ({results.groups[group]})") for group in GROUPS]
+    head = [Column(group, f"{group} ({results.groups[group]})") for group in GROUPS if results.groups[group]]
     head.append(Column("all", "all"))
     pairs = [(row.all, row.mean_class) for row in rows]
     if any(a is not None and b is not None and abs(a - b) > 0.005 for a, b in pairs):

@@ -110,6 +110,7 @@ class Trainer:
         self.replica = self._replica()
         self.epoch = self.step = self.position = 0
         self.best, self.kept = -1.0, {}
+        self.accuracy: float | None = None  # on val, after the last epoch that this process has finished
         self.losses = torch.zeros((), device=train.device)
         # Images of this epoch that were classified correctly in training.
         self.right = torch.zeros((), dtype=torch.float64, device=train.device)
@@ -205,7 +206,8 @@ class Trainer:
                 f"the loss is {mean} in epoch {self.epoch + 1}, step {self.step}: lower "
                 f"{self.stage.lr_key}={self.schedule.lr}"
             )
-        return f"epoch {self.epoch + 1}/{self.schedule.epochs}, loss {mean:.3f}"
+        val = "" if self.accuracy is None else f", val {self.accuracy:.1f} %"
+        return f"epoch {self.epoch + 1}/{self.schedule.epochs}, loss {mean:.3f}{val}"
 
     def _mean_loss(self) -> float:
         return self.ranks.sum(self.losses.clone()).item() / self.step / self.ranks.world
@@ -213,7 +215,7 @@ class Trainer:
     def _evaluate(self, val: Batches) -> dict[str, float]:
         evaluated = self.average or self.model
         right, total = evaluate_classes(evaluated, val, self.bf16, self.ranks)
-        accuracy = 100.0 * float(right.sum() / total.sum())
+        accuracy = self.accuracy = 100.0 * float(right.sum() / total.sum())
         if accuracy > self.best:
             weights = self.stage.weights(evaluated)
             kept = {name: value.detach().cpu().clone() for name, value in weights.items()}

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_module
 
+from fastlt.core.cli import own_parts
 from fastlt.experiment.departures import find_departures
 from fastlt.train import resolve
 
@@ -18,8 +19,9 @@ def hydra() -> Iterator[None]:
 
 
 def departures(*overrides: str, own: str = "cifar_lt_200") -> dict[str, list[Any]]:
-    dataset: Any = SimpleNamespace(about={"protocol": own})
-    return find_departures(resolve(compose("train", list(overrides)), list(overrides), dataset))
+    dataset: Any = SimpleNamespace(about={"protocol": own}, split=lambda _: range(9000))
+    given = own_parts(list(overrides))
+    return find_departures(resolve(compose("train", given), given, dataset), dataset)
 
 
 def test_a_protocol_as_it_is_has_none() -> None:
@@ -77,3 +79,11 @@ def test_one_word_asks_for_all_that_the_authors_do_and_what_is_given_wins() -> N
 def test_what_differs_is_told_with_both_values(given: str, expected: dict[str, list[Any]]) -> None:
     assert departures(given) == expected
     assert departures("protocol=cifar_lt_200", given, own="demo") == expected
+
+
+def test_what_is_taken_from_the_backbone_and_the_number_of_features_is_no_departure() -> None:
+    """A frozen backbone brings mean, size and interpolation; 9,000 features bring batches of 300."""
+    frozen = ("epochs=0", "backbone=torchvision:convnext_tiny")
+    assert departures(*frozen) == {}
+    given = departures(*frozen, "protocol.crop_pct=0.5", "protocol.crt.batch=64")
+    assert set(given) == {"protocol.crop_pct", "protocol.crt.batch"} and given["protocol.crop_pct"][1] == 0.5

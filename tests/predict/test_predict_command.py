@@ -134,7 +134,7 @@ def test_paths_on_stdin(run: Path, tmp_path: Path) -> None:
             found = [row["path"] for row in rows(out.replace("\0", "NUL"))]
             assert found == [path.replace("\0", "NUL") for path in [*expected, given[0]]]
         elif layout == "jsonl":
-            assert out.isascii()
+            assert "größe" in out
             told = [json.loads(line) for line in out.splitlines()]
             assert [row["path"] for row in told] == [*expected, given[0]]
             assert [row["error"] for row in told] == [None] * 5 + ["embedded null byte", None]
@@ -170,7 +170,7 @@ def test_layouts() -> None:
         'c.jpg      error: is "damaged"\n'
     )
     long = Row("a", [Prediction("x" * 30, 1.0, "few")])
-    assert Table(1, ["x" * 30], 1, "").line(long) == f"a      {'x' * 23}… 1.0000 few\n"
+    assert Table(1, ["x" * 30], 1, "").line(long) == f"a      {'x' * 12}…{'x' * 11} 1.0000 few\n"
     assert commas.head + commas.line(good) + commas.line(bad) == (
         "path,class_1,confidence_1,group_1,class_2,confidence_2,group_2,error\n"
         'a b.jpg,"cat, tabby",0.8765,many,dog,0.0000,medium,\n'

@@ -164,7 +164,7 @@ def test_a_key_at_its_protocols_own_value_changes_nothing() -> None:
     given = ["protocol=cifar_lt_bags", "protocol.lr=0.1", "mode=images", "stage2.tau=1.0", "epochs=200"]
     with initialize_config_module("fastlt.conf", version_base="1.3"):
         own, other = (
-            find_departures(from_node(compose("train", words), TrainConfig))
+            find_departures(from_node(compose("train", words), TrainConfig), Any)  # type: ignore[arg-type]
             for words in (given, [*given, "protocol.crt.lr=0.2"])
         )
     (setting,) = gathered([run("cifar100_lt", seed=0), run("cifar100_lt", seed=1, departures=own)])

@@ -55,9 +55,9 @@ def other_rows(run_group: RunGroup) -> list[PublishedRow]:
 def cell(run_group: RunGroup, classifier: str, scope: str, row: PublishedRow | None) -> Cell:
     """Returns the table cell with our result and the published number, each if it exists.
 
-    scope: many, medium, few or all. row: the published row or None.
+    scope: many, medium, few, all or mean_class. row: the published row or None; none has mean class accuracies.
     """
-    value = None if row is None else getattr(row, scope)
+    value = None if row is None else getattr(row, scope, None)
     published = None if row is None or value is None else Published(value, row.source)
     same = row is not None and run_group.protocol in row.protocols and not kept_apart(run_group)
     return Cell(measured(run_group, classifier, scope), published, comparable=same)
@@ -66,6 +66,11 @@ def cell(run_group: RunGroup, classifier: str, scope: str, row: PublishedRow | N
 def _of_data(run_group: RunGroup, series: str) -> list[PublishedRow]:
     rows = [row for row in PUBLISHED if (row.dataset, row.series) == (run_group.dataset, series)]
     return [row for row in rows if row.imbalance in (None, run_group.imbalance)] if same_data(run_group) else []
+
+
+def has_published(run_group: RunGroup) -> bool:
+    """Returns whether numbers are published for a data set of this name."""
+    return run_group.dataset in _KNOWN
 
 
 def same_data(run_group: RunGroup) -> bool:

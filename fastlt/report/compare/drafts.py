@@ -14,8 +14,10 @@ from fastlt.report.compare.model import Cell
 from fastlt.report.compare.published import MAIN, PublishedRow
 from fastlt.report.compare.runs import RunGroup, classifiers, data_name, name, sampler_place, sampling, with_sampler
 from fastlt.report.names import label
+from fastlt.report.summary import headline
 
-SCOPES = (*GROUPS, "all")
+PUBLISHED_SCOPES = (*GROUPS, "all")
+HEADINGS = {"mean_class": "mean class"}  # of scores whose heading is not their own name
 CIFAR = ("cifar10_lt", "cifar100_lt")
 
 
@@ -57,10 +59,11 @@ def by_sampler(kind: Kind, group: list[RunGroup]) -> Draft | None:
     """
     known = list(dict.fromkeys(one for run_group in group for one in classifiers(run_group)))
     several = len({run_group.backbone for run_group in group}) > 1
+    scopes = scopes_of(group)
     lines = [
         (
             ((run_group.backbone,) if several else ()) + kind.labels(run_group, classifier),
-            _scores(run_group, classifier, kind.series),
+            _scores(run_group, classifier, kind.series, scopes),
         )
         for run_group in group
         for classifier in rows_of(kind, classifiers(run_group) if run_group.runs else known)
@@ -69,7 +72,7 @@ def by_sampler(kind: Kind, group: list[RunGroup]) -> Draft | None:
     if not any(line[0].run_group.runs for _, line in lines):
         return None
     heads, without = (("backbone",), ("backbone", "sampler")) if several else ((), ("sampler",))
-    return _draft(kind.slug, kind.title, (*heads, *kind.heads), SCOPES, lines, kind.about, group, without)
+    return _draft(kind.slug, kind.title, (*heads, *kind.heads), _headings(scopes), lines, kind.about, group, without)
 
 
 def by_column(
@@ -100,37 +103,51 @@ def by_fields(slug: str, title: str, group: list[RunGroup], fields: tuple[str, .
 
     fields: of a RunGroup, such as backbone or epochs. None if the table has no rows.
     """
+    scopes = scopes_of(group)
     lines = [
         (
             (*(str(getattr(run_group, field)) for field in fields), label(classifier)),
-            _scores(run_group, classifier, MAIN),
+            _scores(run_group, classifier, MAIN, scopes),
         )
         for run_group in group
         for classifier in rows_of(kinds.MAIN_KIND, classifiers(run_group))
     ]
     without = (*fields, "protocol") if len({run_group.protocol for run_group in group}) > 1 else fields
-    return _draft(slug, title, (*fields, "classifier"), SCOPES, lines, "", group, without) if lines else None
+    heads = (*fields, "classifier")
+    return _draft(slug, title, heads, _headings(scopes), lines, "", group, without) if lines else None
 
 
 def others(run_group: RunGroup) -> Draft | None:
     """Lays out a table of numbers that others published for the data set with other protocols; None without rows."""
     lines = [
-        ((row.classifier, row.about, f"{row.epochs[0]}"), [Shown(run_group, "", scope, row) for scope in SCOPES])
+        ((row.classifier, row.about, f"{row.epochs[0]}"), [Shown(run_group, "", scope, row) for scope in PUBLISHED_SCOPES])
         for row in other_rows(run_group)
     ]
     about = "For orientation: each row has a network and a training of its own; none is compared with a run here."
     heads = ("method", "network and training", "epochs")
     title = f"Published for {data_name(run_group)} elsewhere"
-    return (
-        Draft(f"elsewhere {run_group.dataset} {run_group.imbalance}", title, heads, SCOPES, lines, about, [])
-        if lines
-        else None
-    )
+    slug = f"elsewhere {run_group.dataset} {run_group.imbalance}"
+    return Draft(slug, title, heads, PUBLISHED_SCOPES, lines, about, []) if lines else None
 
 
-def _scores(run_group: RunGroup, classifier: str, series: str | None) -> list[Shown]:
+def scopes_of(run_groups: Sequence[RunGroup]) -> tuple[str, ...]:
+    """Returns the scores that a table shows: many, medium, few and all, without groups that have no class.
+
+    The mean class accuracy stands beside them where some classes have more test images than others.
+    """
+    runs = [run for run_group in run_groups for run in run_group.runs]
+    groups = [scope for scope in GROUPS if any(run.groups[scope] for run in runs)]
+    uneven = any(headline(run) == "mean_class" for run in runs)
+    return (*groups, "all", *(["mean_class"] if uneven else []))
+
+
+def _headings(scopes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(HEADINGS.get(scope, scope) for scope in scopes)
+
+
+def _scores(run_group: RunGroup, classifier: str, series: str | None, scopes: Sequence[str]) -> list[Shown]:
     row = None if series is None else published_row(run_group, classifier, series)
-    return [Shown(run_group, classifier, scope, row) for scope in SCOPES]
+    return [Shown(run_group, classifier, scope, row) for scope in scopes]
 
 
 def _draft(

@@ -8,12 +8,13 @@ from fastlt.core.log import duration
 from fastlt.core.words import agree, counted
 from fastlt.experiment.results import Results
 from fastlt.report.choices import DAGGER
-from fastlt.report.compare.compare import limits
+from fastlt.report.compare.answer import answers
+from fastlt.report.compare.compare import has_published, limits
 from fastlt.report.compare.model import Gap, Table
-from fastlt.report.compare.runs import RunGroup, classifiers, data_name, measured, name, on_test
+from fastlt.report.compare.runs import RunGroup, classifiers, data_name, on_test
 from fastlt.report.compare.tables import without_runs
 from fastlt.report.departures import departures
-from fastlt.report.names import label, percent
+from fastlt.report.names import percent
 
 RUN_HEADS = (
     "run", "dataset", "backbone", "sampler", "seed", "protocol", "epochs", "precision",
@@ -28,11 +29,11 @@ def title(run_groups: Sequence[RunGroup]) -> str:
 
 
 def summary(run_groups: Sequence[RunGroup], tables: Sequence[Table], gaps: Sequence[Gap]) -> tuple[str, ...]:
-    """Returns the sentences of the summary: what was run, highest accuracies, what numbers mean, what is missing."""
-    texts = [f"{counted(_runs(run_groups), 'run')} of {counted(len(run_groups), 'setting')}"]
-    texts[0] += ", whose runs differ in the seed only" if run_groups else ""
-    texts[0] += f"; {counted(len(gaps), 'planned cell')} without results." if gaps else "."
-    texts += _highest(run_groups)
+    """Returns the sentences of the summary: the answer, what was run, what numbers mean, what is missing."""
+    runs = f"{counted(_runs(run_groups), 'run')} of {counted(len(run_groups), 'setting')}"
+    runs += ", whose runs differ in the seed only" if run_groups else ""
+    runs += f"; {counted(len(gaps), 'planned cell')} without results." if gaps else "."
+    texts = [*answers(run_groups), runs]
     cells = [cell for table in tables for row in table.rows for cell in row.cells]
     if any(cell.ours for cell in cells):
         texts.append(
@@ -44,7 +45,7 @@ def summary(run_groups: Sequence[RunGroup], tables: Sequence[Table], gaps: Seque
             "Published numbers are those that a public source prints, which is named; what none confirms stays empty."
         )
     absent = without_runs(tables)
-    if absent:
+    if absent and any(has_published(run_group) for run_group in run_groups):
         texts.append(f"Tables of the paper without runs here: {'; '.join(absent)}.")
     return tuple(texts)
 
@@ -90,26 +91,6 @@ def _run_row(run_group: RunGroup, folder: str, results: Results) -> tuple[str, .
         "" if rate is None else f"{rate:,.0f}",
         results.device,
     )
-
-
-def _highest(run_groups: Sequence[RunGroup]) -> list[str]:
-    """Returns a sentence for every dataset: the group of runs and classifier with the highest accuracy over all test
-    images."""
-    texts = []
-    for data in dict.fromkeys((s.dataset, s.imbalance, s.digest) for s in run_groups):
-        same = [s for s in run_groups if (s.dataset, s.imbalance, s.digest) == data]
-        known = [(run_group, classifier) for run_group in same for classifier in classifiers(run_group)]
-        # Classifiers with choices made on test would have an advantage.
-        fair = [(run_group, classifier) for run_group, classifier in known if not on_test(run_group, classifier)]
-        found = {one: best for one in range(len(fair)) if (best := measured(*fair[one], "all"))}
-        if not found:
-            continue
-        place, best = max(found.items(), key=lambda one: one[1].mean)
-        run_group, classifier = fair[place]
-        reached = f"{best.mean:.1f}" + ("" if best.sd is None else f" ± {best.sd:.1f}")
-        text = f"Highest over all test images of {data_name(run_group)}: {reached} %, {label(classifier)} on"
-        texts.append(f"{text} {name(run_group, ('dataset',))} ({counted(best.runs, 'seed')}).")
-    return texts
 
 
 def _runs(run_groups: Sequence[RunGroup]) -> int:
