@@ -53,8 +53,8 @@ def unsigned(value: Any) -> Any:
 def json_line(value: Any) -> str:
     r"""Returns a value as a line of JSON, with a line break at its end.
 
-    Letters stay as they are. Only if a text has bytes of a file name that is not UTF-8, which no JSON file may hold, the
-    line is written in ASCII with escapes.
+    Letters stay as they are. Only if a text has bytes of a file name that is not UTF-8, which no JSON file may hold,
+    the line is written in ASCII with escapes.
 
     >>> print(json_line({"name": "größe"}), end="")
     {"name": "größe"}

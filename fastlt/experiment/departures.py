@@ -51,8 +51,8 @@ def _plain(value: Any) -> Any:
 def taken(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """Returns the settings that are taken where the user gives none, by key.
 
-    They are the preprocessing of images that the backbone asks for, and, where nothing is trained on images, batch sizes
-    and epochs that suit the number of training features.
+    They are the preprocessing of images that the backbone asks for, and, where nothing is trained on images, batch
+    sizes and epochs that suit the number of training features.
     """
     given = isinstance(dataset, GivenDataset)
     inputs = None if given else inputs_of(config.backbone.name, config.protocol.pretrained)

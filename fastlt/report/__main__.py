@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import webbrowser
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,7 +20,7 @@ from fastlt.report.find import find_runs
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         # argparse would print the usage as well, but every fastlt command reports errors in one line.
-        raise UserError(f"{message}; allowed is RUN [RUN ...] [--out DIR], see python -m fastlt.report --help")
+        raise UserError(f"{message}; allowed is RUN [RUN ...] [--out DIR] [--open], see python -m fastlt.report --help")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,13 +31,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _Parser(prog="python -m fastlt.report", description=__doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run, a folder of runs, or a grid")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where one report across all of them goes")
+    parser.add_argument("--open", action="store_true", help="open the last report in the browser")
     try:
         options = parser.parse_args(arguments)
         regrets()  # forgets failures of earlier work in this process
-        if options.out is None:
-            _each(options.runs)
-        else:
-            _across(options.runs, options.out)
+        report = _each(options.runs) if options.out is None else _across(options.runs, options.out)
+        if options.open and not webbrowser.open(report.resolve().as_uri()):
+            raise UserError(f"--open: there is no browser here; the report is in {_shown(report)}")
     except UserError as error:
         sys.stderr.write(f"error: {printed(' '.join(str(error).split()))}\n")
         return 2
@@ -45,18 +46,24 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if told else 0
 
 
-def _each(roots: list[Path]) -> None:
+def _each(roots: list[Path]) -> Path:
+    """Writes the reports of all runs and returns the path of the last."""
     runs = find_runs(roots)
     # All results are read before any report is written, so that a damaged file leaves all reports as they were.
     loaded = [read_results(run) for run in runs]
+    report = Path()
     for results, run in zip(loaded, runs, strict=True):
-        sys.stdout.write(f"{_shown(write_report(results, run))}\n")
+        report = write_report(results, run)
+        sys.stdout.write(f"{_shown(report)}\n")
+    return report
 
 
-def _across(roots: list[Path], out: Path) -> None:
+def _across(roots: list[Path], out: Path) -> Path:
     from fastlt.report.compare import write_across
 
-    sys.stdout.write(f"{_shown(write_across(roots, out))}\n")
+    report = write_across(roots, out)
+    sys.stdout.write(f"{_shown(report)}\n")
+    return report
 
 
 def _shown(path: Path) -> str:

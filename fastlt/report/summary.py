@@ -123,7 +123,7 @@ def headline(results: Results) -> str:
 
 
 def _scores(results: Results, key: str) -> dict[str, float]:
-    """Returns {classifier: accuracy} for a group, for `all` or for `mean_class`; without classifiers that have no number."""
+    """Returns {classifier: accuracy} for a group, `all` or `mean_class`; without classifiers that have no number."""
     pairs = {name: getattr(row, key) for name, row in results.classifiers.items()}
     return {name: score for name, score in pairs.items() if score is not None}
 

@@ -612,6 +612,17 @@ def test_the_command_names_the_page_last(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_the_page_is_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    saved([run(seed=0)], tmp_path / "runs")
+    asked = [str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--open"]
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
+    assert main(asked) == 0 and opened == [(tmp_path / "out" / "index.html").as_uri()]
+    monkeypatch.setattr("webbrowser.open", lambda _: False)
+    assert main(asked) == 2 and "there is no browser here; the report is in" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_broken_run_leaves_the_earlier_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = reported([run(seed=0)], tmp_path)
     before = {path: path.read_bytes() for path in out.rglob("*.*")}

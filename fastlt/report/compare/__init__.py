@@ -8,9 +8,10 @@ from pathlib import Path
 
 from fastlt.core.errors import UserError
 from fastlt.core.files import write_file
-from fastlt.core.log import regretted
+from fastlt.core.log import regretted, say
 from fastlt.core.own_backend import own_backend
 from fastlt.experiment.results import NAME, read_results
+from fastlt.report.compare.answer import answers
 from fastlt.report.compare.gaps import GRID, gaps, read_planned
 from fastlt.report.compare.latex import latex
 from fastlt.report.compare.markdown import MARK, markdown
@@ -29,7 +30,8 @@ def write_across(roots: list[Path], out: Path) -> Path:
     """Writes a report on all runs in or below `roots` into the folder `out`.
 
     The files are index.html, report.md, tables/, figures/ and results.csv. The same results give the same bytes. All
-    results are read before anything is written. Files of an earlier report that this one does not have are removed.
+    results are read before anything is written. Files of an earlier report that this one does not have are removed. The
+    answer that the report opens with is logged.
 
     Returns the path of index.html, or of report.md if the page cannot be made.
 
@@ -78,6 +80,9 @@ def write_across(roots: list[Path], out: Path) -> Path:
     for name in earlier - set(_OWN_FILES.findall(text)):
         (out / name).unlink(missing_ok=True)
     write_file(out / "report.md", text)
+    for sentences in answers(run_groups):
+        for sentence in sentences:
+            say(sentence)
     with regretted("page"):
         write_page(across, out / "index.html")
         return out / "index.html"

@@ -24,8 +24,8 @@ from fastlt.report.summary import headline
 GROUP_NAMES = {"few": "few-shot", "medium": "medium-shot", "many": "many-shot"}
 
 
-def answers(run_groups: Sequence[RunGroup]) -> tuple[str, ...]:
-    """Returns the answer for each dataset, in two or three sentences.
+def answers(run_groups: Sequence[RunGroup]) -> tuple[tuple[str, ...], ...]:
+    """Returns the sentences of the answer for each dataset, two or three.
 
     The first tells the best classifier over all classes, the second that of each group of classes, and the last over
     how many seeds. Classifiers with choices made on test are left out, as they have an advantage. What each gains is
@@ -34,17 +34,17 @@ def answers(run_groups: Sequence[RunGroup]) -> tuple[str, ...]:
     """
     datasets = dict.fromkeys((one.dataset, one.imbalance, one.digest) for one in run_groups)
     found = [[one for one in run_groups if (one.dataset, one.imbalance, one.digest) == data] for data in datasets]
-    return tuple(text for same in found if (text := _answer(same)))
+    return tuple(told for same in found if (told := _answer(same)))
 
 
-def _answer(run_groups: list[RunGroup]) -> str:
+def _answer(run_groups: list[RunGroup]) -> tuple[str, ...]:
     results = next((run for one in run_groups for run in one.runs), None)
     if results is None:
-        return ""
+        return ()
     whole = headline(results)
     best = {scope: found for scope in (whole, *GROUP_NAMES) if (found := _best(run_groups, scope))}
     if whole not in best:
-        return ""
+        return ()
     run_group, classifier, reached = best[whole]
     base = _base(run_groups, run_group)
     told = "over all test images" if whole == "all" else "by mean class accuracy"
@@ -56,11 +56,11 @@ def _answer(run_groups: list[RunGroup]) -> str:
         for scope, (of, one, number) in best.items()
         if scope != whole
     ]
+    by_group = []
     if len(groups) > 1:
         against = "" if base is None else ", against that joint classifier"
-        text += f" Best on classes by their number of training images{against}: {'; '.join(groups)}."
-    seeds = max(number.runs for _, _, number in best.values())
-    return f"{text} {_seeds(seeds)}"
+        by_group = [f"Best on classes by their number of training images{against}: {'; '.join(groups)}."]
+    return (text, *by_group, _seeds(max(number.runs for _, _, number in best.values())))
 
 
 def _best(run_groups: list[RunGroup], scope: str) -> tuple[RunGroup, str, Measured] | None:

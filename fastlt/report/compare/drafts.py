@@ -120,7 +120,10 @@ def by_fields(slug: str, title: str, group: list[RunGroup], fields: tuple[str, .
 def others(run_group: RunGroup) -> Draft | None:
     """Lays out a table of numbers that others published for the data set with other protocols; None without rows."""
     lines = [
-        ((row.classifier, row.about, f"{row.epochs[0]}"), [Shown(run_group, "", scope, row) for scope in PUBLISHED_SCOPES])
+        (
+            (row.classifier, row.about, f"{row.epochs[0]}"),
+            [Shown(run_group, "", scope, row) for scope in PUBLISHED_SCOPES],
+        )
         for row in other_rows(run_group)
     ]
     about = "For orientation: each row has a network and a training of its own; none is compared with a run here."
