@@ -612,7 +612,9 @@ def test_the_command_names_the_page_last(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_page_is_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_is_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     saved([run(seed=0)], tmp_path / "runs")
     asked = [str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--open"]
     opened: list[str] = []
