@@ -71,14 +71,20 @@ def test_cifar(tmp_path: Path) -> None:
     folder = touch(tmp_path, "cifar-100-python/train") / "cifar-100-python"
     assert guessed(folder) == {"dataset": "cifar100_lt", "source": str(folder)}
     assert guessed(tmp_path) == {"dataset": "cifar100_lt", "source": str(tmp_path)}
-    for inside, end in (("cifar-10-batches-py/data_batch_1", "tar.gz"), ("photos/1.jpg", "tar")):
-        path = tmp_path / f"archive.{end}"
-        with tarfile.open(path, "w:gz" if end == "tar.gz" else "w") as archive:
+    for inside, end in (
+        ("cifar-10-batches-py/data_batch_1", "tar.gz"),
+        ("photos/1.jpg", "tgz"),
+        ("photos/1.jpg", "tar"),
+    ):
+        path = tmp_path / f"{Path(inside).parent}.{end}"
+        with tarfile.open(path, "w" if end == "tar" else "w:gz") as archive:
             archive.addfile(tarfile.TarInfo(inside), io.BytesIO())
         if end == "tar.gz":
             assert guessed(path) == {"dataset": "cifar10_lt", "source": str(path)}
+        elif end == "tar":
+            assert guessed(path) == {"dataset": "webdataset", "source": str(path), "split": "0.7,0.1,0.2"}
         else:
-            with pytest.raises(UserError, match="an archive, but not of CIFAR; unpack it and give its folder"):
+            with pytest.raises(UserError, match=r"an archive, but not of CIFAR and no plain \.tar; unpack it and give"):
                 guessed(path)
 
 

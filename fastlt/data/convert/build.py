@@ -16,7 +16,7 @@ from fastlt.data.convert.engine import Conversion, convert
 from fastlt.data.convert.keys import check_keys
 from fastlt.data.convert.shares import Shares, share
 from fastlt.data.shards.encode import ENCODINGS, Encoding
-from fastlt.data.sources import parquet
+from fastlt.data.sources import parquet, webdataset
 from fastlt.data.sources.base import SPLITS, Source
 from fastlt.data.sources.cifar import Cifar
 from fastlt.data.sources.classes import Renumbered, read_class_names, say_text_order
@@ -30,6 +30,7 @@ from fastlt.data.sources.long_tail import LongTail
 from fastlt.data.sources.packed_files import files_by_split, files_of
 from fastlt.data.sources.parquet import Parquet
 from fastlt.data.sources.shapes import Shapes
+from fastlt.data.sources.webdataset import WebDataset
 
 NO_TEST = (
     "there are no test images, which a training needs: add split=0.7,0.1,0.2 (shares of train, val and test) or "
@@ -122,6 +123,9 @@ def _files(config: ConvertConfig) -> Source:
     if kind == "parquet":
         columns = config.image_column or "", config.label_column or "", config.group_by or ""
         return Parquet(_packed_files(config, parquet.ENDS), *columns)
+    if kind == "webdataset":
+        columns = config.image_column or "", config.label_column or ""
+        return WebDataset(_packed_files(config, webdataset.ENDS), *columns)
     root = Path(_given(config, "root"))
     if kind == "image_folder":
         for split in ("val", "test"):

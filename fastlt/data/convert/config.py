@@ -10,7 +10,7 @@ class DatasetConfig:
     """The kind of source, and the constants of a known data set."""
 
     name: str  # of the source: a known data set, or its kind
-    kind: str  # of source: shapes, cifar, image_list, image_folder, csv or parquet
+    kind: str  # of source: shapes, cifar, image_list, image_folder, csv, parquet or webdataset
     protocol: str  # the default protocol for training on the dataset
     mean: tuple[float, ...]  # of the RGB channels, in 0..1
     std: tuple[float, ...]  # standard deviation, as mean
@@ -25,15 +25,15 @@ class ConvertConfig:
     dataset: DatasetConfig
     out: str  # the folder to write
     name: str | None = None  # name of the dataset; default: that of a known data set, else that of the folder `out`
-    source: str | None = None  # cifar: its archive or folder; parquet: a file, a folder or a pattern
+    source: str | None = None  # cifar: its archive or folder; parquet, webdataset: file, folder or pattern
     root: str | None = None  # folder that paths of images are relative to
     train: str | None = None  # image_list: a text list, or iNaturalist's annotations if it ends in .json or .json.gz
-    val: str | None = None  # image_list: a list; csv: a table; parquet: files; or a share of train, as val=0.1
+    val: str | None = None  # image_list: a list; csv: a table; parquet, webdataset: files; or a share, as val=0.1
     test: str | None = None  # the same for the test split
     table: str | None = None  # csv: the table, with a header
     path_column: str | None = None  # csv: default: path, image, file, filename and the like
-    image_column: str | None = None  # parquet: default: the only column of images
-    label_column: str | None = None  # csv, parquet: default: label, class, category and the like
+    image_column: str | None = None  # parquet, webdataset: column or extension; default: the only one of images
+    label_column: str | None = None  # csv, parquet, webdataset: default: label, class, category and the like
     split_column: str | None = None  # csv: default: split, if there is such a column
     class_names: str | None = None  # file with the order of the classes: a name per line, or a class map
     split: str | None = None  # shares of train, val and test for a source without splits, as split=0.7,0.1,0.2

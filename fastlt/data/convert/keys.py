@@ -12,6 +12,7 @@ KEYS = {
     "image_list": ("root", "train", *_OWN_FILES),
     "csv": ("root", "table", "path_column", "label_column", "split_column", *_OWN_FILES),
     "parquet": ("source", "image_column", "label_column", *_OWN_FILES),
+    "webdataset": ("source", "image_column", "label_column", *_OWN_FILES),
     "examples": _OWN_FILES,  # images passed to fastlt.write_dataset
 }
 # The defaults of these keys. That of all others is None.

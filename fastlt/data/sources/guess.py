@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from fastlt.core.errors import UserError, first_line
-from fastlt.data.sources import parquet
+from fastlt.data.sources import parquet, webdataset
 from fastlt.data.sources.base import SPLITS, split_in_name, split_named
 from fastlt.data.sources.csv_rows import Columns, filled_rows, find_columns
 from fastlt.data.sources.image_list import first_paths
@@ -17,18 +17,17 @@ SPLIT = "0.7,0.1,0.2"  # default shares of train, val and test for a source with
 _CIFAR = {"cifar-10-batches-py": "cifar10_lt", "cifar-100-python": "cifar100_lt"}
 _TABLES, _LISTS, _JSON = (".csv", ".tsv"), (".txt", ".lst", ".list"), (".json",)
 _TARS = (".tar", ".tgz", ".tbz2", ".txz")
-_PACKED = {"parquet": parquet.ENDS}  # kinds of sources whose files hold many images each, and the ends of the files
-_FORMS = (
-    "a folder of images, a CSV table, a text list, a JSON file of annotations, Parquet files or an archive of CIFAR"
-)
+_PACKED = {"parquet": parquet.ENDS, "webdataset": webdataset.ENDS}  # kinds of sources with many images in each file
+_FORMS = "a folder of images, a CSV table, a text list, JSON annotations, Parquet files, tars or an archive of CIFAR"
 
 
 def guessed(path: Path, given: Collection[str] = ()) -> dict[str, str]:
     """Returns the keys of the conversion that describe `path`, such as {"dataset": "image_folder", "root": "photos"}.
 
-    path: a folder of images, a CSV table, a text list, a JSON file of annotations, Parquet files (a file, a folder or a
-        pattern), or an archive of CIFAR. If a list or a Parquet file is named after the train split (`train.txt`,
-        `train-00000-of-00002.parquet`), the files beside it that differ in split and number are used, too.
+    path: a folder of images, a CSV table, a text list, a JSON file of annotations, Parquet files or WebDataset tars (a
+        file, a folder or a pattern), or an archive of CIFAR. If it is a list, a Parquet file or a tar that is named
+        after the train split (`train.txt`, `train-00000-of-00002.parquet`), the files beside it that differ in split
+        and number are used, too.
     given: the keys that the user gave, which are not returned. For a source without splits, default shares are added
         unless the user gave `split`, `val` or `test`.
 
@@ -105,11 +104,13 @@ def _in_packed(kind: str, path: Path) -> dict[str, str]:
 
 def _file(path: Path) -> dict[str, str]:
     end = _end(path)
+    if (end in _TARS or is_tar(path)) and (cifar := _cifar_in(path)):
+        return {"dataset": cifar, "source": str(path)}
     if kind := _packed(path):
         several = split_in_name(path.name) and sum(_packed(file) == kind for file in path.parent.iterdir()) > 1
         return _in_packed(kind, path.parent if several else path)
     if end in _TARS or is_tar(path):
-        return {"dataset": _cifar_in(path), "source": str(path)}
+        raise UserError(f"{path}: an archive, but not of CIFAR and no plain .tar; unpack it and give its folder")
     if end not in (*_TABLES, *_LISTS, *_JSON):
         raise UserError(f"{path}: files that end in {end or 'nothing'} are no source; give {_FORMS}")
     beside = _beside(path)
@@ -159,7 +160,8 @@ def _beside(path: Path) -> dict[str, Path]:
     return found
 
 
-def _cifar_in(path: Path) -> str:
+def _cifar_in(path: Path) -> str | None:
+    """Returns the data set of CIFAR that an archive holds; None if it holds none."""
     try:
         with open_tar(path) as archive:
             for member in itertools.islice(archive, 10):
@@ -168,4 +170,4 @@ def _cifar_in(path: Path) -> str:
                         return dataset
     except BROKEN as error:
         raise UserError(f"{path}: no tar archive that can be read ({first_line(error)})") from None
-    raise UserError(f"{path}: an archive, but not of CIFAR; unpack it and give its folder")
+    return None

@@ -35,6 +35,11 @@ def open_tar(path: Path) -> tarfile.TarFile:
     return tarfile.open(path, "r:*", tarinfo=_Member)
 
 
+def open_plain_tar(path: Path) -> tarfile.TarFile:
+    """The same for an archive that is not compressed, so that members can be read at their offsets."""
+    return tarfile.open(path, "r:", tarinfo=_Member)
+
+
 def is_tar(path: Path) -> bool:
     """Returns whether a file is a tar archive that can be opened."""
     try:
