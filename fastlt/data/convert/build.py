@@ -14,6 +14,7 @@ from fastlt.data.convert.config import ConvertConfig
 from fastlt.data.convert.duplicates import without_duplicates
 from fastlt.data.convert.engine import Conversion, convert
 from fastlt.data.convert.keys import check_keys
+from fastlt.data.convert.link import check_linkable
 from fastlt.data.convert.shares import Shares, share
 from fastlt.data.shards.encode import ENCODINGS, Encoding
 from fastlt.data.sources import parquet, webdataset
@@ -84,7 +85,7 @@ def convert_source(source: Source, config: ConvertConfig) -> Path:
         kind = "jpeg" if config.max_short_side else "keep"
     out, encoding = (
         Path(config.out),
-        Encoding(kind, config.quality, config.max_short_side, config.orientation, config.max_pixels),
+        Encoding(kind, config.quality, config.max_short_side, config.orientation, config.max_pixels, config.check),
     )
     options = Conversion(
         name=config.name or _name(source, config, out),
@@ -96,6 +97,10 @@ def convert_source(source: Source, config: ConvertConfig) -> Path:
         raw_fraction=config.raw_fraction if auto else 0.0,
         max_bad=config.max_bad,
     )
+    if kind == "link":
+        check_linkable(source, config.dataset.name)
+    if config.drop_duplicates and not config.check:
+        raise UserError("drop_duplicates=true needs decoded images: leave out check=false")
     if config.drop_duplicates:
         source = without_duplicates(source, encoding, config.workers or len(os.sched_getaffinity(0)))
     return convert(source, options, out, config.workers, config.overwrite)

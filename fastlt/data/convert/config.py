@@ -47,9 +47,10 @@ class ConvertConfig:
     classes: int | None = None  # shapes: how many of its 36 classes, the most frequent ones; default: all
     seed: int = 0  # for everything that is drawn: shapes, splits, the images that remain in a long tail
     selection: str = "ours"  # cifar: how remaining images are chosen; ldam: as LDAM-DRW's code does with seed 0
-    encode: str | None = None  # keep, jpeg, png, raw or auto; default: the dataset's
+    encode: str | None = None  # keep, jpeg, png, raw, auto, or link (webdataset); default: the dataset's
     raw_fraction: float = 0.2  # encode=auto: share of the training images to store raw, those drawn most often
     quality: int = 90  # encode=jpeg: quality of the JPEG files, 1 to 100
+    check: bool = True  # encode=link: decode every image; false reads only the headers of JPEGs
     max_short_side: int = 0  # in pixels: larger images are scaled down to it; 0: all keep their size
     orientation: str = "ignore"  # the EXIF orientation: ignore, or apply it to the pixels
     max_pixels: int = MAX_PIXELS  # larger images count as bad, because a small file can claim any size

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fastlt.core.errors import UserError
 from fastlt.core.log import Progress, say
 from fastlt.core.words import agree, counted
 from fastlt.data.convert.duplicates import Looks, listed, near_duplicates, say_duplicates
+from fastlt.data.convert.link import LinkWriter, place_of
 from fastlt.data.convert.storage import raw_choice
 from fastlt.data.convert.work_folder import WorkFolder
 from fastlt.data.convert.workers import Stored, Workers, encode_sample
@@ -91,7 +93,7 @@ def convert(source: Source, options: Conversion, out: Path, workers: int = 0, ov
         "std": list(options.std),
         "protocol": options.protocol,
         "options": {
-            **{name: value for name, value in asdict(options.encoding).items() if name != "max_pixels"},  # no pixel
+            **_recorded(options.encoding),
             "shard_mb": options.shard_mb,
             "raw_fraction": options.raw_fraction,
         },
@@ -111,10 +113,15 @@ def convert(source: Source, options: Conversion, out: Path, workers: int = 0, ov
         else:
             named = f" ({error.filename})" if error.filename else ""
             problem, remedy = f"{folder.root}: {error.strerror or error}{named}", "mend that"
-        raise UserError(
-            f"{problem}: {remedy} and give the same command again, it goes on behind the last complete shard"
-        ) from error
+        goes_on = "begins again" if options.encoding.kind == "link" else "goes on behind the last complete shard"
+        raise UserError(f"{problem}: {remedy} and give the same command again, it {goes_on}") from error
     return out
+
+
+def _recorded(encoding: Encoding) -> dict[str, Any]:
+    """Returns the options of an encoding that dataset.json records: those that may change what is stored."""
+    left_out = ("max_pixels", "check") if encoding.check else ("max_pixels",)
+    return {name: value for name, value in asdict(encoding).items() if name not in left_out}
 
 
 def _convert(source: Source, options: Conversion, folder: WorkFolder, about: dict[str, Any], workers: int) -> None:
@@ -132,7 +139,8 @@ def _convert(source: Source, options: Conversion, folder: WorkFolder, about: dic
         if all(writer.shards <= 1 for writer in writers.values()):
             folder.remove()
         raise
-    found = near_duplicates(source, {split: Looks(*writer.looks()) for split, writer in writers.items()})
+    looked = writers if options.encoding.check else {}
+    found = near_duplicates(source, {split: Looks(*writer.looks()) for split, writer in looked.items()})
     about = {**about, "near_duplicates": listed(source, found)}
     say_duplicates(about["near_duplicates"])
     if options.protocol == BY_SIZE:
@@ -140,7 +148,7 @@ def _convert(source: Source, options: Conversion, folder: WorkFolder, about: dic
     folder.publish(write_dataset(folder.dataset, writers, about))
 
 
-def _protocol_by_size(train: SplitWriter) -> str:
+def _protocol_by_size(train: SplitWriter | LinkWriter) -> str:
     """Returns the protocol that fits the stored size of the training images, and prints which one and why."""
     short = np.concatenate([np.minimum(part["height"], part["width"]) for part in train.finish()])
     median = float(np.median(short))
@@ -158,7 +166,7 @@ def _check_classes(source: Source) -> None:
             )
 
 
-def _check_left(source: Source, writers: dict[str, SplitWriter]) -> None:
+def _check_left(source: Source, writers: Mapping[str, SplitWriter | LinkWriter]) -> None:
     """Raises UserError if a split, or a class in train, has no images left without the bad ones."""
     for split, writer in writers.items():
         parts = writer.finish()
@@ -184,13 +192,18 @@ def _source_digest(source: Source) -> str:
     return digest.hexdigest()
 
 
-def _convert_split(source: Source, split: str, options: Conversion, folder: WorkFolder, pool: Workers) -> SplitWriter:
+def _convert_split(
+    source: Source, split: str, options: Conversion, folder: WorkFolder, pool: Workers
+) -> SplitWriter | LinkWriter:
     listing = source.splits[split]
     total = len(listing.keys)
     raw = np.zeros(total, bool)
     if split == "train" and options.raw_fraction:
         raw = raw_choice(listing.labels, options.raw_fraction)
-    writer = SplitWriter(folder.dataset, folder.journal, split, options.shard_mb * SHARD_UNIT, folder.seal)
+    if options.encoding.kind == "link":
+        writer = LinkWriter(folder.dataset, split, lambda place: place_of(source, split, place))
+    else:
+        writer = SplitWriter(folder.dataset, folder.journal, split, options.shard_mb * SHARD_UNIT, folder.seal)
 
     def mended(place: int) -> bool:
         """Returns whether an image that was bad in an earlier try decodes now."""
@@ -214,7 +227,7 @@ def _convert_split(source: Source, split: str, options: Conversion, folder: Work
     return writer
 
 
-def _check_bad(source: Source, writers: dict[str, SplitWriter], options: Conversion) -> None:
+def _check_bad(source: Source, writers: Mapping[str, SplitWriter | LinkWriter], options: Conversion) -> None:
     bad = [(split, *pair) for split, writer in writers.items() for pair in writer.quarantined]
     allowed = options.allowed_bad(sum(len(source.splits[split].keys) for split in writers))
     if len(bad) > allowed:

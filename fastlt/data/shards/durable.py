@@ -13,6 +13,7 @@ from fastlt.core.log import Progress
 
 # Names of the files that a conversion writes: shards and their indices, pages of the journal, index, description.
 _OURS = re.compile(r"[a-z]+-\d{6,}\.(tar|idx)(\..+)?|(index\.h5|dataset\.json)(\..+)?")
+_LINKED = re.compile(r"[a-z]+-\d{6,}\.tar")  # the names of shards that may be links to tars of the user
 _SEAL = hashlib.sha256().digest_size
 
 
@@ -76,7 +77,7 @@ def first_problem(files: Sequence[tuple[Path, int, str]], label: str) -> tuple[i
 
 def _size_problem(path: Path, size: int) -> str:
     try:
-        found = path.lstat()
+        found = path.stat()  # a shard may be a link to a tar
     except FileNotFoundError:
         return "is missing"
     if not stat.S_ISREG(found.st_mode):
@@ -102,6 +103,7 @@ def foreign(folder: Path, files: Sequence[str] = (), folders: Sequence[str] = ()
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             file = (entry.name in files or _OURS.fullmatch(entry.name)) and entry.is_file(follow_symlinks=False)
+            file = file or (_LINKED.fullmatch(entry.name) and entry.is_symlink() and not entry.is_dir())
             if not file and not (entry.name in folders and entry.is_dir(follow_symlinks=False)):
                 return entry.name
     return ""

@@ -28,7 +28,7 @@ from fastlt.data.shards import format as layout
 from fastlt.data.shards.format import Encoded
 from fastlt.data.shards.look import look_of
 
-ENCODINGS = ("keep", "jpeg", "png", "raw")
+ENCODINGS = ("keep", "jpeg", "png", "raw", "link")
 ORIENTATIONS = ("ignore", "apply")
 MAX_PIXELS = 100_000_000  # by default larger images are refused before decoding, as a small file can claim any size
 
@@ -70,12 +70,13 @@ class BadImage(Exception):
 class Encoding:
     """How images are stored.
 
-    kind: `keep` (unchanged bytes if DALI decodes them, else PNG; sources of pixels are stored raw), `jpeg`, `png` or
-    `raw`.
+    kind: `keep` (unchanged bytes if DALI decodes them, else PNG; sources of pixels are stored raw), `jpeg`, `png`,
+    `raw`, or `link` (images in tars stay where they are; those that `keep` would store as PNG are bad images).
     quality: for `jpeg`, 1 to 100.
     max_short_side: in pixels; `jpeg`, `png` and `raw` scale larger images down to it. 0 means never.
     orientation: `ignore` the EXIF tag (as the authors' loader does) or `apply` it to the pixels.
     max_pixels: images with more pixels are refused.
+    check: whether every image is decoded. Without it, only headers are read of images that are linked.
 
     Raises UserError for values that are not allowed.
     """
@@ -85,6 +86,7 @@ class Encoding:
     max_short_side: int = 0
     orientation: str = "ignore"
     max_pixels: int = MAX_PIXELS
+    check: bool = True
 
     def __post_init__(self) -> None:
         if self.kind not in ENCODINGS:
@@ -93,8 +95,12 @@ class Encoding:
             raise UserError(f"quality={self.quality}: it must be in 1..100")
         if self.max_short_side < 0:
             raise UserError(f"max_short_side={self.max_short_side}: it must be 0 (as found) or a number of pixels")
-        if self.max_short_side and self.kind == "keep":
-            raise UserError("max_short_side needs encode=jpeg, png or raw: encode=keep stores the bytes as found")
+        if self.max_short_side and self.kind in ("keep", "link"):
+            raise UserError(
+                f"max_short_side needs encode=jpeg, png or raw: encode={self.kind} leaves the bytes as found"
+            )
+        if not self.check and self.kind != "link":
+            raise UserError(f"check=false needs encode=link: encode={self.kind} decodes every image once")
         if self.max_pixels < 1:
             raise UserError(f"max_pixels={self.max_pixels}: it must be at least 1")
         if self.orientation not in ORIENTATIONS:
@@ -173,12 +179,18 @@ def _encode_file(found: bytes, image: Image.Image, encoding: Encoding) -> Encode
     plain = _plain(found, image)
     width, height = image.size
     colour = _colour(found, image)
-    if encoding.kind == "keep" and plain and image.mode in ("RGB", "L") and _turn(image, encoding) is None:
+    as_found = plain and image.mode in ("RGB", "L") and _turn(image, encoding) is None
+    if encoding.kind in ("keep", "link") and as_found:
+        code = layout.PNG if image.format == "PNG" else layout.JPEG
+        if not encoding.check:
+            return Encoded(found, code, height, width, colour)
         if image.format != "PNG":
             image.draft("L", (1, 1))  # decoding at one eighth of the size detects damage just as well
         image.load()
-        code = layout.PNG if image.format == "PNG" else layout.JPEG
         return Encoded(found, code, height, width, colour, look_of(image))
+    if encoding.kind == "link":
+        kind = f"{colour} {image.format}".strip()
+        raise BadImage(f"this {kind} cannot stay as it is: encode=keep would store it as PNG")
     pixels = _stored_pixels(image, encoding)
     return _encode_pixels(pixels, "png" if encoding.kind == "keep" else encoding.kind, encoding.quality, colour)
 

@@ -220,11 +220,17 @@ def _mapped(path: Path, size: int) -> np.ndarray:
     try:
         mapped = map_file(path, size)
     except FileNotFoundError:
+        if path.is_symlink():
+            raise UserError(
+                f"shard {path} is a link to {path.readlink()}, which is not there: put the tar back, or point the link "
+                f"to its new place (ln -sfn NEW {path})"
+            ) from None
         raise UserError(f"shard {path} is missing; convert the data set again") from None
     except OSError as error:
         raise UserError(f"shard {path} cannot be read ({error.strerror}): make it readable") from None
     if isinstance(mapped, int):
-        raise UserError(f"shard {path} {size_problem(mapped, size)}; convert the data set again")
+        linked = f" (a link to {path.readlink()})" if path.is_symlink() else ""
+        raise UserError(f"shard {path}{linked} {size_problem(mapped, size)}; convert the data set again")
     return mapped
 
 

@@ -27,7 +27,7 @@ from fastlt.data.shards.index import (
     read_keys,
 )
 from fastlt.data.shards.reader import read_description
-from fastlt.data.shards.verify_shard import Findings, Row, check_dali_index, check_shard
+from fastlt.data.shards.verify_shard import Findings, Row, check_dali_index, check_linked, check_shard
 
 LINES = 100  # findings that are printed; the rest is only counted
 _COLUMNS = Row._fields[2:]  # the fields after split and sample are columns of the index
@@ -81,7 +81,7 @@ def verify(root: Path, lines: int = LINES) -> Verdict:
     for split, columns in index.items():
         _check_split(split, columns, about, indexed)
     listed = [shard["name"] for shard in about["shards"]]
-    beside = [layout.index_name(name) for name in listed]
+    beside = [] if linked(about) else [layout.index_name(name) for name in listed]
     for path in sorted((*root.glob("*.tar"), *root.glob("*.idx"))):
         if path.name not in (*listed, *beside):
             described.add(f"does not list {path.name}, which lies beside it")
@@ -158,6 +158,11 @@ def _check_split(split: str, index: SplitIndex, about: dict[str, Any], found: Fi
         )
 
 
+def linked(about: dict[str, Any]) -> bool:
+    """Returns whether the shards of a dataset are tars of the user, which encode=link left where they were."""
+    return about["options"].get("kind") == "link"
+
+
 def _own_shards(about: dict[str, Any], split: str) -> list[int]:
     return [place for place, shard in enumerate(about["shards"]) if _split_of(shard["name"]) == split]
 
@@ -209,13 +214,15 @@ def _check_shards(root: Path, about: dict[str, Any], index: dict[str, SplitIndex
     samples = {split: _samples_of_shards(columns, _own_shards(about, split)) for split, columns in index.items()}
     found: list[Findings] = []
 
-    def check(place: int, tar: Findings, dali: Findings) -> None:
+    def check_one(place: int, tar: Findings, dali: Findings) -> None:
         shard = about["shards"][place]
         split, rows = _split_of(tar.file), None
         if split in index:
             rows = _rows(split, index[split], samples[split].get(place, np.empty(0, np.int64)))
-        check_shard(root / shard["name"], shard["size"], shard["sha256"], rows, tar, counted.add)
-        check_dali_index(root / dali.file, rows, dali)
+        check = check_linked if linked(about) else check_shard
+        check(root / shard["name"], shard["size"], shard["sha256"], rows, tar, counted.add)
+        if not linked(about):
+            check_dali_index(root / dali.file, rows, dali)
 
     total = sum(shard["size"] for shard in about["shards"])
     threads = min(THREADS, len(os.sched_getaffinity(0)))
@@ -224,7 +231,7 @@ def _check_shards(root: Path, about: dict[str, Any], index: dict[str, SplitIndex
         work = []
         for place, shard in enumerate(about["shards"]):
             both = [Findings(name, lines) for name in (shard["name"], layout.index_name(shard["name"]))]
-            work.append(pool.submit(check, place, *both))
+            work.append(pool.submit(check_one, place, *both))
             found += both
         try:
             for future in work:

@@ -101,8 +101,28 @@ def check_shard(
     found: receives the findings.
     advance: is called with the number of bytes after each read.
     """
+    _check_file(path, size, sha256, rows, found, advance, _check_samples)
+
+
+def check_linked(
+    path: Path, size: int, sha256: str, rows: list[Row] | None, found: Findings, advance: Callable[[int], None]
+) -> None:
+    """The same for a tar of the user that encode=link left where it was: of it only the images are compared."""
+    _check_file(path, size, sha256, rows, found, advance, _check_images)
+
+
+def _check_file(
+    path: Path,
+    size: int,
+    sha256: str,
+    rows: list[Row] | None,
+    found: Findings,
+    advance: Callable[[int], None],
+    compare: Callable[..., None],
+) -> None:
     problem = size_problem(path.stat().st_size, size) if path.is_file() else "is missing"
     if not path.is_file():
+        problem = f"is a link to {path.readlink()}, which is not there" if path.is_symlink() else problem
         found.add(f"{problem}, with its {counted(len(rows), 'sample')}" if rows is not None else problem)
         return
     if problem:
@@ -111,7 +131,7 @@ def check_shard(
     try:
         stream = _Stream(path, advance)
         if rows is not None:
-            _check_samples(stream, path.stat().st_size, rows, found, whole=not problem)
+            compare(stream, path.stat().st_size, rows, found, whole=not problem)
         _skip(stream, path.stat().st_size)
         if not problem and stream.hash.hexdigest() != sha256:
             found.add(f"has SHA-256 {stream.hash.hexdigest()}, dataset.json says {sha256}")
@@ -144,6 +164,25 @@ def _check_samples(stream: _Stream, size: int, rows: list[Row], found: Findings,
         found.add("the end of the tar is damaged: its bytes are not zero", offset=at)
 
 
+def _check_images(stream: _Stream, size: int, rows: list[Row], found: Findings, whole: bool) -> None:
+    for row in sorted(rows, key=lambda row: row.offset):
+        if row.offset + row.length > size:
+            found.add(f"lies beyond the tar's end at {size}", row, row.offset)
+        elif row.offset < stream.position:
+            found.add("lies in another image", row, row.offset)
+        else:
+            _skip(stream, row.offset)
+            _check_bytes(stream, row, found)
+
+
+def _check_bytes(stream: _Stream, row: Row, found: Findings) -> None:
+    crc = 0
+    for piece in stream.pieces(row.offset + row.length):
+        crc = zlib.crc32(piece, crc)
+    if crc != row.crc32:
+        found.add(f"the image's bytes have CRC-32 {crc:08x}, index.h5 says {row.crc32:08x}", row, row.offset)
+
+
 def _check_sample(stream: _Stream, row: Row, next_at: int, found: Findings) -> None:
     """Checks one sample, which must follow the one before it. next_at: where the next one begins, by the index."""
     start = row.offset - layout.BLOCK
@@ -157,11 +196,7 @@ def _check_sample(stream: _Stream, row: Row, next_at: int, found: Findings) -> N
         if layout.sample_end(row.offset, row.length) != next_at:  # the length is wrong, so the rest cannot be checked
             _skip(stream, next_at)
             return
-    crc = 0
-    for piece in stream.pieces(row.offset + row.length):
-        crc = zlib.crc32(piece, crc)
-    if crc != row.crc32:
-        found.add(f"the image's bytes have CRC-32 {crc:08x}, index.h5 says {row.crc32:08x}", row, row.offset)
+    _check_bytes(stream, row, found)
     padding = stream.take(layout.label_offset(row.offset, row.length) - layout.BLOCK)
     if any(padding):
         found.add("the padding behind the image is not zero", row, stream.position - len(padding))

@@ -5,10 +5,10 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -251,7 +251,21 @@ def _flush(file: BinaryIO, beside: Path, index: bytes, page: Path, seal: bytes, 
     write_sealed(page, data.getvalue(), seal + page.name.encode())
 
 
-def write_dataset(folder: Path, writers: dict[str, SplitWriter], about: dict[str, Any]) -> Files:
+class Writer(Protocol):
+    """What has written a split: SplitWriter, or LinkWriter of encode=link."""
+
+    quarantined: list[list[str]]
+
+    def finish(self) -> list[dict[str, np.ndarray]]:
+        """Returns the columns of every shard, its size and its SHA-256."""
+        ...
+
+    def files(self) -> Files:
+        """Returns {name: (size, SHA-256)} of the files of the shards."""
+        ...
+
+
+def write_dataset(folder: Path, writers: Mapping[str, Writer], about: dict[str, Any]) -> Files:
     """Writes index.h5 and dataset.json for complete shards and flushes them to disk.
 
     writers: {split: finished writer}. about: the fields of dataset.json that the shards do not determine (name,
