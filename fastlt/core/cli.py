@@ -16,7 +16,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, UnsupportedInterpolationType
 
 from fastlt.core.errors import DEBUG, UserError
 from fastlt.core.files import refused
@@ -27,6 +27,26 @@ from fastlt.core.overrides import declared, quoted_strings
 from fastlt.core.structured import register
 
 FAILED, WRONG_INPUT = 1, 2
+# {key: what other libraries call it}, for the message about an unknown key.
+_OTHER_NAMES = {
+    "lr": ("learning_rate", "learn_rate", "base_lr", "lr0"),
+    "batch": ("batch_size", "batchsize", "bs"),
+    "weight_decay": ("wd", "decay", "l2"),
+    "backbone": ("model", "arch", "architecture", "network", "net", "encoder"),
+    "epochs": ("num_epochs", "max_epochs", "n_epochs"),
+    "threads": ("workers", "num_workers", "num_threads", "n_jobs", "jobs", "cpus"),
+    "workers": ("threads", "num_workers", "num_threads", "n_jobs", "jobs", "cpus"),
+    "device": ("gpu", "gpus", "cuda", "accelerator"),
+    "run": ("out", "output", "output_dir", "out_dir", "save_dir", "log_dir", "checkpoint"),
+    "out": ("run", "output", "output_dir", "out_dir", "save_dir"),
+    "data": ("data_dir", "data_root", "data_path", "dataset", "root", "input"),
+    "root": ("data", "data_dir", "data_root", "data_path", "input"),
+    "seed": ("random_seed", "random_state"),
+    "loss": ("criterion", "loss_fn"),
+    "optimizer": ("optim", "opt"),
+    "image_size": ("img_size", "imgsz", "input_size", "resolution", "size"),
+    "precision": ("amp", "fp16", "bf16", "dtype"),
+}
 
 
 def hydra_command(name: str, schema: type, about: Help) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -167,6 +187,9 @@ def one_line(error: BaseException, schema: type | None) -> str:
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]} is not given: add {match[1]}=VALUE"
     if match := re.search(r"full_key: (\S+)", text):
+        if isinstance(error, InterpolationResolutionError | UnsupportedInterpolationType):
+            letters = "${KEY} stands for the value of KEY: write \\${...} for the letters themselves"
+            return f"{match[1]}: {str(error).splitlines()[0]}; {letters}"
         told = next((str(part) for part in chain if str(part).startswith("Value")), str(chain[-1]))
         if "is not a ListConfig" in told:
             return f"{match[1]} takes a list: write '{match[1]}=[A,B]', in quotes, also for a single one"
@@ -180,7 +203,9 @@ def _unknown_key(key: str, schema: type | None) -> str:
     parent, _, leaf = key.rpartition(".")
     allowed = _keys(schema, parent)
     paths = [path for path, _ in declared(schema)] if schema else []
-    elsewhere = [path for path in paths if path.rpartition(".")[2] == leaf]
+    ours = [leaf, *(key for key, names in _OTHER_NAMES.items() if leaf in names)]
+    elsewhere = [path for path in paths if path.rpartition(".")[2] in ours]
+    elsewhere = [path for path in elsewhere if path.rpartition(".")[0] == parent] or elsewhere
     close = elsewhere or [f"{parent}.{near}".lstrip(".") for near in get_close_matches(leaf, allowed, 1)]
     if not close:
         leaves = {path.rpartition(".")[2]: path for path in reversed(paths)}

@@ -7,6 +7,7 @@ from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from fastlt.core.cli import one_line
 from fastlt.core.errors import UserError
@@ -89,7 +90,14 @@ def test_what_cannot_be_read(argument: str, told: str) -> None:
         ("lr=1", "protocol.lr or"),
         ("batch=8", "protocol.batch or"),
         ("optimizer=adamw", "protocol.optimizer?"),
-        ("protocol.learn_rate=1", None),
+        ("protocol.learn_rate=1", "protocol.lr?"),
+        ("learning_rate=1", "protocol.lr or"),
+        ("protocol.batchsize=8", "protocol.batch?"),
+        ("model=resnet32", "backbone?"),
+        ("gpus=2", "device?"),
+        ("workers=2", "threads?"),
+        ("out=mine", "run?"),
+        ("colour=red", None),
         ("clasifiers=[joint]", "classifiers?"),
         ("protocol.lrr=1", "protocol.lr?"),
         ("weight_decy=1", "protocol.weight_decay?"),
@@ -101,3 +109,14 @@ def test_unknown_keys_are_told_the_near_one(argument: str, near: str | None) -> 
     line = one_line(error.value, TrainConfig)
     assert line.startswith(f"unknown key {argument.partition('=')[0]}") and "\n" not in line
     assert (f"(did you mean {near}" in line) if near else ("did you mean" not in line)
+
+
+@pytest.mark.parametrize("argument", ["data=in/${x}", "data=${oc.env:NO_SUCH}", "seed=${y}", "data=${run:3}"])
+def test_what_stands_for_another_key_is_told_how_to_write_it_as_letters(argument: str) -> None:
+    key = argument.partition("=")[0]
+    with pytest.raises(OmegaConfBaseException) as error:
+        _ = composed(argument)[key]
+    line = one_line(error.value, TrainConfig)
+    assert line.startswith(f"{key}: ") and "\n" not in line
+    assert line.endswith(r"; ${KEY} stands for the value of KEY: write \${...} for the letters themselves")
+    assert composed(r"data=in/\${x}").data == "in/${x}"
