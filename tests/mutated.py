@@ -1,6 +1,7 @@
 """What fastlt writes, each with what is done with it: the artefacts that tests/mutations.py damages."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -262,7 +263,10 @@ def make_config(folder: Path) -> None:
 
 
 def taken(folder: Path) -> str:
-    return repr(from_node(take_from_run(composed(f"run={folder}"), [f"run={folder}"]), TrainConfig))
+    overrides = [f"run={folder}"]
+    if not os.path.lexists(folder / "config.yaml"):
+        overrides.append("protocol=demo")  # which the data set names then
+    return repr(from_node(take_from_run(composed(*overrides), overrides), TrainConfig))
 
 
 def make_cell(folder: Path) -> None:

@@ -5,6 +5,7 @@
 
 import io
 import json
+import os
 import zlib
 from pathlib import Path
 
@@ -217,6 +218,16 @@ def test_a_class_whose_images_are_all_bad_is_named(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_classes_that_look_the_same_are_refused_or_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = Pictures(counts=(2, 2), pixels=True)
+    object.__setattr__(source, "class_names", ["e\u0301", "\u00e9"])
+    with pytest.raises(UserError, match=r"look the same but are spelled 'e\\u0301' and '\\xe9': rename one of them"):
+        convert(source, conversion(), tmp_path / "data", workers=1)
+    object.__setattr__(source, "class_names", ["Straße", "STRASSE"])
+    convert(source, conversion(), tmp_path / "data", workers=1)
+    assert "the classes 'Straße' and 'STRASSE' differ only in upper and lower case: are" in capsys.readouterr().err
+
+
 def test_opening_a_damaged_dataset_says_what_is_wrong(
     jpeg_dataset: Dataset, raw_dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -224,6 +235,11 @@ def test_opening_a_damaged_dataset_says_what_is_wrong(
         Dataset(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"has no dataset.json"):
         Dataset(tmp_path)
+    for make in (os.mkfifo, os.mkdir, lambda path: path.symlink_to(path)):
+        (tmp_path / str(make)).mkdir()
+        make(tmp_path / str(make) / "dataset.json")
+        with pytest.raises(UserError, match=r"dataset.json is no file: put it back, or convert the data set again"):
+            Dataset(tmp_path / str(make))
 
     cut = copy(jpeg_dataset, tmp_path / "cut")
     shard = cut / layout.shard_name("train", 0)

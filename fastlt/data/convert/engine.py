@@ -23,6 +23,7 @@ from fastlt.data.convert.workers import Stored, Workers, encode_sample
 from fastlt.data.shards.encode import Encoding
 from fastlt.data.shards.writer import SplitWriter, write_dataset
 from fastlt.data.sources.base import SPLITS, Source, described
+from fastlt.data.sources.classes import check_alike
 
 SHARD_UNIT = 1_000_000  # bytes in a megabyte of shard_mb
 SHOWN = 20  # bad images that are named; the rest is only counted
@@ -158,6 +159,7 @@ def _protocol_by_size(train: SplitWriter | LinkWriter) -> str:
 
 
 def _check_classes(source: Source) -> None:
+    check_alike(source.class_names)
     seen = set(source.splits["train"].labels.tolist())
     for number, name in enumerate(source.class_names):
         if number not in seen:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -129,10 +130,12 @@ def read_description(root: Path) -> dict[str, Any]:
         raise UserError(
             f"data={root}: no such folder; convert a data set first (python tools/convert.py dataset=... out={root})"
         )
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise UserError(
             f"data={root} has no {layout.DATASET_FILE}, so it is no converted dataset; make one with tools/convert.py"
         )
+    if not path.is_file():  # reading from a named pipe would block
+        raise UserError(f"{path} is no file: put it back, or convert the data set again")
     try:
         about = json.loads(path.read_text())
         if not isinstance(about, dict) or "schema" not in about:

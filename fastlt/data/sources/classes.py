@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -16,7 +17,8 @@ from fastlt.core.words import counted
 from fastlt.data.sources.base import Derived, Listing, Source
 
 _NUMBER = re.compile(r"-?\d+(\.\d*([eE][+-]?\d+)?)?", re.ASCII)
-_MISSING = {"nan", "na", "n/a", "null", "none"}  # how programs write a missing value
+# How programs write a missing value, or one that is no class.
+_MISSING = {"nan", "-nan", "na", "n/a", "<na>", "nat", "null", "none", "inf", "-inf", "?", "-"}
 _MAPPED = (  # lines of a class map
     re.compile(r"(?P<name>.+?)[\s,;]\s*(?P<number>\d+)", re.ASCII),
     re.compile(r"(?P<number>\d+)\s*[\s,;:]\s*(?P<name>.+)", re.ASCII),
@@ -108,6 +110,26 @@ def check_names(names: list[str], place: str) -> None:
     for name in names:
         if not name.isprintable():
             raise UserError(f"{place}: the name {name!r} holds a line break or another control character")
+
+
+def check_alike(class_names: list[str]) -> None:
+    """Raises UserError for two names with the same letters in another encoding; prints names that differ in case only.
+
+    An accent may be a character of its own, as in file names of macOS, and the two names then look the same everywhere.
+    """
+    for same in (lambda name: unicodedata.normalize("NFC", name), str.casefold):
+        found: dict[str, str] = {}
+        pairs = [(first, name) for name in class_names if (first := found.setdefault(same(name), name)) != name]
+        if not pairs:
+            continue
+        first, second = pairs[0]
+        if same is not str.casefold:
+            raise UserError(
+                f"the classes {first!r} and {second!r} look the same but are spelled {first!a} and "
+                f"{second!a}: rename one of them, so that they are one class"
+            )
+        more = f", as do {counted(len(pairs) - 1, 'more pair')}" if len(pairs) > 1 else ""
+        say(f"note: the classes {first!r} and {second!r} differ only in upper and lower case{more}: are they one?")
 
 
 def _from_lines(text: str) -> list[str]:

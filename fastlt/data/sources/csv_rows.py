@@ -71,9 +71,10 @@ def filled_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
     except UnicodeDecodeError:
         raise UserError(f"{table} line {reader.line_num + 1}: not UTF-8; save the table as UTF-8") from None
     except csv.Error as problem:
-        raise UserError(
-            f"{table} line {line}: this row is no CSV ({problem}); look for a quote that is not closed"
-        ) from None
+        remedy = "look for a quote that is not closed"
+        if "new-line" in str(problem):
+            problem, remedy = "a carriage return in it", "save the table with lines that end in a line feed"
+        raise UserError(f"{table} line {line}: this row is no CSV ({problem}); {remedy}") from None
 
 
 def _lines(table: Path) -> Iterator[str]:

@@ -60,12 +60,17 @@ class GivenFeatures:
         self.x = [columns[x] for x, _ in pairs]
         labels = [plain(_whole(columns[y]), y) for _, y in pairs]
         for (x, y), rows, known in zip(pairs, self.x, labels, strict=True):
-            if len(rows.shape) != 2 or rows.dtype.kind not in "fiu" or rows.shape[1:] != self.x[0].shape[1:]:
+            if (
+                len(rows.shape) != 2
+                or rows.dtype.kind not in "fiu"
+                or rows.shape[1:] != self.x[0].shape[1:]
+                or not rows.shape[1]
+            ):
                 like = "" if rows is self.x[0] else f" as wide as the {self.x[0].shape} of {pairs[0][0]}"
                 raise UserError(f"{x} is {rows.dtype} {rows.shape}: numbers [N, D] are needed{like}")
             if known.shape != rows.shape[:1]:
                 raise UserError(
-                    f"{x} has {counted(rows.shape[0], 'row')}, {y} {len(known)}: one label for each row is needed"
+                    f"{x} has {counted(rows.shape[0], 'row')}, {y} is {known.shape}: one label for each row is needed"
                 )
         if len({known.dtype.kind for known in labels}) > 1:
             raise UserError(f"{' and '.join(y for _, y in pairs)} are numbers here and strings there")

@@ -49,9 +49,20 @@ def class_numbers(labels: np.ndarray, splits: np.ndarray, named: np.ndarray | No
         order = np.argsort(names, kind="stable")
         place = np.minimum(np.searchsorted(names, labels, sorter=order), len(names) - 1)
         numbers = np.where(names[order[place]] == labels, order[place], -1)
+    elif named is None:
+        if (labels < 0).any():
+            row = int(np.argmax(labels < 0))
+            raise UserError(f"the label of row {row} ({SPLITS[splits[row]]}) is {labels[row]}: classes count from 0 on")
+        known = np.unique(train)  # and not all numbers up to the largest label, which may be any
+        gaps = np.flatnonzero(known != np.arange(len(known)))
+        if len(gaps):
+            raise UserError(
+                f"the training images are of classes {known[0]} to {known[-1]}, but none is of class {gaps[0]}: number "
+                "the classes from 0 on without gaps"
+            )
+        names, numbers = known.astype(str), labels
     else:
-        names = np.arange(train.max() + 1).astype(str) if named is None else named
-        numbers = labels
+        names, numbers = named, labels
     _check(numbers, labels, splits, names.tolist())
     return names.tolist(), numbers.astype(np.int64)
 
