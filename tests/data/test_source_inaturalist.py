@@ -1,4 +1,4 @@
-"""iNaturalist's annotation files: classes, names, every inconsistency that a file may have."""
+"""Annotation files of iNaturalist, COCO and camera traps: classes, names, every inconsistency that a file may have."""
 
 import gzip
 import json
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import fastlt
 from fastlt.core.errors import UserError
 from fastlt.data.sources.inaturalist import INaturalist
 
@@ -160,3 +161,72 @@ def test_a_wrong_root_fails_at_once(root: Path) -> None:
     assert "none of the first images" in refusal(root.parent, train)
     assert "no such folder" in refusal(root / "nowhere", train)
     assert "cannot read this file (No such file or directory)" in refusal(root, root / "train2018.json")
+
+
+def boxes(*rows: tuple[int | str, int, dict[str, Any]]) -> dict[str, Any]:
+    """A file with the images of `root` and annotations (image id, category, further fields)."""
+    content = annotations((1, "t/a.jpg", 0), (2, "t/ b é.jpg", 0), (3, "t/c.jpg", 0))
+    content["annotations"] = [{"image_id": image, "category_id": own, **more} for image, own, more in rows]
+    content["categories"] = [{"id": number, "name": f"class {number}"} for number in (4, 5, 6)]
+    return content
+
+
+def test_several_annotations_an_image(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Image 1 has a small annotation of class 4 and a large one of class 5, image 2 two of class 5, image 3 none."""
+    rows = [(2, 5, {"bbox": [0, 0, 3, 3]}), (1, 4, {"area": 10.0}), (2, 5, {"area": 2}), (1, 5, {"bbox": [1, 1, 4, 5]})]
+    train = write(root, boxes(*rows))
+    assert "image 2 has 2 annotations; every image needs exactly one, unless" in refusal(
+        root, train
+    )
+    expected = {
+        "first": (["t/a.jpg", "t/ b é.jpg"], [4, 5]),
+        "largest": (["t/a.jpg", "t/ b é.jpg"], [5, 5]),
+        "skip": (["t/ b é.jpg"], [5]),
+    }
+    for choice, (keys, categories) in expected.items():
+        source = INaturalist(root, train, annotations=choice)
+        own = source.splits["train"]
+        assert own.keys == keys and [source.class_names[label] for label in own.labels] == [
+            f"class {number}" for number in categories
+        ]
+        said = capsys.readouterr().err
+        assert f"{train}: {3 - len(keys)} image" in said and "without a training image left out" in said
+    with pytest.raises(UserError, match=r"annotations\[1\] has neither area nor bbox: annotations=largest cannot"):
+        INaturalist(root, write(root, boxes(rows[0], (2, 4, {}))), annotations="largest")
+    with pytest.raises(UserError, match="annotations=all is unknown: allowed are first, largest, skip"):
+        INaturalist(root, train, annotations="all")
+    with pytest.raises(UserError, match="no image is left with annotations=skip"):
+        INaturalist(root, write(root, boxes((1, 4, {}), (1, 5, {}))), annotations="skip")
+    single = write(root, boxes((1, 4, {}), (2, 5, {}), (3, 6, {})))  # one each: no area is needed
+    assert INaturalist(root, single, annotations="largest").splits["train"].labels.tolist() == [0, 1, 2]
+
+
+def test_camera_traps(root: Path) -> None:
+    """COCO Camera Traps: ids are texts, boxes are optional, and images have a location."""
+    content = boxes(("a", 4, {"id": "x"}), ("b", 5, {"id": "y"}), ("c", 4, {"id": "z", "bbox": [1, 2, 3, 4]}))
+    for image, number in zip(content["images"], "abc", strict=True):
+        image.update(id=number, location=int(number == "b"), seq_id=f"seq {number}", frame_num=1)
+    train = write(root, content)
+    source = INaturalist(root, train, annotations="first", group_by="location")
+    assert source.class_names == ["class 4", "class 5"] and source.splits["train"].labels.tolist() == [0, 1, 0]
+    assert source.splits["train"].groups == ["0", "1", "0"]
+    assert INaturalist(root, train, annotations="first", group_by="t/").splits["train"].groups is None
+
+
+def test_inaturalist_2021(root: Path) -> None:
+    """The fields of the files of 2021: taxa with more names, and folders that are named after them."""
+    content = annotations(*TRAIN)
+    content["categories"] = [
+        {"id": number, "name": name, "common_name": "x", "supercategory": "Birds", "kingdom": "Animalia"}
+        | {"genus": name.split()[0], "specific_epithet": name.split()[1], "image_dir_name": f"0{number}_{name}"}
+        for number, name in ((10, "Bubo bubo"), (30, "Felis catus"))
+    ]
+    content["images"] = [{**one, "license": 0, "date": "2010", "latitude": 1.5} for one in content["images"]]
+    assert INaturalist(root, write(root, content)).class_names == ["Bubo bubo", "Felis catus"]
+
+
+def test_the_key_is_for_json(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("t/a.jpg 0\n")
+    keys = {"root": str(root), "train": str(tmp_path / "train.txt"), "annotations": "first", "test": 0}
+    with pytest.raises(UserError, match="annotations=first is for JSON: the lists of this source are text"):
+        fastlt.write_dataset("image_list", tmp_path / "out", **keys)

@@ -166,11 +166,14 @@ def _listed(config: ConvertConfig) -> Source:
     json = [path.name.endswith((".json", ".json.gz")) for path in lists.values()]
     class_names = Path(config.class_names) if config.class_names else None
     if not any(json):
+        if config.annotations:
+            raise UserError(f"annotations={config.annotations} is for JSON: the lists of this source are text")
         return ImageList(root, lists, class_names)
     if not all(json):
         names = ", ".join(f"{split}={path}" for split, path in lists.items())
         raise UserError(f"{names}: some are .json, some are not; give all splits as text lists or all as .json")
-    source = INaturalist(root, lists["train"], lists.get("val"), lists.get("test"))
+    keys = {"annotations": config.annotations or "", "group_by": config.group_by or ""}
+    source = INaturalist(root, lists["train"], lists.get("val"), lists.get("test"), **keys)
     return Renumbered(source, read_class_names(class_names)) if class_names else source
 
 

@@ -35,9 +35,10 @@ class ConvertConfig:
     image_column: str | None = None  # parquet, webdataset: column or extension; default: the only one of images
     label_column: str | None = None  # csv, parquet, webdataset: default: label, class, category and the like
     split_column: str | None = None  # csv: default: split, if there is such a column
+    annotations: str | None = None  # JSON: what an image with several gets: first, largest, or skip it
     class_names: str | None = None  # file with the order of the classes: a name per line, or a class map
     split: str | None = None  # shares of train, val and test for a source without splits, as split=0.7,0.1,0.2
-    group_by: str | None = None  # column of csv or parquet, or regular expression over paths: equals stay in one split
+    group_by: str | None = None  # column of a table, field of JSON, or regular expression over paths: keeps together
     drop_duplicates: bool = False  # leave out images of val and test that look like one of an earlier split
     long_tail: str | None = None  # exponential or pareto: thins the train split; for all but cifar and shapes
     imbalance: float | None = None  # size of the largest class / smallest; for long_tail, cifar, shapes; default: 100

@@ -9,7 +9,7 @@ KEYS = {
     "shapes": ("classes", "imbalance", "seed"),
     "cifar": ("source", "imbalance", "seed", "selection", "class_names", "val", "drop_duplicates"),
     "image_folder": ("root", *_OWN_FILES),
-    "image_list": ("root", "train", *_OWN_FILES),
+    "image_list": ("root", "train", "annotations", *_OWN_FILES),
     "csv": ("root", "table", "path_column", "label_column", "split_column", *_OWN_FILES),
     "parquet": ("source", "image_column", "label_column", *_OWN_FILES),
     "webdataset": ("source", "image_column", "label_column", *_OWN_FILES),

@@ -125,7 +125,7 @@ def _hashes(split: str, tars: list[Path]) -> list[tuple[int, str]]:
 
     found = []
     with (
-        Progress(f"hashing {split}", len(tars)) as progress,
+        Progress(f"hashing {split}", len(tars), "tars") as progress,
         ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool,
     ):
         for result in pool.map(one, tars):

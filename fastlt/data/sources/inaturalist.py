@@ -1,4 +1,4 @@
-"""Reads iNaturalist from its official annotation files: JSON with images, annotations and categories."""
+"""Reads JSON with images, annotations and categories: the layout of COCO, of iNaturalist and of camera traps."""
 
 import json
 from collections import Counter
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastlt.core.errors import UserError
+from fastlt.core.log import say
 from fastlt.core.words import counted
 from fastlt.data.sources.base import SPLITS, Listing
 from fastlt.data.sources.listed import (
@@ -23,26 +24,36 @@ from fastlt.data.sources.listed import (
     shown,
 )
 
+CHOICES = ("", "first", "largest", "skip")
 _FORM = "expected an official annotation file (JSON with images, annotations and categories)"
 
 
 @dataclass(frozen=True)
 class INaturalist(FilesBelowRoot):
-    """Image files below `root` that annotation files in the layout of iNaturalist 2018 (that of COCO) list.
+    """Image files below `root` that annotation files in the layout of COCO list, such as those of iNaturalist 2018 and
+    2021 and of camera traps.
 
-    root: the folder that the paths (`file_name`) are relative to; official paths begin with train_val2018/.
-    train, val, test: annotation files, plain or gzip. The papers test on the official val2018.json: give it as `test`.
+    root: the folder that the paths (`file_name`) are relative to. Those of iNaturalist 2018 begin with train_val2018/,
+        those of 2021 with train/ and val/.
+    train, val, test: annotation files, plain or gzip. The papers test on iNaturalist's val file: give it as `test`.
     name: the name of the data set; by default that of the root folder.
+    annotations: what an image with several annotations gets. "" allows none: every image needs exactly one.
+        `first`: the category of its first annotation in the file.
+        `largest`: that of the annotation with the largest `area`, or else `bbox`; of equal ones the first.
+        `skip`: the image is left out if its annotations are of several categories.
+        With any of these, images without annotation are left out, and categories without a training image, too.
+    group_by: a field of the images, such as `location`, whose values become the groups of a listing; ignored if images
+        have no field of this name.
 
     These entries are read: `images` (id, file_name), `annotations` (image_id, category_id) and, of the train file,
-    `categories` (id, name). Every image needs exactly one annotation. Class k is the category with the k-th smallest
+    `categories` (id, name). Ids of images are whole numbers or texts. Class k is the category with the k-th smallest
     id, so ids may have gaps, but every category needs a training image. In a file without categories they are the ids
     in its annotations. A class is named after its category, or by its id if the category has no name of its own.
     Samples keep the order of `images`, and a key is the normalized path.
 
     Raises UserError, naming file and entry, for another layout, a path listed twice in one split, an image without
-    annotation or with several, and a category without a training image; and if none of a split's first files exists
-    (the root is wrong). Other missing files raise OSError in `load`.
+    annotation or with several (see `annotations`), and a category without a training image; and if none of a split's
+    first files exists (the root is wrong). Other missing files raise OSError in `load`.
 
     The keys are pickled with the source: pass it to a worker once, when it starts.
 
@@ -54,20 +65,26 @@ class INaturalist(FilesBelowRoot):
     val: Path | None = None
     test: Path | None = None
     name: str = ""
+    annotations: str = ""
+    group_by: str = ""
     class_names: list[str] = field(init=False, compare=False, repr=False)
     splits: dict[str, Listing] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.annotations not in CHOICES:
+            allowed = ", ".join(filter(None, CHOICES))
+            raise UserError(f"annotations={self.annotations} is unknown: allowed are {allowed}")
         root = Path(self.root)
         check_root(root)
         files = {split: Path(file) for split in SPLITS if (file := getattr(self, split)) is not None}
         ids, class_names, splits = np.empty(0, np.int64), [], {}
         for split, file in files.items():
             content = _read(file)
-            keys, categories = _annotated(file, content, root)
+            keys, categories, groups = self._annotated(file, content, root)
             if split == "train":
-                ids, class_names = _classes(file, content, categories)
-            splits[split] = Listing(keys, _numbered(file, keys, categories, ids, files["train"]))
+                ids, class_names = _classes(file, content, categories, bool(self.annotations))
+            labels = _numbered(file, keys, categories, ids, files["train"])
+            splits[split] = Listing(keys, labels, groups)
             check_first_files(root, file, splits[split])
         for attribute, value in (
             ("root", root),
@@ -77,6 +94,91 @@ class INaturalist(FilesBelowRoot):
             ("splits", splits),
         ):
             object.__setattr__(self, attribute, value)
+
+    def _annotated(
+        self, file: Path, content: dict[str, Any], root: Path
+    ) -> tuple[list[str], np.ndarray, list[str] | None]:
+        """Returns (keys of the images, category id of each image int64 [N], groups of the images if asked for)."""
+        image_ids = _column(file, content, "images", "id", int, str)
+        names = _column(file, content, "images", "file_name", str)
+        keys = [_key(file, place, name, root) for place, name in enumerate(names)]
+        if not keys:
+            raise UserError(f"{file}: there is no image in it; {_FORM}")
+        if again := repeated(keys):
+            raise UserError(
+                f"{file}: images[{again[1]}] {shown(keys[again[1]])}: already listed as images[{again[0]}]; "
+                "list every image once per split"
+            )
+        places = dict(zip(image_ids, range(len(keys)), strict=True))
+        if len(places) < len(keys):
+            image, count = Counter(image_ids).most_common(1)[0]
+            raise UserError(f"{file}: {count} images have the id {image}; every image needs an id of its own")
+        category = self._categories(file, content, places)
+        if len(category) < len(keys) and not self.annotations:
+            image, key = next(pair for pair in zip(image_ids, keys, strict=True) if pair[0] not in category)
+            raise UserError(
+                f"{file}: image {image} ({key}) has no annotation; every image needs exactly one, unless annotations="
+                "first, largest or skip is given"
+            )
+        kept = [place for image, place in places.items() if image in category]
+        if not kept:
+            raise UserError(f"{file}: no image is left with annotations={self.annotations}")
+        entries = content["images"]
+        groups = None
+        if self.group_by and self.group_by in entries[0]:
+            groups = [str(entries[place].get(self.group_by)) for place in kept]
+        return [keys[place] for place in kept], np.array([category[image_ids[k]] for k in kept], np.int64), groups
+
+    def _categories(self, file: Path, content: dict[str, Any], places: dict[Any, int]) -> dict[Any, int]:
+        """Returns {id of an image: the category that it gets}. places: {id: position} of all images."""
+        annotated = _column(file, content, "annotations", "image_id", int, str)
+        categories = _column(file, content, "annotations", "category_id", int)
+        category: dict[Any, int] = {}
+        for image, own in zip(annotated, categories, strict=True):
+            category.setdefault(image, own)
+        if len(category) < len(annotated) and not self.annotations:
+            image, count = Counter(annotated).most_common(1)[0]
+            raise UserError(
+                f"{file}: image {image} has {counted(count, 'annotation')}; every image needs exactly one, unless "
+                "annotations=first, largest or skip is given"
+            )
+        if strange := next((image for image in category if image not in places), None):
+            raise UserError(f"{file}: an annotation is of image {strange}, which is not among the images; remove it")
+        several = len(annotated) - len(category)
+        if self.annotations == "largest" and several:
+            category = _largest(file, content["annotations"], annotated, categories)
+        if self.annotations == "skip":
+            pairs = set(zip(annotated, categories, strict=True))
+            differing = {image for image, count in Counter(image for image, _ in pairs).items() if count > 1}
+            category = {image: own for image, own in category.items() if image not in differing}
+        without = len(places) - len(category)
+        if without:
+            say(
+                f"{file}: {counted(without, 'image')} without annotation"
+                f"{', or with several categories,' if self.annotations == 'skip' else ''} left out"
+            )
+        return category
+
+
+def _largest(file: Path, entries: list[dict[str, Any]], images: list[Any], categories: list[int]) -> dict[Any, int]:
+    """Returns {id of an image: the category of its largest annotation}."""
+    several = {image for image, count in Counter(images).items() if count > 1}
+    found: dict[Any, tuple[float, int]] = {}
+    for place, (image, own) in enumerate(zip(images, categories, strict=True)):
+        size = _size(file, place, entries[place]) if image in several else 0.0
+        if image not in found or size > found[image][0]:
+            found[image] = size, own
+    return {image: own for image, (_, own) in found.items()}
+
+
+def _size(file: Path, place: int, entry: dict[str, Any]) -> float:
+    """Returns the area of an annotation in pixels."""
+    box = entry.get("bbox")
+    if isinstance(area := entry.get("area"), int | float):
+        return float(area)
+    if isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box):
+        return float(box[2] * box[3])
+    raise UserError(f"{file}: annotations[{place}] has neither area nor bbox: annotations=largest cannot compare it")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -95,49 +197,19 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def _column(file: Path, content: dict[str, Any], part: str, key: str, kind: type) -> list[Any]:
-    """Returns the value of `key` in every entry of a part of the file. Raises UserError for a value of another type."""
+def _column(file: Path, content: dict[str, Any], part: str, key: str, *kinds: type) -> list[Any]:
+    """Returns the value of `key` in every entry of a part of the file. Raises UserError for a value of other types."""
     entries = content.get(part)
     if not isinstance(entries, list):
         hint = " (test sets come without labels)" if part == "annotations" else ""
         raise UserError(f"{file}: no list {part!r} in it{hint}; {_FORM}")
     values: list[Any] = [entry.get(key) if type(entry) is dict else None for entry in entries]
     for place, value in enumerate(values):
-        if type(value) is not kind or (kind is int and abs(value) >= 2**63):
-            wanted = "a whole number" if kind is int else "a text"
+        if type(value) not in kinds or (type(value) is int and abs(value) >= 2**63):
+            wanted = "a whole number" if int in kinds else "a text"
             entry = shown(json.dumps(entries[place], ensure_ascii=False))
             raise UserError(f"{file}: {part}[{place}] is {entry}: {key!r} should be {wanted}; {_FORM}")
     return values
-
-
-def _annotated(file: Path, content: dict[str, Any], root: Path) -> tuple[list[str], np.ndarray]:
-    """Returns (keys of the images, category id of each image int64 [N])."""
-    image_ids = _column(file, content, "images", "id", int)
-    names = _column(file, content, "images", "file_name", str)
-    keys = [_key(file, place, name, root) for place, name in enumerate(names)]
-    if not keys:
-        raise UserError(f"{file}: there is no image in it; {_FORM}")
-    if again := repeated(keys):
-        raise UserError(
-            f"{file}: images[{again[1]}] {shown(keys[again[1]])}: already listed as images[{again[0]}]; "
-            "list every image once per split"
-        )
-    annotated = _column(file, content, "annotations", "image_id", int)
-    category = dict(zip(annotated, _column(file, content, "annotations", "category_id", int), strict=True))
-    if len(category) < len(annotated):
-        image, count = Counter(annotated).most_common(1)[0]
-        raise UserError(f"{file}: image {image} has {counted(count, 'annotation')}; every image needs exactly one")
-    places = dict(zip(image_ids, range(len(keys)), strict=True))
-    if len(places) < len(keys):
-        image, count = Counter(image_ids).most_common(1)[0]
-        raise UserError(f"{file}: {count} images have the id {image}; every image needs an id of its own")
-    for image, key in zip(image_ids, keys, strict=True):
-        if image not in category:
-            raise UserError(f"{file}: image {image} ({key}) has no annotation; every image needs exactly one")
-    if len(category) > len(places):
-        image = next(image for image in category if image not in places)
-        raise UserError(f"{file}: an annotation is of image {image}, which is not among the images; remove it")
-    return keys, np.array([category[image] for image in image_ids], np.int64)
 
 
 def _key(file: Path, place: int, name: str, root: Path) -> str:
@@ -153,8 +225,11 @@ def _key(file: Path, place: int, name: str, root: Path) -> str:
     raise UserError(f"{file}: images[{place}] {shown(name)}: {problem}")
 
 
-def _classes(file: Path, content: dict[str, Any], present: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Returns (ids of the categories in ascending order int64 [C], their names)."""
+def _classes(file: Path, content: dict[str, Any], present: np.ndarray, leave_out: bool) -> tuple[np.ndarray, list[str]]:
+    """Returns (ids of the categories in ascending order int64 [C], their names).
+
+    present: the categories of the training images. leave_out: whether other categories are left out.
+    """
     if "categories" not in content:
         ids = np.unique(present)
         return ids, [str(number) for number in ids]
@@ -167,12 +242,15 @@ def _classes(file: Path, content: dict[str, Any], present: np.ndarray) -> tuple[
     names = {number: _name(entries[number], number) for number in ids.tolist()}
     common = Counter(names.values())
     missing = np.setdiff1d(ids, present)
-    if len(missing):
+    if len(missing) and leave_out:
+        say(f"{file}: {counted(len(missing), 'category')} without a training image left out")
+        ids = np.intersect1d(ids, present)
+    elif len(missing):
         number = int(missing[0])
         raise UserError(
             f"{file}: category {number} ({names[number]}) has no training image; add one or remove it from categories"
         )
-    return ids, [name if common[name] == 1 else str(number) for number, name in names.items()]
+    return ids, [names[number] if common[names[number]] == 1 else str(number) for number in ids.tolist()]
 
 
 def _name(entry: dict[str, Any], number: int) -> str:

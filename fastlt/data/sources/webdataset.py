@@ -75,7 +75,7 @@ class WebDataset:
         left_out, columns, keys, labels, tars = LeftOut(top), {}, {}, {}, {}
         # The extension of images, once it is known: that of the first sample holds for all.
         fields = _Fields(self.image_column.lower().lstrip("."), self.label_column.lstrip("."))
-        with Progress("reading tars", len(every)) as progress:
+        with Progress("reading tars", len(every), "tars") as progress:
             for split, own in files.items():
                 columns[split], keys[split], labels[split], tars[split] = [], [], [], []
                 for number, file in enumerate(own):
