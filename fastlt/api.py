@@ -6,7 +6,7 @@ Its keyword arguments are the keys that the commands take as key=value.
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,9 @@ from fastlt.data.convert.config import ConvertConfig
 from fastlt.data.convert.keys import check_keys
 from fastlt.data.shards.reader import Dataset
 from fastlt.data.sources.classes import read_class_names
+from fastlt.data.sources.csv_rows import Columns
 from fastlt.data.sources.examples import Examples
+from fastlt.data.sources.given import given_examples, is_table
 from fastlt.data.sources.guess import SPLIT, guessed
 from fastlt.experiment.config import TrainConfig
 from fastlt.experiment.results import Results, read_results
@@ -43,7 +45,7 @@ ROWS = 8192  # features that are scored at once, which bounds the memory of scor
 
 
 def write_dataset(
-    source: str | Path | Mapping[str, Iterable[tuple[Any, Any]]] | Iterable[tuple[Any, Any]],
+    source: Any,
     /,
     out: str | Path,
     **keys: Any,
@@ -54,8 +56,11 @@ def write_dataset(
         - A path: a folder with one folder of images per class, such a folder for each split, a CSV table, a list of
           image files, ... The kind of source is guessed from the path, as `python tools/convert.py PATH` does.
         - The name of a kind of source, such as `"cifar100_lt"` or `"image_list"`: the command's key `dataset=`.
-        - The images themselves: an iterable of (image, label) pairs, or a dict {"train": pairs, "test": pairs}. An
-          image is a path, the bytes of an image file, a uint8 array [H, W, 3] or a PIL image.
+        - The images themselves, or a dict such as {"train": images, "test": images}: an iterable of (image, label)
+          pairs; a map-style dataset such as those of torchvision (without a transform), whose images are fetched one
+          by one; or a table of pandas, polars or pyarrow with a column of images and one of labels. An image is a path,
+          the bytes of an image file, a uint8 array [H, W, 3] or a PIL image. Triples (image, label, group), or a column
+          group_by= of a table, keep images of a group in one split.
     out: the folder of the dataset.
     keys: keys of `python tools/convert.py`, such as split=(0.7, 0.1, 0.2), seed=, source=, root=, encode= or
         workers=.
@@ -80,15 +85,23 @@ def write_dataset(
         with _composed("convert", {**given, **keys}, ConvertConfig) as (node, _):
             return Dataset(convert_configured(configuration(node)))
     splits: Any = source if isinstance(source, Mapping) else {"train": source}
-    if splits is not source and not {"split", "val", "test"} & set(keys):
-        keys["split"] = SPLIT
     names = keys.pop("class_names", None) or []
     names = read_class_names(Path(names)) if isinstance(names, str | Path) else list(names)
+    columns = Columns(*(keys.pop(f"{one}_column", "") or "" for one in ("path", "label", "split")))
+    grouped = keys.get("group_by") if any(map(is_table, splits.values())) else ""
+    root = keys.pop("root", None) if any(map(is_table, splits.values())) else None
+    given = given_examples(splits, replace(columns, group=grouped or ""), Path(root) if root else None)
+    if len(given.examples) == 1 and splits is not source and not {"split", "val", "test"} & set(keys):
+        keys["split"] = SPLIT
     kind = {"dataset": "image_folder", "dataset.name": "examples", "dataset.kind": "examples"}
     with _composed("convert", {**kind, **keys}, ConvertConfig) as (node, _):
         config = configuration(node)
         check_keys(config, "examples")
-        return Dataset(convert_source(arranged(Examples(splits, Path(out).name, names), config), config))
+        return Dataset(
+            convert_source(
+                arranged(Examples(given.examples, Path(out).name, names or given.class_names), config), config
+            )
+        )
 
 
 def run_experiment(**keys: Any) -> "Run":

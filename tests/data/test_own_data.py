@@ -10,7 +10,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from pictures import jpeg, picture
+from PIL import Image
 
 import fastlt
 from fastlt.convert import main
@@ -140,3 +143,109 @@ def test_the_description_of_arrays_is_the_same_for_any_number_of_workers(tmp_pat
         fastlt.write_dataset(pairs, tmp_path / str(workers), name="x", workers=workers).digest for workers in (1, 3)
     }
     assert len(digests) == 1
+
+
+class MapStyle:
+    """A dataset as of torchvision: `len`, (PIL image, label) for an index, and perhaps `targets` and `classes`."""
+
+    def __init__(self, count: int, targets: bool = True, classes: list[str] | None = None):
+        self.count, self.fetched = count, 0
+        if targets:
+            self.targets = torch.arange(count) % 3
+        if classes:
+            self.classes = classes
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        self.fetched += 1
+        return Image.fromarray(picture(index, 20, 24)), index % 3  # no IndexError: a loop without `len` would not end
+
+
+@pytest.mark.parametrize("targets", [True, False])
+def test_map_style_datasets(tmp_path: Path, targets: bool) -> None:
+    train, test = MapStyle(12, targets), MapStyle(3, targets)
+    dataset = fastlt.write_dataset({"train": train, "test": test}, tmp_path / "data", workers=1)
+    assert counts(dataset) == {"train": [4, 4, 4], "test": [1, 1, 1]} and dataset.class_names == ["0", "1", "2"]
+    # Every image once, those that look like an image of test again, and once more for labels without `targets`.
+    assert train.fetched == (12 if targets else 24) + 3
+    place = keys(dataset)["train"].index("train/7")
+    np.testing.assert_array_equal(dataset.pixels("train", place), picture(7, 20, 24))
+    divided = fastlt.write_dataset(train, tmp_path / "divided", workers=1)
+    assert {split: len(index) for split, index in divided.splits.items()} == {"train": 6, "val": 3, "test": 3}
+
+
+def test_classes_of_a_map_style_dataset(tmp_path: Path) -> None:
+    named = MapStyle(12, classes=["zebra", "ant", "cat", "never"])
+    dataset = fastlt.write_dataset({"train": named, "test": named}, tmp_path / "data", workers=1)
+    assert dataset.class_names == ["zebra", "ant", "cat"] and counts(dataset)["test"] == [4, 4, 4]
+
+
+def test_torchvision(photos: Path, tmp_path: Path) -> None:
+    """ImageFolder gives the files as they are; with a transform, and in a Subset, its images."""
+    folder = torchvision.datasets.ImageFolder(str(photos))
+    dataset = fastlt.write_dataset({"train": folder, "test": folder}, tmp_path / "files", workers=1)
+    assert dataset.class_names == list(COUNTS) and counts(dataset)["train"] == list(COUNTS.values())
+    assert dataset.data("train", 0).tobytes() == (photos / "ant" / "0.jpg").read_bytes()
+    part = torch.utils.data.Subset(folder, list(range(12)))
+    dataset = fastlt.write_dataset({"train": part, "test": part}, tmp_path / "subset", workers=1)
+    assert counts(dataset)["train"] == [10, 2]
+    tensors = torchvision.datasets.ImageFolder(str(photos), transform=torchvision.transforms.ToTensor())
+    with pytest.raises(UserError, match=r"does not decode \(an image is a path, bytes, .* this one is a Tensor"):
+        fastlt.write_dataset({"train": tensors, "test": tensors}, tmp_path / "no", workers=1)
+
+
+def test_examples_that_are_none(tmp_path: Path) -> None:
+    class Dicts(MapStyle):
+        def __getitem__(self, index: int) -> Any:
+            return {"image": 1, "label": 2}
+
+    class Failing(MapStyle):
+        def __getitem__(self, index: int) -> Any:
+            raise RuntimeError("no such index")
+
+    with pytest.raises(UserError, match=r"item 0 of the dataset is a dict: \(image, label\) is needed"):
+        fastlt.write_dataset(Dicts(3, targets=False), tmp_path / "no")
+    with pytest.raises(UserError, match=r"does not decode \(dataset\[\d\] raises RuntimeError: no such index\)"):
+        fastlt.write_dataset(Failing(9), tmp_path / "no", workers=1)
+    with pytest.raises(UserError, match=r"an example is \(image, label\) or \(image, label, group\), not '7'"):
+        fastlt.write_dataset([7], tmp_path / "no")  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_tables(library: str, photos: Path, tmp_path: Path) -> None:
+    """Columns are found as those of CSV tables; paths are relative to root=."""
+    module = pytest.importorskip(library, reason=f"{library} is not installed: pip install {library}")
+    make = module.table if library == "pyarrow" else module.DataFrame
+    paths = [f"{name}/{number}.jpg" for name, count in COUNTS.items() for number in range(count)]
+    rows = {"file_name": paths, "species": [path.split("/")[0] for path in paths], "camera": [p[-5] for p in paths]}
+    dataset = fastlt.write_dataset(make(rows), tmp_path / "divided", root=photos, workers=1)
+    assert counts(dataset) == DIVIDED and dataset.class_names == list(COUNTS)
+    key = keys(dataset)["train"][0]
+    assert dataset.data("train", 0).tobytes() == (photos / paths[int(key.split("/")[1])]).read_bytes()
+    grouped = fastlt.write_dataset(
+        make(rows), tmp_path / "grouped", root=photos, test=0.3, group_by="camera", workers=1
+    )
+    cameras = [{paths[int(key.split("/")[1])][-5] for key in own} for own in keys(grouped).values()]
+    assert len(cameras) == 2 and not cameras[0] & cameras[1]
+    split = make({**rows, "split": ["test" if path.startswith("ant/1") else "training" for path in paths]})
+    divided = fastlt.write_dataset(split, tmp_path / "split", root=photos, workers=1)
+    assert {name: len(index) for name, index in divided.splits.items()} == {"train": 17, "test": 1}
+    images = make({"image": [jpeg(picture(k, 20, 20)) for k in range(4)], "label": [5, 3, 5, 3]})
+    both = fastlt.write_dataset({"train": images, "test": images}, tmp_path / "bytes", workers=1)
+    assert both.class_names == ["3", "5"] and counts(both)["test"] == [2, 2]
+    for wrong, message in (
+        ({"x": [1], "label": [2]}, "the table of train line 1: 'x,label': the header lacks path: say path_column=NAME"),
+        ({"image": ["a"], "label": [None]}, "the table of train, row 0: no label; give it one, or take the row out"),
+        ({"image": ["a"], "label": [1], "split": ["x"]}, "row 0: unknown split 'x'; allowed: train, val, test"),
+    ):
+        with pytest.raises(UserError, match=message):
+            fastlt.write_dataset(make(wrong), tmp_path / "no")
+
+
+def test_triples_keep_groups_together(tmp_path: Path) -> None:
+    triples = [(picture(number, 20, 30), number % 2, f"patient {number // 5}") for number in range(40)]
+    dataset = fastlt.write_dataset(triples, tmp_path / "data", workers=1)
+    patients = [{int(key.split("/")[1]) // 5 for key in own} for own in keys(dataset).values()]
+    assert len(patients) == 3 and sum(map(len, patients)) == 8

@@ -175,9 +175,7 @@ def test_several_annotations_an_image(root: Path, capsys: pytest.CaptureFixture[
     """Image 1 has a small annotation of class 4 and a large one of class 5, image 2 two of class 5, image 3 none."""
     rows = [(2, 5, {"bbox": [0, 0, 3, 3]}), (1, 4, {"area": 10.0}), (2, 5, {"area": 2}), (1, 5, {"bbox": [1, 1, 4, 5]})]
     train = write(root, boxes(*rows))
-    assert "image 2 has 2 annotations; every image needs exactly one, unless" in refusal(
-        root, train
-    )
+    assert "image 2 has 2 annotations; every image needs exactly one, unless" in refusal(root, train)
     expected = {
         "first": (["t/a.jpg", "t/ b é.jpg"], [4, 5]),
         "largest": (["t/a.jpg", "t/ b é.jpg"], [5, 5]),

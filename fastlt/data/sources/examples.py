@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from fastlt.core.errors import UserError
 from fastlt.data.sources.base import SPLITS, Listing
 from fastlt.data.sources.classes import check_names, sorted_names
+from fastlt.data.sources.given import Item
 
-Example = tuple[Any, Any]
+Example = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Examples:
     """(image, label) pairs of every split, such as the pairs of a torchvision dataset.
 
     examples: {split: pairs} with the splits `train`, `test` and optionally `val`. An image is the path of a file, the
-        bytes of a file, a uint8 array [H, W, 3] or [H, W], or a PIL image. A label is a string or a whole number.
+        bytes of a file, a uint8 array [H, W, 3] or [H, W], a PIL image, or an Item that fetches one of these. A label
+        is a string or a whole number. A third element, (image, label, group), is the group of a listing.
     name: the name of the data set.
     class_names: the order of the classes; by default the labels of train, sorted (numbers by value).
 
@@ -41,21 +44,22 @@ class Examples:
             raise UserError(f"split {sorted(unknown)[0]} is unknown: allowed are {', '.join(SPLITS)}")
         if "train" not in self.examples:
             raise UserError(f"there are examples of {', '.join(self.examples) or 'no split'}: training needs train")
-        listed = {split: [(image, _label(label)) for image, label in pairs] for split, pairs in self.examples.items()}
-        names = list(map(str, self.class_names)) or _names({label for _, label in listed["train"]})
+        listed = {split: [_example(one) for one in pairs] for split, pairs in self.examples.items()}
+        names = list(map(str, self.class_names)) or _names({label for _, label, _ in listed["train"]})
         check_names(names, "class_names")
         numbers = {name: number for number, name in enumerate(names)}
         ordered, splits = {}, {}
         for split, pairs in listed.items():
             if not pairs:
                 raise UserError(f"split {split} has no images: leave it out, or give some")
-            for _, label in pairs:
+            for _, label, _ in pairs:
                 if str(label) not in numbers:
                     raise UserError(f"label {label} of {split} is no class: allowed are {_short(names)}")
-            labels = np.array([numbers[str(label)] for _, label in pairs], np.int64)
+            labels = np.array([numbers[str(label)] for _, label, _ in pairs], np.int64)
             order = np.argsort(labels, kind="stable")
             ordered[split] = [pairs[place][0] for place in order]
-            splits[split] = Listing([f"{split}/{place}" for place in order.tolist()], labels[order])
+            groups = [pairs[place][2] for place in order] if pairs[0][2] is not None else None
+            splits[split] = Listing([f"{split}/{place}" for place in order.tolist()], labels[order], groups)
         for attribute, value in (("examples", ordered), ("class_names", names), ("splits", splits)):
             object.__setattr__(self, attribute, value)
         missing = np.flatnonzero(np.bincount(splits["train"].labels, minlength=len(names)) == 0)
@@ -65,13 +69,18 @@ class Examples:
     def load(self, split: str, index: int) -> bytes | np.ndarray:
         """Returns the unchanged bytes of an image's file, or uint8 [H, W, 3] pixels.
 
-        Raises OSError for a file that cannot be read, and for an array of another dtype or shape.
+        Raises OSError for a file that cannot be read, for an array of another dtype or shape, and for any other type.
         """
         image = self.examples[split][index]  # type: ignore[index]
+        if isinstance(image, Item):
+            image = image.fetch()
         if isinstance(image, bytes):
             return image
         if isinstance(image, str | Path):
             return Path(image).read_bytes()
+        if not isinstance(image, np.ndarray | Image.Image):
+            kind = type(image).__name__
+            raise OSError(f"an image is a path, bytes, a uint8 array [H, W, 3] or a PIL image, this one is a {kind}")
         pixels = np.asarray(image if isinstance(image, np.ndarray) else image.convert("RGB"))
         if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
             raise OSError(f"an array is uint8 [H, W, 3] or [H, W], this one is {pixels.dtype} {list(pixels.shape)}")
@@ -82,6 +91,15 @@ class Examples:
         image = self.examples[split][index]  # type: ignore[index]
         key = self.splits[split].keys[index]
         return f"{key} ({image})" if isinstance(image, str | Path) else key
+
+
+def _example(given: Any) -> tuple[Any, str | int, str | None]:
+    """Returns (image, label, group) for an example without or with a group."""
+    try:
+        image, label, *more = given
+    except (TypeError, ValueError):
+        raise UserError(f"an example is (image, label) or (image, label, group), not {str(given)[:80]!r}") from None
+    return image, _label(label), str(more[0]) if more else None
 
 
 def _label(label: Any) -> str | int:
