@@ -1,4 +1,6 @@
-# make demo   environment, embedded data set, the demo grid (four samplers, two seeds, six classifiers), report
+# make demo   environment, embedded data set, four samplers, the paper's classifiers, report: a few minutes
+# make demo-grid   the same with two seeds and a figure of decision regions: a quarter of an hour
+# make check  environment, lint, types and a fast part of the tests, from every room: a minute and a half
 # make test   environment, lint, types, all tests; those of the CUDA kernels in a simulator
 # make lint   ruff and pyright
 # make docs   the documentation site, in build/site
@@ -11,10 +13,16 @@ READY := $(VENV)/.installed
 IN_MEMORY := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 8000000 2>/dev/null \
 	&& echo TMPDIR=/dev/shm)
 
-.PHONY: demo test lint docs env bench-peers clean
+.PHONY: demo demo-grid check test lint docs env bench-peers clean
 
 demo: env
+	@echo "Four trainings of a small network on an embedded long-tailed data set, and the paper's classifiers on each."
+	@echo "A few minutes on two cores; stop it at any time, and the same command continues."
 	$(BIN)/python -m fastlt.grid
+	@echo "Open that page. Then your own images: docs/getting-started.md, or $(BIN)/python -m fastlt.convert --help"
+
+demo-grid: env
+	$(BIN)/python -m fastlt.grid grid=demo_seeds
 
 test: env lint
 	$(IN_MEMORY) $(BIN)/python -m pytest --durations=15 --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder

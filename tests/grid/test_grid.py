@@ -102,16 +102,20 @@ def test_every_grid_can_be_settled(grid: str, place: Path, monkeypatch: pytest.M
     assert [entry["name"] for entry in plan["cells"]] == [cell.name for cell in cells]
 
 
-def test_the_demo_is_of_the_embedded_data(place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_demos_are_of_the_embedded_data(place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for name in ("shapes", "shapes_6"):  # not drawn here
         (tmp_path / "data" / name).symlink_to(place / "data")
-    cells = settled(tmp_path, monkeypatch)
-    assert {cell.run.parent for cell in cells} == {Path("runs/demo")}
-    settings = [(cell.config.data, cell.config.sampler.name, cell.config.seed) for cell in cells]
     samplers = ("instance", "class", "sqrt", "progressive")
     first, second = ([("data/shapes", sampler, seed) for sampler in samplers] for seed in (0, 1))
-    assert settings == [*first, ("data/shapes_6", "instance", 0), *second]
+    plane = ("data/shapes_6", "instance", 0)
+    for arguments, name, expected in (
+        ((), "demo", first),
+        (("grid=demo_seeds",), "demo_seeds", [*first, plane, *second]),
+    ):
+        cells = settled(tmp_path, monkeypatch, *arguments)
+        assert {cell.run.parent for cell in cells} == {Path("runs", name)}
+        assert [(cell.config.data, cell.config.sampler.name, cell.config.seed) for cell in cells] == expected
 
 
 def test_cells_are_frozen_before_they_run(place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -157,7 +161,7 @@ def test_more_classifiers_are_of_the_same_run(place: Path, monkeypatch: pytest.M
         (["at_once=-1"], "at_once=-1: it must be 0"),
         (["device=cuda:1"], "device=cuda:1: a grid takes device=cpu or device=cuda"),
         (["data=nowhere"], "nowhere"),
-        (["grid=demo"], "this grid is of data/shapes and data/shapes_6; for data of your own take grid=samplers"),
+        (["grid=demo_seeds"], "this grid is of data/shapes and data/shapes_6; for data of your own take grid=samplers"),
         (["stage2.seeds=1,2"], "cells that differ in stage2.seeds=1, stage2.seeds=2 would train one representation"),
         (["classifiers=[crt,nothing]"], "classifier=nothing is unknown"),
         (["choose_on=held_out"], "choose_on=held_out: there is no such split here"),
