@@ -80,4 +80,5 @@ def _evaluation(dataset: Dataset, config: TrainConfig) -> Evaluation:
         interpolation=config.protocol.interpolation,
         **config.normalization(dataset),
         **{name: stored[name] for name in ("kind", "quality", "max_short_side", "orientation")},
+        background=stored.get("background", ""),
     )

@@ -21,8 +21,8 @@ class Evaluation:
     """How test images were preprocessed.
 
     crop_pct: side of the central crop as a share of the image's short side, in (0, 1]. interpolation: of the resize.
-    mean, std: of RGB in 0..1, by which images were normalized. kind, quality, max_short_side, orientation: options of
-    the conversion that change pixels.
+    mean, std: of RGB in 0..1, by which images were normalized. kind, quality, max_short_side, orientation,
+    background: options of the conversion that change pixels.
     """
 
     crop_pct: float
@@ -33,6 +33,7 @@ class Evaluation:
     quality: int
     max_short_side: int
     orientation: str
+    background: str = ""
 
     def __post_init__(self) -> None:
         _check_length("mean", self.mean, 3)

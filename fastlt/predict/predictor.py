@@ -277,5 +277,7 @@ def _evaluation(run: Path, results: Results) -> Evaluation:
             f"{run} has no network that sees images, as it was trained on features of another: fastlt.classifiers "
             "predicts from features"
         )
-    stored = Encoding(seen.kind, seen.quality, seen.max_short_side, orientation=seen.orientation)
+    stored = Encoding(
+        seen.kind, seen.quality, seen.max_short_side, orientation=seen.orientation, background=seen.background
+    )
     return Evaluation(results.image_size, seen.crop_pct, tuple(seen.mean), tuple(seen.std), stored, seen.interpolation)

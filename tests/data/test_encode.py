@@ -7,16 +7,19 @@ import io
 import struct
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from nvidia.dali import Pipeline, fn, types
 from pictures import jpeg, picture
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
 from fastlt.core.errors import UserError
+from fastlt.data.plugins import missing_plugin, register_plugins
 from fastlt.data.shards import format as layout
 from fastlt.data.shards.encode import BadImage, Encoding, decode, encode
+from fastlt.data.sources.walk import image_extensions
 
 PIXELS = picture(0, 60, 90)
 PICTURE = Image.fromarray(PIXELS)
@@ -337,7 +340,8 @@ def test_other_pngs_are_written_anew() -> None:
         np.testing.assert_array_equal(rgb(results[name].data), rgb(found), err_msg=name)
     check_dali(list(results), list(results.values()))
     colours = {name: result.colour for name, result in results.items() if result.colour}
-    assert colours == {"16-bit": "16-bit", "alpha": "alpha", "palette": "palette"}
+    first = "first of several frames"
+    assert colours == {"16-bit": "16-bit", "alpha": "alpha", "palette": "palette", "animated": first}
 
 
 @pytest.mark.parametrize("kind", ["keep", "raw"])
@@ -360,6 +364,86 @@ def test_alpha_is_dropped_and_the_first_frame_taken() -> None:
     np.testing.assert_array_equal(stored(written(Image.fromarray(transparent), "PNG"))[0], PIXELS)
     found = written(PICTURE.quantize(), "GIF", save_all=True, append_images=[GREY])
     np.testing.assert_array_equal(stored(found)[0], rgb(written(PICTURE.quantize(), "GIF")))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG", "AVIF"])
+def test_several_pages_or_frames_are_said(kind: str) -> None:
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {"quality": 100} if kind == "AVIF" else {}
+    single = encode(written(PICTURE, kind, **options), Encoding())
+    both = encode(written(PICTURE, kind, save_all=True, append_images=[PICTURE.rotate(180)], **options), Encoding())
+    np.testing.assert_allclose(rgb(both.data), rgb(single.data), atol=8 if kind == "AVIF" else 0)
+    colour = "palette, " if kind == "GIF" else ""
+    assert (single.colour, both.colour) == (colour[:-2], f"{colour}first of several frames")
+
+
+def test_damage_behind_the_first_frame_does_no_harm() -> None:
+    found = written(PICTURE, "TIFF", save_all=True, append_images=[PICTURE] * 2)
+    np.testing.assert_array_equal(rgb(encode(found[: len(found) * 2 // 3], Encoding()).data), PIXELS)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "palette", "colour"])
+def test_a_background_under_transparent_pixels(mode: str) -> None:
+    """Half of the pixels are transparent, a quarter is half transparent where the mode can say so."""
+    alpha = np.zeros(PIXELS.shape[:2], np.uint8)
+    alpha[:, 45:] = 255
+    if mode in ("RGBA", "LA"):
+        alpha[:30, :45] = 51
+        picture = Image.fromarray(np.dstack([PIXELS, alpha])).convert(mode)
+        found = written(picture, "PNG")
+        plain = np.asarray(picture.convert("RGB"))
+    else:
+        flat = np.where(alpha[..., None] > 0, PIXELS // 2, 255).astype(np.uint8)
+        picture = Image.fromarray(flat)
+        if mode == "palette":
+            picture = picture.quantize(16)
+            found = written(picture, "PNG", transparency=picture.getpixel((0, 0)))
+        else:
+            found = written(picture, "PNG", transparency=(255, 255, 255))
+        plain = np.asarray(picture.convert("RGB"))
+    dropped = stored(found)[0]
+    np.testing.assert_array_equal(dropped, plain)
+    for name, colour in (("white", (255, 255, 255)), ("#204060", (0x20, 0x40, 0x60))):
+        share = alpha[..., None] / 255
+        expected = share * plain + (1 - share) * np.array(colour)
+        found_pixels = np.asarray(stored(found, background=name)[0], np.float64)
+        np.testing.assert_allclose(found_pixels, expected, atol=1)
+    with pytest.raises(UserError, match="background=clear is no colour: allowed are names such as white, and #RRGGBB"):
+        Encoding(background="clear")
+
+
+def test_a_background_changes_nothing_else() -> None:
+    found = written(PICTURE, "PNG")
+    assert encode(found, Encoding(background="white")).data == found
+
+
+def test_floats() -> None:
+    values = PIXELS[..., 0].astype(np.float32)
+    for scale in (1, 1 / 255):
+        found = stored(written(Image.fromarray(values * scale), "TIFF"))[0]
+        np.testing.assert_array_equal(found, np.dstack([PIXELS[..., 0]] * 3))
+    for wrong, text in ((values - 300, "floats from -"), (values + 200, "to 4"), (values * np.nan, "floats from nan")):
+        with pytest.raises(BadImage, match=text):
+            encode(written(Image.fromarray(wrong.astype(np.float32)), "TIFF"), Encoding())
+
+
+@pytest.mark.parametrize(("package", "kind"), [("pillow_heif", "HEIF"), ("pillow_jxl", "JXL")])
+def test_formats_of_plugins(package: str, kind: str) -> None:
+    pytest.importorskip(package, reason=f"{package} is not installed: pip install 'fastlt[formats]'")
+    register_plugins()
+    found = written(PICTURE, kind, quality=95)
+    np.testing.assert_allclose(np.asarray(stored(found)[0], int), PIXELS.astype(int), atol=40)
+    assert {".heic", ".jxl"} & image_extensions()
+
+
+@pytest.mark.parametrize(
+    ("found", "name"),
+    [(b"\0\0\0\x18ftypheic" + bytes(20), "HEIC"), (b"\xff\x0a" + bytes(20), "JPEG XL")],
+)
+def test_formats_without_their_plugin(found: bytes, name: str) -> None:
+    assert missing_plugin(found) == f"{name} is read with pip install 'fastlt[formats]'"
+    assert missing_plugin(b"x" * 20) == ""
 
 
 def test_nothing_but_pixels_is_stored_of_a_file_written_anew() -> None:

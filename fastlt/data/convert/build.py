@@ -85,7 +85,15 @@ def convert_source(source: Source, config: ConvertConfig) -> Path:
         kind = "jpeg" if config.max_short_side else "keep"
     out, encoding = (
         Path(config.out),
-        Encoding(kind, config.quality, config.max_short_side, config.orientation, config.max_pixels, config.check),
+        Encoding(
+            kind,
+            config.quality,
+            config.max_short_side,
+            config.orientation,
+            config.max_pixels,
+            config.check,
+            config.background,
+        ),
     )
     options = Conversion(
         name=config.name or _name(source, config, out),

@@ -54,6 +54,7 @@ class ConvertConfig:
     check: bool = True  # encode=link: decode every image; false reads only the headers of JPEGs
     max_short_side: int = 0  # in pixels: larger images are scaled down to it; 0: all keep their size
     orientation: str = "ignore"  # the EXIF orientation: ignore, or apply it to the pixels
+    background: str = ""  # colour under transparent pixels, as white or #808080; default: alpha is dropped
     max_pixels: int = MAX_PIXELS  # larger images count as bad, because a small file can claim any size
     shard_mb: int = 256  # target size of a shard, in megabytes
     max_bad: float = 0  # bad images that may be left out; below 1: as a share of all images

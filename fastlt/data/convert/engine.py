@@ -20,7 +20,7 @@ from fastlt.data.convert.link import LinkWriter, place_of
 from fastlt.data.convert.storage import raw_choice
 from fastlt.data.convert.work_folder import WorkFolder
 from fastlt.data.convert.workers import Stored, Workers, encode_sample
-from fastlt.data.shards.encode import Encoding
+from fastlt.data.shards.encode import FIRST_FRAME, Encoding
 from fastlt.data.shards.writer import SplitWriter, write_dataset
 from fastlt.data.sources.base import SPLITS, Source, described
 from fastlt.data.sources.classes import check_alike
@@ -119,9 +119,17 @@ def convert(source: Source, options: Conversion, out: Path, workers: int = 0, ov
     return out
 
 
+def _say_frames(writers: Mapping[str, SplitWriter | LinkWriter]) -> None:
+    colours = [colour for writer in writers.values() for page in writer.finish() for colour in page["colour"].tolist()]
+    if count := sum(FIRST_FRAME in colour for colour in colours if colour):
+        say(
+            f"note: {counted(count, 'image')} {agree(count, 'has', 'have')} several pages or frames: the first is taken"
+        )
+
+
 def _recorded(encoding: Encoding) -> dict[str, Any]:
     """Returns the options of an encoding that dataset.json records: those that may change what is stored."""
-    left_out = ("max_pixels", "check") if encoding.check else ("max_pixels",)
+    left_out = ["max_pixels", *(["check"] if encoding.check else []), *([] if encoding.background else ["background"])]
     return {name: value for name, value in asdict(encoding).items() if name not in left_out}
 
 
@@ -140,6 +148,7 @@ def _convert(source: Source, options: Conversion, folder: WorkFolder, about: dic
         if all(writer.shards <= 1 for writer in writers.values()):
             folder.remove()
         raise
+    _say_frames(writers)
     looked = writers if options.encoding.check else {}
     found = near_duplicates(source, {split: Looks(*writer.looks()) for split, writer in looked.items()})
     about = {**about, "near_duplicates": listed(source, found)}

@@ -9,7 +9,8 @@ to the same pixels as Pillow:
   order.
 
 Any other image that Pillow decodes is re-encoded as PNG. As with Pillow's `convert("RGB")`, by which the paper's
-authors load images, alpha is dropped instead of blended, and the first of several frames is taken.
+authors load images, alpha is dropped unless a background is given, and the first of several frames is taken. 16-bit
+grey is divided by 257. Floats from 0 to 1 are multiplied by 255, and floats from 0 to 255 are rounded.
 """
 
 import io
@@ -21,9 +22,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
 from fastlt.core.errors import UserError
+from fastlt.data.plugins import missing_plugin, register_plugins
 from fastlt.data.shards import format as layout
 from fastlt.data.shards.format import Encoded
 from fastlt.data.shards.look import look_of
@@ -41,6 +43,7 @@ _COLOURS = {
     "RGBA": "alpha",
     "F": "float",
 }
+FIRST_FRAME = "first of several frames"  # in the counts of dataset.json, behind the colour type
 _JPEG_LONGEST = 65_500  # pixels of the longest side that libjpeg writes
 _REDUCING_GAP = 2  # as in Pillow's thumbnails: from this factor on, decoding at reduced size changes nothing visible
 _PNG_PIECE = 1 << 16  # bytes inflated at once; the pixels are only counted
@@ -76,6 +79,8 @@ class Encoding:
     max_short_side: in pixels; `jpeg`, `png` and `raw` scale larger images down to it. 0 means never.
     orientation: `ignore` the EXIF tag (as the authors' loader does) or `apply` it to the pixels.
     max_pixels: images with more pixels are refused.
+    background: the colour that shows through transparent pixels, as Pillow writes colours (`white`, `#808080`); ""
+    drops the alpha channel and leaves the colours under it.
     check: whether every image is decoded. Without it, only headers are read of images that are linked.
 
     Raises UserError for values that are not allowed.
@@ -87,6 +92,7 @@ class Encoding:
     orientation: str = "ignore"
     max_pixels: int = MAX_PIXELS
     check: bool = True
+    background: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in ENCODINGS:
@@ -99,6 +105,13 @@ class Encoding:
             raise UserError(
                 f"max_short_side needs encode=jpeg, png or raw: encode={self.kind} leaves the bytes as found"
             )
+        if self.background:
+            try:
+                ImageColor.getrgb(self.background)
+            except ValueError:
+                raise UserError(
+                    f"background={self.background} is no colour: allowed are names such as white, and #RRGGBB"
+                ) from None
         if not self.check and self.kind != "link":
             raise UserError(f"check=false needs encode=link: encode={self.kind} decodes every image once")
         if self.max_pixels < 1:
@@ -142,6 +155,7 @@ def _opened(found: bytes, limit: int) -> Iterator[Image.Image]:
     """
     if not found:
         raise BadImage("the file is empty")
+    register_plugins()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata only; real problems raise exceptions
         if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
@@ -192,6 +206,8 @@ def _encode_file(found: bytes, image: Image.Image, encoding: Encoding) -> Encode
         kind = f"{colour} {image.format}".strip()
         raise BadImage(f"this {kind} cannot stay as it is: encode=keep would store it as PNG")
     pixels = _stored_pixels(image, encoding)
+    if _has_frames(image):
+        colour = f"{colour}, {FIRST_FRAME}" if colour else FIRST_FRAME
     return _encode_pixels(pixels, "png" if encoding.kind == "keep" else encoding.kind, encoding.quality, colour)
 
 
@@ -201,16 +217,38 @@ def _stored_pixels(image: Image.Image, encoding: Encoding) -> Image.Image:
     size = _stored_size(image.size, encoding)
     if size != image.size:  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is still twice the wanted size
         image.draft(None, (_REDUCING_GAP * size[0], _REDUCING_GAP * size[1]))
-    pixels = _resized(_rgb(image), size)
+    pixels = _resized(_rgb(image, encoding.background), size)
     return pixels if turn is None else pixels.transpose(turn)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """Converts an image to 8-bit RGB. 16-bit grey is scaled, whereas Pillow's own conversion would clip it."""
+def _has_frames(image: Image.Image) -> bool:
+    """Returns whether a decoded file has several pages or frames. Previews in a camera's JPEG (MPO) do not count."""
+    try:
+        return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+    except Exception:  # the frames behind the first are damaged, and nobody needs them
+        return True
+
+
+def _rgb(image: Image.Image, background: str) -> Image.Image:
+    """Converts an image to 8-bit RGB. 16-bit grey and floats are scaled, whereas Pillow's own conversion would clip.
+
+    background: the colour under transparent pixels; "" drops the alpha channel.
+    """
     if image.mode.startswith("I"):
         values = np.asarray(image).clip(0, 65535).astype(np.uint16) // 257
         return Image.fromarray(values.astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        values = np.asarray(image)
+        low, high = float(values.min()), float(values.max())
+        if not 0 <= low <= high <= 255:
+            raise BadImage(f"floats from {low:g} to {high:g}: allowed are 0 to 1, and 0 to 255")
+        values = np.rint(values * 255 if high <= 1 else values)
+        return Image.fromarray(values.astype(np.uint8)).convert("RGB")
     image.load()
+    if background and image.has_transparency_data:
+        whole = Image.new("RGBA", image.size, background)
+        whole.alpha_composite(image.convert("RGBA"))
+        return whole.convert("RGB")
     pixels = image if image.mode == "RGB" else image.convert("RGB")
     pixels.info = {}  # otherwise Pillow would write colour profiles, comments and transparency into the stored file
     return pixels
@@ -320,7 +358,7 @@ def _why_unknown(found: bytes) -> str:
     if found.startswith(b"\x89PNG"):
         return "damaged PNG header"
     if not found.startswith(b"\xff\xd8"):
-        return "no image format known to Pillow"
+        return missing_plugin(found) or "no image format known to Pillow"
     frame = _jpeg_frame(found)
     if frame is None:
         return "damaged JPEG header"

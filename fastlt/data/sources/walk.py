@@ -11,6 +11,7 @@ from PIL import Image
 from fastlt.core.errors import UserError
 from fastlt.core.log import printed, say
 from fastlt.core.words import counted
+from fastlt.data.plugins import register_plugins
 
 # Pillow registers these formats, but decodes them only with another program or a plugin, or not at all.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
@@ -20,6 +21,7 @@ _JPEG_TOO = (".jif", ".jfi")
 @functools.cache
 def image_extensions() -> frozenset[str]:
     """Returns the extensions, such as `.jpg`, of all formats that the installed Pillow decodes, in lower case."""
+    register_plugins()
     named = Image.registered_extensions().items()
     return frozenset([*_JPEG_TOO, *(end for end, kind in named if kind in Image.OPEN and kind not in _NOT_DECODED)])
 
