@@ -5,13 +5,19 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
 from fastlt.core.log import silence
 
 PATIENCE = timedelta(minutes=30)  # how long the other ranks wait while rank 0 writes or evaluates
+# How long they wait for each other in stage 2, where one may fit a classifier for hours. If a rank ends, torchrun ends
+# the others, however long they would wait.
+STAGE_2_PATIENCE = timedelta(days=30)
+_patient: Any = None  # the group of all ranks for `tell`, `gather` and `wait`, which exchanges values of the CPU
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,31 @@ class Ranks:
         """Returns, on all ranks, whether `value` is true on any of them. device: where the values are exchanged."""
         return value if self.world == 1 else bool(self.sum(torch.tensor(int(value), device=device)))
 
+    def tell(self, value: Any) -> Any:
+        """Returns rank 0's value on all ranks. value: anything that can be pickled; on other ranks it is ignored."""
+        if self.world == 1:
+            return value
+        told = [value]
+        dist.broadcast_object_list(told, src=0, group=_patient)
+        return told[0]
+
+    def gather(self, values: np.ndarray) -> list[np.ndarray]:
+        """Returns the arrays of all ranks on rank 0, in their order, and [] on the others.
+
+        values: of the same shape and dtype on all ranks.
+        """
+        if self.world == 1:
+            return [values]
+        own = torch.from_numpy(np.ascontiguousarray(values))
+        parts = [torch.empty_like(own) for _ in range(self.world)] if self.main else None
+        dist.gather(own, parts, dst=0, group=_patient)
+        return [part.numpy() for part in parts or []]
+
+    def wait(self) -> None:
+        """Returns when all ranks have called this."""
+        if self.world > 1:
+            dist.barrier(group=_patient)
+
     @contextlib.contextmanager
     def one_after_another(self) -> Iterator[None]:
         """Context manager that rank 0 enters first and the others after it, so that only rank 0 downloads a file."""
@@ -66,7 +97,9 @@ def join(ranks: Ranks, device: torch.device) -> None:
     if ranks.world == 1:
         return
     gpu = device.type == "cuda"
+    global _patient
     dist.init_process_group("nccl" if gpu else "gloo", timeout=PATIENCE, device_id=device if gpu else None)
+    _patient = dist.new_group(backend="gloo", timeout=STAGE_2_PATIENCE)
     if not ranks.main:
         silence()
 

@@ -10,6 +10,7 @@ import torch
 from fastlt.core.checkpoint import finished_state, load_checkpoint, save_checkpoint
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
+from fastlt.core.ranks import ALONE, Ranks
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.config import TrainConfig
 from fastlt.experiment.identity import determined_by, features_determined_by
@@ -21,11 +22,8 @@ from fastlt.stage2.estimators.scale import fixed_scale, scale_of
 from fastlt.training.representation import Representation
 
 
-def check_frozen(config: TrainConfig, world: int) -> None:
-    """Raises UserError, in one line, for settings that need a training of the backbone.
-
-    world: number of ranks; only one is allowed.
-    """
+def check_frozen(config: TrainConfig) -> None:
+    """Raises UserError, in one line, for settings that need a training of the backbone."""
     on_images = [name for name in config.classifier_names if name in IMAGE_CLASSIFIERS]
     if on_images:
         raise UserError(
@@ -36,8 +34,6 @@ def check_frozen(config: TrainConfig, world: int) -> None:
         raise UserError(f"protocol.loss={config.protocol.loss}: with epochs=0 it is cross_entropy")
     if config.protocol.train_from:
         raise UserError(f"protocol.train_from={config.protocol.train_from}: with epochs=0 nothing is trained")
-    if world > 1:
-        raise UserError("epochs=0: one process extracts the features, start it without torchrun")
 
 
 def frozen_representation(
@@ -47,6 +43,7 @@ def frozen_representation(
     begin: Callable[[], Model],
     train_features: Callable[[Representation], Features],
     begun: Callable[[], None],
+    ranks: Ranks = ALONE,
 ) -> Representation:
     """Returns the backbone with a joint classifier that is trained on its features, or read from the run folder.
 
@@ -54,14 +51,14 @@ def frozen_representation(
     begin: returns the model with its initial weights.
     train_features: returns the training features of a representation, divided by its `feature_scale`; it extracts them
         if they are not stored.
-    begun: as in `train_representation`.
+    begun: as in `train_representation`. ranks: all of them must call this; rank 0 trains the joint classifier.
     """
     identity, path = determined_by(config, dataset), folder / "checkpoint.pt"
     features_key = features_determined_by(config, dataset).key
     model = begin()
     state = None if config.overwrite else load_checkpoint(path, identity)
     begun()
-    if state is None:
+    if ranks.tell(state is None):
         if not config.protocol.pretrained:
             say(
                 f"backbone={config.backbone.name}: nothing is trained and protocol.pretrained is not given, so its "
@@ -69,25 +66,29 @@ def frozen_representation(
             )
         start = time.monotonic()
         raw = train_features(Representation(model, identity.key, {}, 0, "", 0.0, 0, 1.0, features_key))
-        scale = power_of_two(config.feature_scale, raw.x)
-        rows = Features(raw.x / scale, raw.labels)
-        layer = train_joint(rows, dataset.classes, config.trainings, config.seed, config.sampler.name)
-        # The weights are divided by the scale, so that the model takes features that are not. This is exact, because
-        # the scale is a power of two.
-        model.classifier = linear_layer(layer.weight.detach() / scale, layer.bias.detach())
-        state = finished_state(
-            identity,
-            "linear",
-            {name: value.cpu() for name, value in model.state_dict().items()},
-            seconds=time.monotonic() - start,
-            images=len(rows),
-            feature_scale=scale,
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(state, path)
+        if ranks.main:
+            scale = power_of_two(config.feature_scale, raw.x)
+            rows = Features(raw.x / scale, raw.labels)
+            layer = train_joint(rows, dataset.classes, config.trainings, config.seed, config.sampler.name)
+            # The weights are divided by the scale, so that the model takes features that are not. This is exact,
+            # because the scale is a power of two.
+            model.classifier = linear_layer(layer.weight.detach() / scale, layer.bias.detach())
+            state = finished_state(
+                identity,
+                "linear",
+                {name: value.cpu() for name, value in model.state_dict().items()},
+                seconds=time.monotonic() - start,
+                images=len(rows),
+                feature_scale=scale,
+            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_checkpoint(state, path)
+        ranks.wait()
     else:
         say(f"reusing the representation in {path}")
-        model.load_state_dict(state["model"])
+    state = state or load_checkpoint(path, identity)
+    assert state is not None, f"rank 0 has written {path}"
+    model.load_state_dict(state["model"])
     known = identity.about, 0, "as it came", state["seconds"], state["images"]
     return Representation(model.eval(), identity.key, *known, float(state["feature_scale"]), features_key)
 

@@ -32,22 +32,26 @@ class Loaders:
         shared = {"drop_last": True, "rank": self.ranks.rank, "world": self.ranks.world}
         return self._loader("train", order, self.augment, batch, **shared)
 
-    def evaluation(self, split: str, ids: np.ndarray) -> Loader:
+    def evaluation(self, split: str, ids: np.ndarray, share: bool = False) -> Loader:
         """Returns a loader of each of these samples once, with the evaluation transform.
 
-        ids: sample ids of the split, int64 [n]. A damaged sample of train is replaced by another one of its class; in
-        val and test, it is an error.
+        ids: sample ids of the split, int64 [n]. share: only of this rank's share of them. A damaged sample of train
+        is replaced by another one of its class; in val and test, it is an error.
         """
         order = InOrder(ids, self.dataset.split(split).label[ids] if split == "train" else None)
-        return self._loader(split, order, self._evaluation, min(self.config.protocol.batch, 256))
+        return self._loader(split, order, self._evaluation, min(self.config.protocol.batch, 256), **self._of(share))
 
-    def augmented(self, ids: np.ndarray) -> Loader:
+    def augmented(self, ids: np.ndarray, share: bool = False) -> Loader:
         """Returns a loader of these training images in this order, augmented as in stage 1.
 
-        ids: sample ids of train, int64 [n]. Each epoch of the loader is a pass with its own random augmentation.
+        ids: sample ids of train, int64 [n]. share: only of this rank's share of them. Each epoch of the loader is
+        a pass with its own random augmentation.
         """
         order = InOrder(ids, self.dataset.split("train").label[ids])
-        return self._loader("train", order, self.augment, min(self.config.protocol.batch, 256))
+        return self._loader("train", order, self.augment, min(self.config.protocol.batch, 256), **self._of(share))
+
+    def _of(self, share: bool) -> dict[str, Any]:
+        return {"rank": self.ranks.rank, "world": self.ranks.world} if share else {}
 
     def _batch_of_a_rank(self, images: int) -> int:
         """Returns how many images a rank loads at once in stage 1.

@@ -13,7 +13,7 @@ from fastlt.core.config import changed
 from fastlt.core.errors import UserError
 from fastlt.core.groups import class_groups
 from fastlt.core.identity import Identity
-from fastlt.core.log import say
+from fastlt.core.log import regrets, say
 from fastlt.core.ranks import ALONE, Ranks, leave
 from fastlt.core.words import counted
 from fastlt.data.hold_out import hold_out
@@ -23,6 +23,7 @@ from fastlt.experiment.about import describe
 from fastlt.experiment.announce import announced
 from fastlt.experiment.choosing import choose_split, say_choice
 from fastlt.experiment.config import TrainConfig
+from fastlt.experiment.extraction import Extraction
 from fastlt.experiment.frozen import check_frozen, frozen_representation
 from fastlt.experiment.given import JOINT_FILE, GivenDataset
 from fastlt.experiment.identity import determined_by
@@ -37,9 +38,8 @@ from fastlt.models.checkpoint.store import load_model
 from fastlt.registry import is_own
 from fastlt.stage2.classifiers.base import Features, Task
 from fastlt.stage2.classifiers.joint import linear_layer
-from fastlt.stage2.classify import Job, classify
+from fastlt.stage2.classify import Job, classify, joined
 from fastlt.stage2.decision_regions import region_frame
-from fastlt.stage2.features import FeatureStore
 from fastlt.training.representation import Representation, train_representation
 from fastlt.training.trainer import Stage, Trainer
 
@@ -55,9 +55,9 @@ def run_experiment(
 ) -> Results | None:
     """Runs the experiment of a configuration in a run folder and returns its results.
 
-    Ranks other than 0 take part in the training and return None. Whatever the folder already holds is reused: the
-    representation, its features, and every fitted classifier. A classifier that cannot be fitted does not stop the
-    others; it is listed in `Results.failed`.
+    Ranks other than 0 take part in the training, in the extraction of features and in the fitting of classifiers, and
+    return None. Whatever the folder already holds is reused: the representation, its features, and every fitted
+    classifier. A classifier that cannot be fitted does not stop the others; it is listed in `Results.failed`.
 
     folder: the run folder. threads: CPU threads of the loaders.
     begun: is called before anything is computed, once it is known that the folder holds no other representation.
@@ -68,7 +68,7 @@ def run_experiment(
         raise UserError(f"{dataset.root} has no test split to evaluate on: convert it with one")
     choose_on = choose_split(config, dataset)
     if config.epochs == 0 and not config.representation:
-        check_frozen(config, ranks.world)
+        check_frozen(config)
     train_index = dataset.split("train")
     kept, held = hold_out(train_index.class_start, train_index.class_members, config.hold_out, config.seed)
     orders: dict[str, tuple[str, np.ndarray]] = {"train": ("train", kept)}
@@ -90,76 +90,45 @@ def run_experiment(
         start = _class_start(dataset, kept)
         chosen = Choose(choose_on, *orders[choose_on]) if choose_on in orders else None
         bases[name] = retrain(retraining, representation, loaders, kept, start, folder / name, config, ranks, chosen)
-    leave(ranks)
-    if not ranks.main:
-        return None
-    features = _features(representation, config, folder, loaders, orders, config.augmented_passes)
-
+    usual = Extraction(representation, config, folder, loaders, orders, config.augmented_passes)
+    usual.write(ranks)
+    # Of classifiers that come with a backbone of their own.
+    own_features = {
+        name: Extraction(bases[name], config, folder / name, loaders, orders)
+        for name, retraining in on_images.items()
+        if not retraining.keeps_backbone
+    }
+    for extraction in own_features.values():
+        extraction.write(ranks)
+    features = usual.read()
     test = features["test"]
     frame = region_frame(test.x.cpu().numpy(), test.labels.cpu().numpy()) if test.x.shape[1] == 2 else None
 
-    def jobs() -> Iterator[Job]:
-        for name, base in bases.items():
-            retraining = on_images.get(name)
-            own = retraining is not None and not retraining.keeps_backbone
-            seen = _features(base, config, folder / name, loaders, orders) if own else features
+    def jobs(names: list[str]) -> Iterator[Job]:
+        for name in names:
+            base, retraining, own = bases[name], on_images.get(name), name in own_features
+            seen = own_features[name].read() if own else features
             # The path of a representation outside the run folder is absolute, as the folder is read from anywhere.
             if base is representation:
-                usual = JOINT_FILE if isinstance(dataset, GivenDataset) else "checkpoint.pt"
-                path = str(Path(config.representation).resolve()) if config.representation else usual
+                stored = JOINT_FILE if isinstance(dataset, GivenDataset) else "checkpoint.pt"
+                path = str(Path(config.representation).resolve()) if config.representation else stored
             else:
                 path = f"{name}/checkpoint.pt"
             job = _job(name, base, dataset, config, seen, choose_on, path, None if own else frame)
             yield replace(job, trained=_trained(retraining, base, choose_on)) if retraining else job
 
-    classified = classify(jobs(), folder / "classifiers", len(bases))
+    # Every rank fits some of the classifiers. Rank 0 then takes those of the others from their files.
+    names, kept_in = list(bases), folder / "classifiers"
+    mine = names[ranks.rank :: ranks.world]
+    fitted = classify(jobs(mine), kept_in, len(mine))
+    ranks.wait()
+    leave(ranks)
+    if not ranks.main:
+        regrets()  # rank 0 tells what could not be fitted
+        return None
+    rest = [name for name in names if name not in mine]
+    classified = fitted if not rest else joined(names, fitted, classify(jobs(rest), kept_in, len(rest)))
     return describe(dataset, config, representation, choose_on, classified, frame, device, threads)
-
-
-def _features(
-    representation: Representation,
-    config: TrainConfig,
-    folder: Path,
-    loaders: Loaders,
-    orders: dict[str, tuple[str, np.ndarray]],
-    passes: int = 0,
-) -> dict[str, Features]:
-    """Returns the features of every split of `orders`, extracting and storing them if the folder lacks them.
-
-    The entry `augmented` holds the features of train followed by those of the augmented passes.
-    """
-    if isinstance(loaders.dataset, GivenDataset):
-        store = loaders.dataset.store(config, folder, orders)
-    else:
-        key = representation.features_key or representation.key
-        store = FeatureStore(folder / "features.h5", key, config.feature_dtype, passes)
-    if not all(store.has(split) for split in orders):
-        with contextlib.ExitStack() as stack:
-            stored = {name: stack.enter_context(loaders.evaluation(*order)) for name, order in orders.items()}
-            augmented = stack.enter_context(loaders.augmented(orders["train"][1])) if passes else None
-            store.write(stored, representation.model, config.precision, augmented)
-
-    dim = representation.model.classifier.weight.shape[1]
-
-    def read(split: str) -> Features:
-        x, labels = store.read(split, augmented=split == "train")
-        of, ids = orders[split]
-        known = loaders.dataset.split(of).label[ids]
-        seen = 1 + (passes if split == "train" else 0)
-        if x.shape[1] != dim or not np.array_equal(labels, np.tile(known, seen)):
-            raise UserError(
-                f"{store.path} holds features of other images or of another network: delete it, and they are extracted "
-                "anew"
-            )
-        rows = torch.from_numpy(x).to(loaders.device)
-        if representation.feature_scale != 1:
-            rows = rows / representation.feature_scale
-        return Features(rows, torch.from_numpy(labels).to(loaders.device))
-
-    features = {split: read(split) for split in orders}
-    every = features["train"]
-    seen = len(every) // (1 + passes)
-    return {**features, "train": Features(every.x[:seen], every.labels[:seen]), "augmented": every}
 
 
 def _job(
@@ -236,8 +205,11 @@ def _representation(
             config,
             folder,
             lambda: _model(dataset, config, loaders.device, ranks),
-            lambda raw: _features(raw, config, folder, loaders, orders, config.augmented_passes)["train"],
+            lambda raw: _train_features(
+                Extraction(raw, config, folder, loaders, orders, config.augmented_passes), ranks
+            ),
             begun,
+            ranks,
         )
     if config.representation:
         given = _given(Path(config.representation), dataset, config, loaders.augment, loaders.device)
@@ -259,6 +231,11 @@ def _representation(
         how = config.schedule, config.protocol, train, val, config.seed, config, ranks, stage
         fit = Trainer(model, *how, np.diff(start), groups)
         return train_representation(determined_by(config, dataset), fit, folder, config, begun)
+
+
+def _train_features(extraction: Extraction, ranks: Ranks) -> Features:
+    extraction.write(ranks)
+    return extraction.read()["train"]
 
 
 def _given(path: Path, dataset: Dataset, config: TrainConfig, augment: Augment, device: torch.device) -> Representation:

@@ -92,6 +92,15 @@ def classify(jobs: Iterable[Job], folder: Path, total: int) -> Classified:
     return Classified(rows, failed)
 
 
+def joined(names: Iterable[str], *parts: Classified) -> Classified:
+    """Returns several Classified as one, with the classifiers in the order of `names`."""
+    rows = {name: row for part in parts for name, row in part.rows.items()}
+    failed = {name: reason for part in parts for name, reason in part.failed.items()}
+    return Classified(
+        {name: rows[name] for name in names if name in rows}, {name: failed[name] for name in names if name in failed}
+    )
+
+
 def file_of(folder: Path, name: str) -> Path:
     """Returns the path of the file that stores a classifier."""
     return folder / f"{name.replace(':', '.')}.pt"

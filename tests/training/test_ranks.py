@@ -15,6 +15,7 @@ from commands import ROOT, train
 from pictures import Pictures, conversion
 
 from fastlt.data.convert import convert
+from fastlt.stage2.features import FeatureStore
 
 # Without BatchNorm, whose statistics are those of a rank's share: so the gradients are the same but for rounding.
 BACKBONE = """
@@ -25,6 +26,11 @@ def build():
         nn.Conv2d(3, 8, 3, 2, 1), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.GroupNorm(4, 16),
         nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
     )
+"""
+# A classifier that cannot be fitted.
+UNLUCKY = """
+def mine(task):
+    raise ValueError("no luck")
 """
 OPTIONS = (
     "data=data", "protocol=cifar_lt_200", "protocol.batch=16", "backbone.name=tiny:build", "epochs=2", "threads=1",
@@ -78,6 +84,33 @@ def test_two_ranks_train_as_one_process_does(place: Path) -> None:
     results = [json.loads((place / run / "results.json").read_text()) for run in ("two", "alone")]
     assert results[0]["key"] == results[1]["key"]
     assert results[0]["classifiers"]["joint"]["all"] == pytest.approx(results[1]["classifiers"]["joint"]["all"], abs=9)
+
+
+@pytest.mark.parametrize("name", ["given", "frozen"])
+def test_two_ranks_extract_and_fit_what_one_process_does(name: str, place: Path) -> None:
+    """213 training images are no multiple of two, and a pass of augmented ones follows."""
+    stage_1 = {"given": ("representation=alone/checkpoint.pt",), "frozen": ("epochs=0", "protocol=frozen")}[name]
+    options = (*stage_1, "augmented_passes=1", "classifiers=[joint,ncm_l2,crt,tau_norm,nowhere:mine]", "image_size=32")
+    (place / "nowhere.py").write_text(UNLUCKY)
+    alone = train(*OPTIONS, *options, f"run={name}_1", cwd=place, PYTHONPATH=path(place))
+    process = torchrun(place, *options, f"run={name}_2")
+    _, err = process.communicate(timeout=300)
+    assert alone.returncode == 1 and "no luck" in alone.stderr, alone.stderr
+    assert process.returncode == 1 and err.count("no luck") == 1, err
+    one, two = (json.loads((place / f"{name}_{ranks}" / "results.json").read_text()) for ranks in (1, 2))
+    assert one["key"] == two["key"]
+    key = one.get("features_key") or one["key"]
+    stores = [FeatureStore(place / f"{name}_{ranks}" / "features.h5", key, passes=1) for ranks in (1, 2)]
+    for split, count in (("train", 2 * 213), ("val", 12), ("test", 12)):
+        (x, labels), (theirs, others) = (store.read(split, augmented=split == "train") for store in stores)
+        assert len(x) == count
+        np.testing.assert_array_equal(labels, others)
+        np.testing.assert_allclose(x, theirs, rtol=1e-4, atol=1e-5)
+    rows, others = one["classifiers"], two["classifiers"]
+    assert list(rows) == list(others) == ["joint", "ncm_l2", "crt", "tau_norm", "nowhere:mine"]
+    assert rows.pop("nowhere:mine") == others["nowhere:mine"]
+    for classifier, row in rows.items():
+        assert row["all"] == pytest.approx(others[classifier]["all"], abs=9), classifier
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(place: Path) -> None:

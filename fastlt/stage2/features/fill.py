@@ -10,6 +10,7 @@ from fastlt.core.log import Progress
 from fastlt.stage2.features.extract import Rows, extract
 from fastlt.stage2.features.network import Network
 from fastlt.stage2.features.part import Part
+from fastlt.stage2.features.shares import Shares
 
 
 class UnfitFeature(UserError):
@@ -17,13 +18,21 @@ class UnfitFeature(UserError):
 
 
 def fill(
-    part: Part, split: str, passes: Sequence[Batches], model: Network, precision: str, dtype: str, progress: Progress
+    part: Part,
+    split: str,
+    passes: Sequence[Batches],
+    model: Network,
+    precision: str,
+    dtype: str,
+    progress: Progress,
+    shares: Shares | None = None,
 ) -> None:
     """Extracts the rows of a split that the file lacks and appends them.
 
     part: the file. split: the name of the split.
     passes: a loader for each pass over the N images of the split; pass v is epoch v of passes[v].
     precision: fp32 or bf16. dtype: of the stored features. progress: is advanced by the images of each batch.
+    shares: what the other ranks extract; None in a process alone.
 
     Raises UnfitFeature at the first feature that is not finite or, for dtype float16, beyond 65504.
     """
@@ -33,7 +42,12 @@ def fill(
         done = part.position(split) - number * images
         if done >= images:
             continue
-        for rows in extract(model, loader, precision, number, done):
+        found = (
+            extract(model, loader, precision, number, done)
+            if shares is None
+            else shares.rows(split, loader, model, precision, number, done)
+        )
+        for rows in found:
             _check(rows, split, dtype)
             part.append(split, rows.features.astype(dtype, copy=False), rows.labels, rows.ids)
             progress.advance(len(rows.ids), split)

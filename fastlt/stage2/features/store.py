@@ -26,6 +26,7 @@ from fastlt.stage2.features.layout import (
 )
 from fastlt.stage2.features.network import Network
 from fastlt.stage2.features.part import Part
+from fastlt.stage2.features.shares import Shares
 
 DTYPES = ("float32", "float16")
 
@@ -87,7 +88,12 @@ class FeatureStore:
             return np.memmap(file, self.dtype, "c", one.offsets[0], (rows, one.shape[1])), labels
 
     def write(
-        self, loaders: Mapping[str, Batches], model: Network, precision: str = "fp32", augmented: Batches | None = None
+        self,
+        loaders: Mapping[str, Batches],
+        model: Network,
+        precision: str = "fp32",
+        augmented: Batches | None = None,
+        shares: Shares | None = None,
     ) -> None:
         """Extracts and stores the features of those splits of `loaders` that are not stored yet.
 
@@ -95,6 +101,8 @@ class FeatureStore:
         model: extracts the features. precision: fp32 or bf16.
         augmented: loader of the augmented images of train, needed if this store has augmented passes; its epochs
             v = 1..K are the passes, with the same images in the same order.
+        shares: what the other ranks of a training extract, all of which are in `Shares.help` then; None in a process
+            alone.
 
         A write that was killed resumes after the last rows that it saved, and nothing can be read before all rows are
         written. Features of another representation, dtype or number of augmented passes are removed.
@@ -118,7 +126,7 @@ class FeatureStore:
             total = sum(split.shape[0] for split in wanted.values())
             with Part(self._part) as part, Progress("features", total, done=done) as progress:
                 for split, of_split in passes.items():
-                    fill(part, split, of_split, model, precision, self.dtype, progress)
+                    fill(part, split, of_split, model, precision, self.dtype, progress, shares)
             with writing(self.path, again=AGAIN):
                 self._part.replace(self.path)
                 sync(self.path.parent)
