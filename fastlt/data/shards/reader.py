@@ -233,7 +233,8 @@ def _mapped(path: Path, size: int) -> np.ndarray:
         raise UserError(f"shard {path} cannot be read ({error.strerror}): make it readable") from None
     if isinstance(mapped, int):
         linked = f" (a link to {path.readlink()})" if path.is_symlink() else ""
-        raise UserError(f"shard {path}{linked} {size_problem(mapped, size)}; convert the data set again")
+        remedy = "put the tar back as it was, or convert" if linked else "convert"
+        raise UserError(f"shard {path}{linked} {size_problem(mapped, size)}; {remedy} the data set again")
     return mapped
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ENDS = (".parquet", ".pq")
 _ROWS = 16  # that are read at once, which bounds the memory for row groups of any size
 _BUFFER = 1 << 20  # bytes read from a file at once
+_OPEN = 4  # files that a process keeps open, as near duplicates are compared across files
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Parquet:
     Samples keep the order of the rows. A key is `FILE/ROW`, or `FILE/ROW/PATH` if the image has a
     path; FILE is relative to the folder that contains all files.
 
-    Images are read a few rows at a time, never a whole file. The unit of reading is a page, which bounds the memory:
-    `datasets` writes pages of 100 images.
+    Images are read a few rows at a time, never a whole file. The unit of reading is a page of the file, which bounds
+    the memory.
 
     Raises UserError for a file that is no Parquet file, columns that are missing or not clear, differing columns or
     class names, an empty file of a split, and a label that is missing or unknown. `load` raises OSError for a row
@@ -112,7 +113,7 @@ class Parquet:
 
 
 class _Reader:
-    """Reads images by row. Every process has its own open file, and goes through a row group from its start to its end.
+    """Reads images by row. Every process opens files of its own.
 
     files: {split: its files}. starts: for each split the first row of every file, and the number of rows. column: of
     the images.
@@ -120,45 +121,53 @@ class _Reader:
 
     def __init__(self, files: dict[str, list[Path]], starts: dict[str, list[int]], column: str):
         self.files, self.starts, self._column = files, starts, column
-        self._close()
+        self._process = os.getpid()
+        self._cursors: dict[tuple[str, int], _Cursor] = {}  # by split and number of the file, the last used one last
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Reader, (self.files, self.starts, self._column)
 
-    def _close(self) -> None:
-        self._process = os.getpid()
-        self._open: tuple[str, int] | None = None  # the file that is open, by split and number
-        self._groups: list[int] = []  # the first row of each row group of it, and the number of rows
+    def image(self, split: str, index: int) -> bytes:
+        """Returns the bytes of an image. Raises OSError if the row has none, or if the file cannot be read."""
+        if self._process != os.getpid():
+            self._process, self._cursors = os.getpid(), {}
+        number = bisect.bisect_right(self.starts[split], index) - 1
+        cursor = self._cursors.pop((split, number), None)
+        try:
+            cursor = cursor or _Cursor(self.files[split][number], self._column)
+            value = cursor.value(index - self.starts[split][number])
+        except (*_broken(), StopIteration, IndexError) as error:
+            raise OSError(f"the file cannot be read, or has changed ({first_line(error)})") from None
+        self._cursors[split, number] = cursor
+        if len(self._cursors) > _OPEN:
+            del self._cursors[next(iter(self._cursors))]
+        return _bytes_of(value)
+
+
+class _Cursor:
+    """A place in a file. Rows are cheap to read in ascending order; to go back, a row group is read from its start."""
+
+    def __init__(self, path: Path, column: str):
+        self._file, self._column = _opened(path), column
+        sizes = [self._file.metadata.row_group(k).num_rows for k in range(self._file.num_row_groups)]
+        self._groups = [0, *itertools.accumulate(sizes)]  # the first row of each row group, and the number of rows
         self._group = -1
         self._batches: Iterator[Any] = iter(())
         self._batch: Any = None
         self._first = self._end = 0  # the rows of the file that the batch holds
 
-    def image(self, split: str, index: int) -> bytes:
-        number = bisect.bisect_right(self.starts[split], index) - 1
-        row = index - self.starts[split][number]
-        path = self.files[split][number]
-        try:
-            if self._process != os.getpid() or self._open != (split, number):
-                self._close()
-                self._file = _opened(path)
-                sizes = [self._file.metadata.row_group(k).num_rows for k in range(self._file.num_row_groups)]
-                self._groups = [0, *itertools.accumulate(sizes)]
-                self._open = split, number
-            group = bisect.bisect_right(self._groups, row) - 1
-            if group != self._group or row < self._first:
-                self._batches = self._file.iter_batches(
-                    _ROWS, row_groups=[group], columns=[self._column], use_threads=False
-                )
-                self._group, self._first, self._end = group, self._groups[group], self._groups[group]
-            while row >= self._end:
-                self._batch = next(self._batches).column(0)
-                self._first, self._end = self._end, self._end + len(self._batch)
-        except (*_broken(), StopIteration, IndexError) as error:
-            self._close()
-            raise OSError(f"the file cannot be read, or has changed ({first_line(error)})") from None
-        value = self._batch[row - self._first].as_py()
-        return _bytes_of(value)
+    def value(self, row: int) -> Any:
+        """Returns the value of a row in the column."""
+        group = bisect.bisect_right(self._groups, row) - 1
+        if group != self._group or row < self._first:
+            self._batches = self._file.iter_batches(
+                _ROWS, row_groups=[group], columns=[self._column], use_threads=False
+            )
+            self._group, self._first, self._end = group, self._groups[group], self._groups[group]
+        while row >= self._end:
+            self._batch = next(self._batches).column(0)
+            self._first, self._end = self._end, self._end + len(self._batch)
+        return self._batch[row - self._first].as_py()
 
 
 def _bytes_of(value: Any) -> bytes:
