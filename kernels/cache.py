@@ -12,7 +12,7 @@ from numba.core.dispatcher import Dispatcher
 
 HERE = Path(__file__).parent
 _config: Any = numba.config  # its attributes are made from the environment, so type checkers do not know them
-_TOLD = "FASTLT_KERNEL_CACHE_TOLD"  # set once the message is printed, so that child processes do not repeat it
+_TOLD = "FASTLT_KERNEL_CACHE_TOLD"  # the lines that were printed, which child processes do not repeat
 
 
 def settle_cache(package: Path = HERE) -> None:
@@ -22,7 +22,13 @@ def settle_cache(package: Path = HERE) -> None:
     none of them is writable. In that case a folder that belongs to the user is made in the system's temporary folder.
     If that fails too, caching is turned off, and every process compiles the kernels again. The first process reports
     either case on stderr.
+
+    NUMBA_DISABLE_JIT, which some set to debug other code, is ignored, as the kernels only work compiled.
     """
+    if _config.DISABLE_JIT:
+        _config.DISABLE_JIT = 0
+        os.environ["NUMBA_DISABLE_JIT"] = "0"  # which Numba reads again once its other variables change
+        _say("NUMBA_DISABLE_JIT is ignored: fastlt's kernels only work compiled")
     if kernel_folder(package) is not None:
         return
     try:
@@ -65,6 +71,7 @@ def _own_folder(folder: Path) -> Path:
 
 
 def _say(line: str) -> None:
-    if _TOLD not in os.environ:
-        os.environ[_TOLD] = "1"
+    told = os.environ.get(_TOLD, "")
+    if line not in told:
+        os.environ[_TOLD] = f"{told}{line}\n"
         sys.stderr.write(line + "\n")

@@ -58,3 +58,11 @@ def test_no_place_at_all(installation: Path) -> None:
     done = run(installation, "/proc/nowhere")
     # Python then takes other temporary places: the folder it found, or none.
     assert (done.returncode, done.stdout) == (0, "3\n") and done.stderr.count("\n") == 1
+
+
+def test_kernels_are_compiled_whatever_the_environment_says(tmp_path: Path) -> None:
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(ROOT)}
+    code = [sys.executable, "-c", f"{USE}; from numba import config; print(config.DISABLE_JIT)"]
+    done = subprocess.run(code, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr == "NUMBA_DISABLE_JIT is ignored: fastlt's kernels only work compiled\n"
+    assert (done.returncode, done.stdout) == (0, "3\n0\n")

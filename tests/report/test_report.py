@@ -477,12 +477,12 @@ def small(seed: int = 0) -> dict[str, Any]:
     return {**made(train=[300, 50, 5], names=("ncm_l2",)), "seed": seed}
 
 
-def test_command_line_on_one_run_whatever_backend_a_notebook_asked_for(tmp_path: Path) -> None:
+def test_command_line_on_one_run_whatever_a_notebook_asked_for_and_without_a_home(tmp_path: Path) -> None:
     run = saved(tmp_path / "run", small())
     done = subprocess.run(
         [sys.executable, "-m", "fastlt.report", "run"],
         cwd=tmp_path,
-        env={**os.environ, "MPLBACKEND": "module://a_notebook.that_is_not_here"},
+        env={**os.environ, "MPLBACKEND": "module://a_notebook.that_is_not_here", "MPLCONFIGDIR": "/proc/none"},
         capture_output=True,
         text=True,
         check=False,
