@@ -1,12 +1,14 @@
 """What all commands share: configuration by Hydra, and wrong input reported as one line with exit code 2."""
 
 import argparse
+import contextlib
+import errno
 import functools
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -119,13 +121,17 @@ def guard(command: Callable[[], Any], schema: type | None = None) -> None:
     """Runs a command and ends the process with one line on stderr for an error that the user can correct.
 
     Exit codes: 2 for wrong input and for files that the system refuses, 130 for Ctrl-C, 128 + the signal's number if
-    work was saved on a signal. Other exceptions pass through, and with FASTLT_DEBUG=1 all errors do.
+    work was saved on a signal, 141 if whoever reads stdout has enough, such as `head`. Other exceptions pass through,
+    and with FASTLT_DEBUG=1 all errors do.
 
     schema: the dataclass that declares the command's keys, for the message about an unknown key.
     """
+    open_streams()
     try:
-        with impatience():
+        with impatience(), _flushed():
             command()
+    except BrokenPipeError:
+        sys.exit(128 + signal.SIGPIPE)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get(DEBUG) == "1":
             raise
@@ -145,6 +151,33 @@ def guard(command: Callable[[], Any], schema: type | None = None) -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.stderr.write("interrupted\n")
         sys.exit(130)
+
+
+def open_streams() -> None:
+    """Opens standard streams that are closed, as by `>&-`: a file of the work would get their number otherwise."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the smallest number that is free
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+
+
+@contextlib.contextmanager
+def _flushed() -> Iterator[None]:
+    """Context manager that flushes stdout at its end, where an error can still be told. Raises OSError."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EPIPE):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes stdout again when the process ends
+            error.filename = "stdout"
+        raise
 
 
 def tell_regrets() -> None:

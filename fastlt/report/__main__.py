@@ -10,6 +10,7 @@ import webbrowser
 from pathlib import Path
 from typing import NoReturn
 
+from fastlt.core.cli import guard
 from fastlt.core.errors import UserError
 from fastlt.core.log import printed, regrets
 from fastlt.experiment.results import read_results
@@ -73,4 +74,4 @@ def _shown(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    guard(lambda: sys.exit(main()))

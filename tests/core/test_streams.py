@@ -1,0 +1,46 @@
+"""Standard streams that are closed, full or not read to their end: one line or none, and never a traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = r"""
+import os, sys
+from fastlt.core.cli import guard
+def command():
+    with open("work", "wb", buffering=0) as file:
+        file.write(b"work")
+        os.write(2, b"a word\n")  # as libraries in C do
+        print("a result")
+    sys.exit(0)
+guard(command)
+"""
+FULL = "error: stdout: No space left on device: make room and give the same command again"
+
+
+@pytest.mark.parametrize(
+    ("streams", "code", "told"),
+    [
+        ("> /dev/full", 2, ["a word", FULL]),
+        (">&-", 0, ["a word"]),
+        ("2>&-", 0, []),
+        ("<&- >&- 2>&-", 0, []),
+        ("| true", 141, ["a word"]),
+    ],
+)
+def test_streams_that_are_none(streams: str, code: int, told: list[str], tmp_path: Path) -> None:
+    wait = "sleep 1; " if "|" in streams else ""  # until nobody reads any more
+    line = f"set -o pipefail; ({wait}exec '{sys.executable}' -c \"$COMMAND\") {streams}"
+    done = subprocess.run(
+        ["bash", "-c", line],
+        env={**os.environ, "COMMAND": COMMAND},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.splitlines()) == (code, told)
+    assert (tmp_path / "work").read_text() == "work"  # and nothing that was printed
