@@ -78,12 +78,16 @@ def run_experiment(
         if split in dataset.splits:
             orders[split] = (split, dataset.split(split).class_members)
 
-    for line in announced(config, dataset, choose_on, device, threads):
-        say(line)
-    say(f"run folder: {folder}")
-    say_choice(choose_on, config.classifier_names, "val" in dataset.splits)
+    def begin() -> None:
+        """Tells what will be done, only once nothing is refused any more, as an error is one line."""
+        begun()
+        for line in announced(config, dataset, choose_on, device, threads):
+            say(line)
+        say(f"run folder: {folder}")
+        say_choice(choose_on, config.classifier_names, "val" in dataset.splits)
+
     loaders = Loaders(dataset, config, device, threads, ranks)
-    representation = _representation(dataset, config, folder, loaders, orders, ranks, begun)
+    representation = _representation(dataset, config, folder, loaders, orders, ranks, begin)
     bases = dict.fromkeys(config.classifier_names, representation)
     on_images = retrainings(config)
     for name, retraining in on_images.items():

@@ -33,7 +33,7 @@ def summary(run_groups: Sequence[RunGroup], tables: Sequence[Table], gaps: Seque
     runs = f"{counted(_runs(run_groups), 'run')} of {counted(len(run_groups), 'setting')}"
     runs += ", whose runs differ in the seed only" if run_groups else ""
     runs += f"; {counted(len(gaps), 'planned cell')} without results." if gaps else "."
-    texts = [*map(" ".join, answers(run_groups)), runs]
+    texts = [*(sentence for told in answers(run_groups) for sentence in told), runs]
     cells = [cell for table in tables for row in table.rows for cell in row.cells]
     if any(cell.ours for cell in cells):
         texts.append(
