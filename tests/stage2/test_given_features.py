@@ -180,6 +180,8 @@ WRONG = [
         put("y", np.eye(3, dtype=int)[np.arange(60) % 3]),
         r"x has 60 rows, y is \(60, 3\): one label for each row",
     ),
+    (put("split", np.full(60, b"\xe9tude")), "split holds bytes that are not UTF-8: save strings"),
+    (put("y", np.array([b"a", b"\xff", b"c"] * 20)), "y holds bytes that are not UTF-8: save strings"),
     (put("x", np.zeros((60, 0))), r"x is float64 \(60, 0\): numbers \[N, D\] are needed"),
     (put("y", np.zeros(60, int)), "all training images are of one class, 0"),
     (put("class_names", NAMES[:2]), r"the label of row 2 \(train\) is 2, and the 2 classes .* are 0 to 1"),

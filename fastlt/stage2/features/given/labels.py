@@ -15,7 +15,10 @@ def plain(values: np.ndarray, name: str) -> np.ndarray:
     if values.dtype.kind in "iu":
         return values.astype(np.int64)
     if values.dtype.kind in "SO":
-        values = np.array([one.decode() if isinstance(one, bytes) else one for one in values.tolist()])
+        try:
+            values = np.array([one.decode() if isinstance(one, bytes) else one for one in values.tolist()])
+        except UnicodeDecodeError:
+            raise UserError(f"{name} holds bytes that are not UTF-8: save strings") from None
     if values.dtype.kind == "U":
         return values
     if values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.round(values)).all():
