@@ -21,6 +21,7 @@ BY_THEMSELVES = {
     "core/files.py": "the one writer",
     "core/hdf5.py": "writes the temporary file of its caller",
     "core/torch_file.py": "writes the temporary file of `replacing`",
+    "core/cli.py": "the null device, in the place of closed streams",
     "core/lock.py": "a lock file holds no work",
     "core/log.py": "progress for another process: read at once or never",
     "core/metrics.py": "appends lines to a file that core/files.py began",
