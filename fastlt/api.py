@@ -81,7 +81,8 @@ def write_dataset(
         keys["split"] = ",".join(map(str, keys["split"]))
     if isinstance(source, str | Path):
         path = isinstance(source, Path) or "/" in source or Path(source).exists()
-        given = guessed(Path(source), keys) if path and "dataset" not in keys else {"dataset": source}
+        chosen = {*keys, "split"} if keys.get("append") else keys
+        given = guessed(Path(source), chosen) if path and "dataset" not in keys else {"dataset": source}
         with _composed("convert", {**given, **keys}, ConvertConfig) as (node, _):
             return Dataset(convert_configured(configuration(node)))
     splits: Any = source if isinstance(source, Mapping) else {"train": source}

@@ -40,13 +40,16 @@ def with_guess(arguments: Sequence[str]) -> list[str]:
     """
     paths = [one for one in arguments if not one.startswith("-") and ("=" not in one or Path(one).exists())]
     keys = {one.partition("=")[0] for one in arguments if one not in paths}
+    if "remove" in keys and "dataset" not in keys and not paths:  # any kind: there is no source
+        return ["dataset=image_folder", *arguments]
     if not paths:
         return list(arguments)
     if len(paths) > 1:
         raise UserError(f"{paths[0]} and {paths[1]} are two sources: give one; other arguments are key=value")
     if "dataset" in keys:
         raise UserError(f"{paths[0]} has no key: with dataset=NAME arguments are key=value, such as root={paths[0]}")
-    found = guessed(Path(paths[0]), keys)
+    # Without splits of their own, images that are added to a dataset are for training.
+    found = guessed(Path(paths[0]), {*keys, "split"} if "append=true" in arguments else keys)
     say(f"{paths[0]} is taken as {' '.join(f'{key}={value}' for key, value in found.items())}")
     rest = [one for one in arguments if one not in paths]
     return [*(f"{key}={quoted(value)}" for key, value in found.items()), *rest]
@@ -74,6 +77,8 @@ HELP = Help(
         "python tools/convert.py photos/ out=data/photos",
         "python tools/convert.py labels.csv root=images out=data/mine test=0.2 group_by=patient max_bad=0.001",
         "python tools/convert.py dataset=cifar100_lt source=cifar-100-python.tar.gz out=data/c100 imbalance=100",
+        "python tools/convert.py photos/ append=true out=data/photos",
+        "python tools/convert.py remove=withdrawn.txt out=data/photos",
     ],
     ["dataset"],
 )

@@ -14,8 +14,8 @@ from fastlt.bench.rows import Row, row
 from fastlt.core.errors import UserError
 from fastlt.data.plan import Augment, draw_plan
 from fastlt.data.shards import format as layout
+from fastlt.data.shards.content import write_description
 from fastlt.data.shards.reader import Dataset
-from fastlt.data.shards.writer import write_description
 from fastlt.longtail.sampler import LAWS, Sampler
 
 CLASSES = 9000

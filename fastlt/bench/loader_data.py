@@ -15,9 +15,9 @@ from fastlt.core.log import say
 from fastlt.data.convert import Conversion, convert
 from fastlt.data.convert.storage import draws_served, raw_choice
 from fastlt.data.shards import format as layout
+from fastlt.data.shards.content import write_description
 from fastlt.data.shards.encode import Encoding
 from fastlt.data.shards.reader import Dataset
-from fastlt.data.shards.writer import write_description
 from fastlt.data.sources.long_tail import pareto_counts
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # those of ImageNet

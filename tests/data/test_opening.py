@@ -17,10 +17,10 @@ from fastlt.data.pipeline.loader import Loader
 from fastlt.data.plan import Augment
 from fastlt.data.shards import format as layout
 from fastlt.data.shards import reader
+from fastlt.data.shards.content import write_description
 from fastlt.data.shards.index import INDEXED, write_index
 from fastlt.data.shards.reader import Dataset
 from fastlt.data.shards.verify import verify
-from fastlt.data.shards.writer import write_description
 from fastlt.longtail.sampler import InOrder
 
 

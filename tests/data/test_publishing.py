@@ -9,9 +9,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from fault_points import fault_point
 from pictures import Pictures, conversion
 
 from fastlt.core.errors import UserError
@@ -23,8 +23,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 OLD, NEW = Pictures(counts=(2,)), Pictures(counts=(3,))
 OPTIONS = conversion(shard_mb=10)  # kilobytes: the unit is made small below
-# Whatever changes what is on the disk, or brings it there; before each of them a kill leaves another state.
-CALLS = {"open", "write", "flush", "rename", "replace", "unlink", "remove", "rmdir", "mkdir", "write_text", "sync"}
 TWICE = int(os.environ.get("FASTLT_KILLS", "4"))  # times that the second command is killed, too
 
 
@@ -61,32 +59,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 def quiet(source: Pictures, out: Path, overwrite: bool) -> None:
     with contextlib.redirect_stderr(io.StringIO()):
         convert(source, OPTIONS, out, workers=1, overwrite=overwrite)
-
-
-def reaches_the_disk(called: Any) -> bool:
-    """Whether a built-in function is one of CALLS of the system or of a file: str and deque have some of these names,
-    and how often a lock's deque removes something depends on the time."""
-    owner = getattr(called, "__self__", None)
-    of_system = getattr(owner, "__name__", "") in ("posix", "io", "_io")
-    of_file = isinstance(owner, io.RawIOBase | io.BufferedIOBase | io.TextIOWrapper)
-    return called.__name__ in CALLS and (of_system or of_file)
-
-
-def fault_point(number: int, start: str) -> Callable[[Any, str, Any], None]:
-    """For sys.setprofile: kills this process before the system call of that number since the function `start` began."""
-    passed = 0
-    active = False
-
-    def profile(frame: Any, event: str, called: Any) -> None:
-        nonlocal passed, active
-        active = active or (event == "call" and frame.f_code.co_name == start)
-        own = event == "call" and frame.f_code.co_name in ("exchange", "sync")
-        if active and (own or (event == "c_call" and reaches_the_disk(called))):
-            passed += 1
-            if passed == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    return profile
 
 
 def killed(out: Path, number: int, start: str = "recover") -> bool:

@@ -10,11 +10,13 @@ from typing import Any
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
 from fastlt.core.words import agree, counted
+from fastlt.data.convert.append import Growth
 from fastlt.data.convert.config import ConvertConfig
 from fastlt.data.convert.duplicates import without_duplicates
 from fastlt.data.convert.engine import Conversion, convert
-from fastlt.data.convert.keys import check_keys
+from fastlt.data.convert.keys import check_alone, check_keys
 from fastlt.data.convert.link import check_linkable
+from fastlt.data.convert.remove import read_list, remove
 from fastlt.data.convert.shares import Shares, share
 from fastlt.data.shards.encode import ENCODINGS, Encoding
 from fastlt.data.sources import parquet, webdataset
@@ -45,6 +47,9 @@ def convert_configured(config: ConvertConfig) -> Path:
     Raises UserError for keys that are missing, unknown to this kind of source, or have wrong values.
     """
     kind = config.dataset.kind
+    if config.remove:
+        check_alone(config)
+        return remove(read_list(Path(config.remove)), Path(config.out))
     check_keys(config, kind)
     Shares.of(config)  # checks the shares before any file is read
     if kind == "shapes":
@@ -52,20 +57,40 @@ def convert_configured(config: ConvertConfig) -> Path:
     files = _files(config)
     if config.class_names and kind != "image_list":
         files = Renumbered(files, read_class_names(Path(config.class_names)))
-    return convert_source(arranged(files, config), config)
+    return converted(files, config)
+
+
+def converted(files: Source, config: ConvertConfig) -> Path:
+    """Converts a source of the user's images, or adds it to a dataset with `append=true`; returns the folder.
+
+    Raises UserError if there is no test split and the configuration says neither `test=0` nor `append=true`.
+    """
+    if not config.append:
+        return convert_source(arranged(files, config), config)
+    with Growth(Path(config.out), config.max_pixels, config.max_bad, config.workers) as growth:
+        growth.check(config)
+        new = growth.new(files)
+        if new is None:
+            say(f"{config.out} has all of these images already: nothing was added")
+        else:
+            source = arranged(new, config)
+            if config.drop_duplicates:
+                source = without_duplicates(source, growth.options.encoding, config.workers or _cores())
+            growth.add(source)
+    return Path(config.out)
 
 
 def arranged(source: Source, config: ConvertConfig) -> Source:
     """Returns a source of the user's images, divided into splits and made long-tailed as a ConvertConfig says.
 
-    Raises UserError if there is no test split and the configuration does not say `test=0`.
+    Raises UserError if there is no test split and the configuration says neither `test=0` nor `append=true`.
     """
     shares = Shares.of(config)
-    if not config.class_names:
+    if not config.class_names and not config.append:
         say_text_order(source.class_names)
-    if shares.val or shares.test:
+    if (shares.val or shares.test) and (not config.append or "train" in source.splits):
         source = Divided(source, shares.val, shares.test, config.seed, config.group_by or "")
-    if "test" not in source.splits and not shares.without_test:
+    if "test" not in source.splits and not (shares.without_test or config.append):
         raise UserError(NO_TEST)
     _say_shared(source)
     if config.long_tail:
@@ -110,7 +135,7 @@ def convert_source(source: Source, config: ConvertConfig) -> Path:
     if config.drop_duplicates and not config.check:
         raise UserError("drop_duplicates=true needs decoded images: leave out check=false")
     if config.drop_duplicates:
-        source = without_duplicates(source, encoding, config.workers or len(os.sched_getaffinity(0)))
+        source = without_duplicates(source, encoding, config.workers or _cores())
     return convert(source, options, out, config.workers, config.overwrite)
 
 
@@ -119,6 +144,10 @@ def _name(source: Source, config: ConvertConfig, out: Path) -> str:
     if config.dataset.name != config.dataset.kind:
         return config.dataset.name
     return source.name if config.dataset.kind == "shapes" else out.resolve().name
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _imbalance(config: ConvertConfig) -> float:

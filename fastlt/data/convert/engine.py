@@ -1,11 +1,12 @@
 """Converts a source of labelled images into a dataset: decodes, checks and stores every sample once."""
 
+import contextlib
 import errno
 import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from fastlt.data.convert.link import LinkWriter, place_of
 from fastlt.data.convert.storage import raw_choice
 from fastlt.data.convert.work_folder import WorkFolder
 from fastlt.data.convert.workers import Stored, Workers, encode_sample
+from fastlt.data.shards.content import write_dataset
 from fastlt.data.shards.encode import FIRST_FRAME, Encoding
-from fastlt.data.shards.writer import SplitWriter, write_dataset
+from fastlt.data.shards.writer import FIRST, Behind, SplitWriter
 from fastlt.data.sources.base import SPLITS, Source, described
 from fastlt.data.sources.classes import check_alike
 
@@ -84,8 +86,7 @@ def convert(source: Source, options: Conversion, out: Path, workers: int = 0, ov
     Raises UserError if `out` exists and `overwrite` is not set, if `out` holds a file that no conversion wrote, if a
     class has no training image, if more images than `max_bad` allows do not decode, or if the disk is full.
     """
-    if workers < 0:
-        raise UserError(f"workers={workers}: it must be 0 (one per core) or more")
+    check_workers(workers)
     _check_classes(source)
     about = {
         "name": options.name,
@@ -93,30 +94,50 @@ def convert(source: Source, options: Conversion, out: Path, workers: int = 0, ov
         "mean": list(options.mean),
         "std": list(options.std),
         "protocol": options.protocol,
-        "options": {
-            **_recorded(options.encoding),
-            "shard_mb": options.shard_mb,
-            "raw_fraction": options.raw_fraction,
-        },
-        "source": {**described(source), "sha256": _source_digest(source)},
+        "options": recorded(options),
+        "source": {**described(source), "sha256": source_digest(source)},
     }
     folder = WorkFolder(out, about, overwrite)
+    with told(folder, options.encoding.kind == "link"), folder:
+        if folder.recover():
+            return out
+        folder.check_free()
+        folder.prepare()
+        _convert(source, options, folder, about, workers)
+    return out
+
+
+def check_workers(workers: int) -> None:
+    """Raises UserError for a number of workers that cannot be."""
+    if workers < 0:
+        raise UserError(f"workers={workers}: it must be 0 (one per core) or more")
+
+
+def recorded(options: Conversion) -> dict[str, Any]:
+    """Returns the options that determine the stored bytes, as dataset.json records them."""
+    return {
+        **_recorded(options.encoding),
+        "shard_mb": options.shard_mb,
+        "raw_fraction": options.raw_fraction,
+    }
+
+
+@contextlib.contextmanager
+def told(folder: WorkFolder, linking: bool = False) -> Iterator[None]:
+    """Context manager that turns an OSError into a UserError that names the work folder and says what to do.
+
+    linking: whether shards are linked, which is not resumed.
+    """
     try:
-        with folder:
-            if folder.recover():
-                return out
-            folder.check_free()
-            folder.prepare()
-            _convert(source, options, folder, about, workers or len(os.sched_getaffinity(0)))
+        yield
     except OSError as error:
         if error.errno in SPACE:
             problem, remedy = f"no space left for {folder.root}", "make room"
         else:
             named = f" ({error.filename})" if error.filename else ""
             problem, remedy = f"{folder.root}: {error.strerror or error}{named}", "mend that"
-        goes_on = "begins again" if options.encoding.kind == "link" else "goes on behind the last complete shard"
+        goes_on = "begins again" if linking else "goes on behind the last complete shard"
         raise UserError(f"{problem}: {remedy} and give the same command again, it {goes_on}") from error
-    return out
 
 
 def _say_frames(writers: Mapping[str, SplitWriter | LinkWriter]) -> None:
@@ -134,21 +155,7 @@ def _recorded(encoding: Encoding) -> dict[str, Any]:
 
 
 def _convert(source: Source, options: Conversion, folder: WorkFolder, about: dict[str, Any], workers: int) -> None:
-    writers = {}
-    with Workers(source, options.encoding, workers) as pool:
-        for split in SPLITS:
-            if split in source.splits:
-                writers[split] = _convert_split(source, split, options, folder, pool)
-    try:
-        _check_bad(source, writers, options)
-        _check_left(source, writers)
-    except UserError:
-        # A single shard per split is quickly converted again. More are kept for the next try, in which the user has
-        # mended the bad images or allowed them.
-        if all(writer.shards <= 1 for writer in writers.values()):
-            folder.remove()
-        raise
-    _say_frames(writers)
+    writers = write_shards(source, options, folder, workers)
     looked = writers if options.encoding.check else {}
     found = near_duplicates(source, {split: Looks(*writer.looks()) for split, writer in looked.items()})
     about = {**about, "near_duplicates": listed(source, found)}
@@ -156,6 +163,48 @@ def _convert(source: Source, options: Conversion, folder: WorkFolder, about: dic
     if options.protocol == BY_SIZE:
         about = {**about, "protocol": _protocol_by_size(writers["train"])}
     folder.publish(write_dataset(folder.dataset, writers, about))
+
+
+@dataclass(frozen=True)
+class Before:
+    """The dataset to which shards are added.
+
+    behind: {split: where its new shards begin}. counts: its training images of each class, int64 [C], with zeros for
+    classes that are new.
+    """
+
+    behind: dict[str, Behind] = field(default_factory=dict)
+    counts: np.ndarray | int = 0
+
+
+NOTHING = Before()
+
+
+def write_shards(
+    source: Source, options: Conversion, folder: WorkFolder, workers: int, before: Before = NOTHING
+) -> dict[str, SplitWriter | LinkWriter]:
+    """Writes the shards of a source into a work folder that is prepared; returns {split: its finished writer}.
+
+    workers: the number of worker processes, 0 for one per core.
+
+    Raises UserError if more images are bad than the options allow, or if a class has no training image.
+    """
+    writers: dict[str, SplitWriter | LinkWriter] = {}
+    with Workers(source, options.encoding, workers or len(os.sched_getaffinity(0))) as pool:
+        for split in SPLITS:
+            if split in source.splits:
+                writers[split] = _convert_split(source, split, options, folder, pool, before)
+    try:
+        _check_bad(source, writers, options)
+        _check_left(source, writers, before.counts)
+    except UserError:
+        # A single shard per split is quickly converted again. More are kept for the next try, in which the user has
+        # mended the bad images or allowed them.
+        if all(writer.shards <= 1 for writer in writers.values()):
+            folder.remove()
+        raise
+    _say_frames(writers)
+    return writers
 
 
 def _protocol_by_size(train: SplitWriter | LinkWriter) -> str:
@@ -177,7 +226,7 @@ def _check_classes(source: Source) -> None:
             )
 
 
-def _check_left(source: Source, writers: Mapping[str, SplitWriter | LinkWriter]) -> None:
+def _check_left(source: Source, writers: Mapping[str, SplitWriter | LinkWriter], before: np.ndarray | int) -> None:
     """Raises UserError if a split, or a class in train, has no images left without the bad ones."""
     for split, writer in writers.items():
         parts = writer.finish()
@@ -185,14 +234,14 @@ def _check_left(source: Source, writers: Mapping[str, SplitWriter | LinkWriter])
             raise UserError(f"no image of the {split} split decodes: mend them, or leave the split out")
         if split == "train":
             counts = np.bincount(np.concatenate([part["label"] for part in parts]), minlength=len(source.class_names))
-            for number in np.flatnonzero(counts == 0):
+            for number in np.flatnonzero(counts + before == 0):
                 name = source.class_names[number]
                 raise UserError(
                     f"class {number} ({name}) has no training image left, all are bad: mend one or drop the class"
                 )
 
 
-def _source_digest(source: Source) -> str:
+def source_digest(source: Source) -> str:
     """Returns a SHA-256 of splits, keys, labels and class names. The images themselves are hashed with the shards."""
     digest = hashlib.sha256(json.dumps(source.class_names).encode())
     for split, listing in source.splits.items():
@@ -204,17 +253,19 @@ def _source_digest(source: Source) -> str:
 
 
 def _convert_split(
-    source: Source, split: str, options: Conversion, folder: WorkFolder, pool: Workers
+    source: Source, split: str, options: Conversion, folder: WorkFolder, pool: Workers, before: Before
 ) -> SplitWriter | LinkWriter:
     listing = source.splits[split]
     total = len(listing.keys)
     raw = np.zeros(total, bool)
     if split == "train" and options.raw_fraction:
-        raw = raw_choice(listing.labels, options.raw_fraction)
+        counts = before.counts + np.bincount(listing.labels, minlength=len(source.class_names))
+        raw = raw_choice(listing.labels, options.raw_fraction, counts)
     if options.encoding.kind == "link":
         writer = LinkWriter(folder.dataset, split, lambda place: place_of(source, split, place))
     else:
-        writer = SplitWriter(folder.dataset, folder.journal, split, options.shard_mb * SHARD_UNIT, folder.seal)
+        behind = before.behind.get(split, FIRST)
+        writer = SplitWriter(folder.dataset, folder.journal, split, options.shard_mb * SHARD_UNIT, folder.seal, behind)
 
     def mended(place: int) -> bool:
         """Returns whether an image that was bad in an earlier try decodes now."""

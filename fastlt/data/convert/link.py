@@ -99,7 +99,7 @@ class LinkWriter:
         page = {key: column[rows].astype(layout.COLUMNS[key]) for key, column in zip(names, columns, strict=True)}
         page["key"] = np.array([self._keys[row].encode() for row in rows])
         page["colour"] = np.array([self._colours[row] for row in rows])
-        return {**page, "size": np.array(hashed[0]), "sha256": np.array(hashed[1])}
+        return {**page, "name": np.array(name), "size": np.array(hashed[0]), "sha256": np.array(hashed[1])}
 
     def looks(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns (perceptual hash uint64 [N], position in the source int64 [N]) of all samples that were added."""

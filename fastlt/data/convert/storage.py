@@ -9,10 +9,11 @@ import numpy as np
 from fastlt.longtail.sampler import class_probabilities
 
 
-def raw_choice(labels: np.ndarray, fraction: float) -> np.ndarray:
+def raw_choice(labels: np.ndarray, fraction: float, counts: np.ndarray | None = None) -> np.ndarray:
     """Chooses the images that class-balanced sampling draws most often; returns bool [N].
 
     labels: int64 [N]. fraction: the share of the images to choose.
+    counts: images of each class, int64 [C], if there are more than these N.
 
     All images of a class are drawn equally often. Classes are therefore taken whole, the rarest first; of the last one
     only as many images as the share allows, in the order of the source.
@@ -22,7 +23,7 @@ def raw_choice(labels: np.ndarray, fraction: float) -> np.ndarray:
         >>> raw_choice(np.array([0, 0, 0, 1, 1, 2]), 0.5).tolist()
         [False, False, False, True, True, True]
     """
-    counts = np.bincount(labels)
+    counts = np.bincount(labels) if counts is None else counts
     # The rarest class first, of equally rare ones that with the lower index; within a class the order of the source.
     order = np.lexsort((np.arange(len(labels)), labels, counts[labels]))
     chosen = np.zeros(len(labels), bool)

@@ -10,8 +10,10 @@ out.partial/old/              the old dataset, if the system cannot exchange two
 Files that no conversion wrote are never removed, and files found here are checked before they are used.
 """
 
+import errno
 import json
 import os
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -33,19 +35,21 @@ _OWN = ("lock", "conversion.json.tmp", "finished.json.tmp", "conversion.json", "
 # Increased whenever fastlt writes other bytes for the same input, or another layout of this folder. Unfinished work of
 # another format is then not resumed.
 _FORMAT = 4
+_NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV)
 
 
 class WorkFolder:
     """The work folder of a conversion to `out`. It is a context manager that holds the lock.
 
     about: the input and options of the conversion. Unfinished work is resumed only if it was begun with equal ones.
+        None if they are not known yet; `concerns` sets them then.
     overwrite: whether a dataset in `out` may be replaced.
 
     Raises UserError if `out` cannot be a dataset's folder. Entering it raises UserError if `out` exists and may not be
     replaced, or if another process converts to the same folder.
     """
 
-    def __init__(self, out: Path, about: dict[str, Any], overwrite: bool):
+    def __init__(self, out: Path, about: dict[str, Any] | None, overwrite: bool):
         self.out, self.overwrite = out, overwrite
         # If `out` is a link, the work is done beside its target: renames stay on one file system, and the link remains.
         self.place = Path(os.path.realpath(out)) if out.is_symlink() or out.name in ("", "..") else out
@@ -56,6 +60,10 @@ class WorkFolder:
         self.root = self.place.with_name(self.place.name + ".partial")
         self.dataset, self.journal, self._old = (self.root / name for name in ("dataset", "journal", "old"))
         self._record, self._finished = self.root / "conversion.json", self.root / "finished.json"
+        self.concerns(about)
+
+    def concerns(self, about: dict[str, Any] | None) -> None:
+        """Sets the input and options of the conversion."""
         software = {"format": _FORMAT, "pillow": PIL.__version__}
         software |= {name: features.version(name) for name in ("jpg", "zlib")}
         self._text = json.dumps({"software": software, "about": about}, sort_keys=True).encode()
@@ -167,6 +175,20 @@ class WorkFolder:
             return ""
         other = json.loads(text).get("software") != json.loads(self._text)["software"]
         return "was begun by another version of fastlt or Pillow" if other else "was begun with other input or options"
+
+    def take(self, files: Files, source: Path) -> None:
+        """Puts files of the dataset in `source` into the new dataset, unchanged. They are not copied but linked, if the
+        file system can do that, and so take no room."""
+        for name in files:
+            target = self.dataset / name
+            target.unlink(missing_ok=True)
+            try:
+                target.hardlink_to(source / name)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                shutil.copyfile(source / name, target)
+                sync(target)
 
     def publish(self, files: Files) -> None:
         """Moves the finished dataset into its place and cleans up.

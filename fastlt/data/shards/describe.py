@@ -8,6 +8,7 @@ from fastlt.core.groups import GROUPS, class_groups
 from fastlt.core.log import printed
 from fastlt.core.words import agree, counted
 from fastlt.data.shards import format as layout
+from fastlt.data.shards.history import APPEND, steps
 from fastlt.data.shards.reader import Dataset
 
 QUARANTINED = 5  # inputs left out by the conversion that are named; the rest is only counted
@@ -44,8 +45,15 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "colours": about.get("colours", {}),
         "near_duplicates": about.get("near_duplicates", {}),
         "quarantined": {"images": len(left_out), "first": left_out[:QUARANTINED]},
+        "history": [_told(step) for step in steps(about)],
         "shards": {"count": len(dataset.shards), "bytes": sum(shard["size"] for shard in about["shards"])},
     }
+
+
+def _told(step: dict[str, Any]) -> dict[str, Any]:
+    """Returns a step of the dataset's history: what was done, with how many images of each split, and to what."""
+    images = step["added"] if step["step"] == APPEND else {split: len(rows) for split, rows in step["removed"].items()}
+    return {"step": step["step"], "images": images, "from": step["from"]}
 
 
 def _column(dataset: Dataset, name: str) -> np.ndarray:
@@ -103,6 +111,12 @@ def page(facts: dict[str, Any]) -> str:
         for split, row in facts["near_duplicates"].items()
         for one in row["first"][:1]
     ]
+    history = [
+        f"{done} {counted(sum(row['images'].values()), 'image')} ({parts}) {to} {row['from'][:12]}"
+        for row in facts["history"]
+        for done, to in [("added", "to") if row["step"] == APPEND else ("removed", "from")]
+        for parts in [", ".join(f"{split} {count:,}" for split, count in row["images"].items())]
+    ]
     entries: list[tuple[str, list[str]]] = [
         ("name", [facts["name"]]),
         ("digest", [facts["digest"]]),
@@ -117,6 +131,7 @@ def page(facts: dict[str, Any]) -> str:
         ("colours", ["other than RGB as found: " + ", ".join(colours) if colours else "all RGB as found"]),
         ("near duplicates", near or ["none across splits"]),
         ("quarantined", [counted(left_out["images"], "image"), *bad] if bad else ["none"]),
+        ("history", history or ["as it was converted"]),
         ("shards", [f"{shards['count']:,}, {shards['bytes'] / 1e6:,.1f} MB"]),
     ]
     if "picture" in facts:

@@ -154,6 +154,23 @@ def read_keys(path: Path, about: dict[str, Any], wanted: dict[str, list[int]]) -
     return keys
 
 
+def read_key_column(path: Path, about: dict[str, Any], split: str) -> np.ndarray:
+    """Reads the keys of all samples of a split, as bytes [N] of fixed length. Raises UserError if they are damaged."""
+    try:
+        with _opened(path) as file:
+            _check_owner(file, path, about)
+            column = read_column(file, about, split, "key")
+            if problem := damage_of_column(column, about, split, "key"):
+                raise ValueError(problem)
+            return column
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"index {path} cannot be read ({error.strerror}): make it readable") from None
+    except ValueError as error:
+        raise UserError(f"index {path} is damaged ({error}): convert the data set again") from None
+
+
 def damage_of_column(column: np.ndarray, about: dict[str, Any], split: str, name: str) -> str:
     """Returns a message if a column does not match its checksum, else ""."""
     same = _checksum(column) == about["index"]["columns"][split][name]["crc32"]

@@ -12,7 +12,8 @@ import numpy as np
 from fastlt.core.errors import UserError
 from fastlt.core.words import counted
 from fastlt.data.shards import format as layout
-from fastlt.data.shards.index import INDEXED, SplitIndex, read_index, read_keys
+from fastlt.data.shards.history import damage_of_history
+from fastlt.data.shards.index import INDEXED, SplitIndex, read_index, read_key_column, read_keys
 from fastlt.data.shards.mapped import map_file
 
 
@@ -122,6 +123,10 @@ class Dataset:
         except (OSError, ValueError, UserError):  # the index was damaged or replaced meanwhile
             return f"unknown (sample {sample})"
 
+    def keys(self, split: str) -> np.ndarray:
+        """Reads the keys of all samples of a split, as bytes (UTF-8) [N]. Raises UserError if the index is damaged."""
+        return read_key_column(self.root / layout.INDEX_FILE, self.about, split)
+
 
 def read_description(root: Path) -> dict[str, Any]:
     """Reads dataset.json of a dataset folder. Raises UserError if it is missing, damaged or of another schema."""
@@ -215,7 +220,7 @@ def _implausible(about: dict[str, Any]) -> str:
     for shard in about["shards"]:
         if not re.fullmatch(r"\w[\w.-]*\.tar", shard["name"]):  # no path that leads out of the folder
             return f"a shard is called {shard['name'][:60]!r}"
-    return ""
+    return damage_of_history(about)
 
 
 def _mapped(path: Path, size: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from fastlt.core.errors import UserError
 from fastlt.core.log import Progress
 from fastlt.core.words import counted
 from fastlt.data.shards import format as layout
+from fastlt.data.shards.history import numbers
 from fastlt.data.shards.index import (
     SplitIndex,
     damage_of_column,
@@ -30,7 +31,7 @@ from fastlt.data.shards.reader import read_description
 from fastlt.data.shards.verify_shard import Findings, Row, check_dali_index, check_linked, check_shard
 
 LINES = 100  # findings that are printed; the rest is only counted
-_COLUMNS = Row._fields[2:]  # the fields after split and sample are columns of the index
+_COLUMNS = Row._fields[2:-1]  # the fields between sample and number are columns of the index
 THREADS = 8  # more threads would wait for each other, because all but the hashing is Python code
 
 
@@ -124,7 +125,7 @@ def _check_split(split: str, index: SplitIndex, about: dict[str, Any], found: Fi
     if len(index) != summary["samples"]:
         found.add(f"{split} has {counted(len(index), 'sample')}, dataset.json says {summary['samples']:,}")
     for sample in np.flatnonzero((index.label < 0) | (index.label >= classes)).tolist():
-        row = _row(split, index, sample)
+        row = _row(split, index, sample, about)
         found.add(
             f"{split} sample {sample} has label {row.label}, there are {counted(classes, 'class')}", row, row.offset
         )
@@ -134,7 +135,8 @@ def _check_split(split: str, index: SplitIndex, about: dict[str, Any], found: Fi
     for sample in np.flatnonzero((index.height < 1) | (index.width < 1) | small).tolist():
         size = f"{index.height[sample]} x {index.width[sample]} pixels"
         found.add(
-            f"{split} sample {sample} of {index.length[sample]} bytes cannot have {size}", _row(split, index, sample)
+            f"{split} sample {sample} of {index.length[sample]} bytes cannot have {size}",
+            _row(split, index, sample, about),
         )
     named = dict(zip(layout.EXTENSIONS, np.bincount(index.encoding, minlength=3).tolist(), strict=False))
     if (encodings := {name: count for name, count in named.items() if count}) != summary["encodings"]:
@@ -171,12 +173,14 @@ def _split_of(shard: str) -> str:
     return shard.rpartition("-")[0]
 
 
-def _row(split: str, index: SplitIndex, sample: int) -> Row:
-    return _rows(split, index, np.array([sample]))[0]
+def _row(split: str, index: SplitIndex, sample: int, about: dict[str, Any]) -> Row:
+    return _rows(split, index, np.array([sample]), numbers(about, split))[0]
 
 
-def _rows(split: str, index: SplitIndex, samples: np.ndarray) -> list[Row]:
+def _rows(split: str, index: SplitIndex, samples: np.ndarray, numbered: np.ndarray) -> list[Row]:
+    """Returns the rows of samples. numbered: the number of each sample of the split."""
     columns = [getattr(index, name)[samples].tolist() for name in _COLUMNS]
+    columns.append(numbered[samples].tolist())
     return [Row(split, *values) for values in zip(samples.tolist(), *columns, strict=True)]
 
 
@@ -212,13 +216,14 @@ class _Bytes:
 def _check_shards(root: Path, about: dict[str, Any], index: dict[str, SplitIndex], lines: int) -> Iterator[Findings]:
     """Yields the findings of every shard and of its DALI index, in order."""
     samples = {split: _samples_of_shards(columns, _own_shards(about, split)) for split, columns in index.items()}
+    numbered = {split: numbers(about, split) for split in index}
     found: list[Findings] = []
 
     def check_one(place: int, tar: Findings, dali: Findings) -> None:
         shard = about["shards"][place]
         split, rows = _split_of(tar.file), None
         if split in index:
-            rows = _rows(split, index[split], samples[split].get(place, np.empty(0, np.int64)))
+            rows = _rows(split, index[split], samples[split].get(place, np.empty(0, np.int64)), numbered[split])
         check = check_linked if linked(about) else check_shard
         check(root / shard["name"], shard["size"], shard["sha256"], rows, tar, counted.add)
         if not linked(about):

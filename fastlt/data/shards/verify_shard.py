@@ -26,13 +26,14 @@ class Row(NamedTuple):
     label: int
     encoding: int
     crc32: int
+    number: int  # by which its members are named; it differs from `sample` once samples before it were removed
 
     @property
     def image_name(self) -> str:
         """The name of the image's tar member."""
         extensions = layout.EXTENSIONS
         known = self.encoding < len(extensions)
-        return layout.member_name(self.sample, extensions[self.encoding] if known else f"encoding{self.encoding}")
+        return layout.member_name(self.number, extensions[self.encoding] if known else f"encoding{self.encoding}")
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ def _skip(stream: _Stream, end: int) -> None:
 def _check_label(stream: _Stream, row: Row, found: Findings) -> None:
     at = stream.position
     member = stream.take(at + 2 * layout.BLOCK)
-    name, expected = layout.member_name(row.sample, "cls"), str(row.label).encode()
+    name, expected = layout.member_name(row.number, "cls"), str(row.label).encode()
     if member == layout.member(name, expected):
         return
     header, text = member[: layout.BLOCK], member[layout.BLOCK :]
@@ -267,7 +268,7 @@ def check_dali_index(path: Path, rows: list[Row] | None, found: Findings) -> Non
 def _dali_line(row: Row) -> str:
     if row.encoding >= len(layout.EXTENSIONS):
         return f"no line, as encoding {row.encoding} is unknown"
-    line = layout.index_line(row.sample, row.encoding, row.length, row.label)
+    line = layout.index_line(row.number, row.encoding, row.length, row.label)
     return line.format(row.offset, layout.label_offset(row.offset, row.length))
 
 

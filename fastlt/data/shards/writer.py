@@ -3,12 +3,11 @@
 import contextlib
 import hashlib
 import io
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,13 +16,22 @@ from fastlt.core.log import say
 from fastlt.data.shards import format as layout
 from fastlt.data.shards.durable import Damaged, first_problem, read_sealed, write_sealed
 from fastlt.data.shards.format import Encoded
-from fastlt.data.shards.index import write_index
 
 BUFFER = 1 << 20  # bytes written at once
 
 
 # {file name: (size in bytes, SHA-256)} of the files of a dataset.
 Files = dict[str, tuple[int, str]]
+
+
+class Behind(NamedTuple):
+    """Where the shards of a split begin that are added to a dataset: the first shard and the first sample number."""
+
+    shard: int = 0
+    sample: int = 0
+
+
+FIRST = Behind()
 
 
 class SplitWriter:
@@ -33,15 +41,16 @@ class SplitWriter:
     split: the name of the split.
     shard_bytes: the target size of a shard.
     seal: bytes that identify the conversion; the pages of another conversion are not used.
+    behind: where the numbers of shards and samples begin.
 
     Every complete shard has a page in the journal with its rows of the index, its position in the source, and size and
     hash of its files. The page is written last. A shard without a page is written again. So is a shard whose files do
     not match its page, and all shards after it. `position` is the sample of the source at which to continue.
     """
 
-    def __init__(self, folder: Path, journal: Path, split: str, shard_bytes: int, seal: bytes):
+    def __init__(self, folder: Path, journal: Path, split: str, shard_bytes: int, seal: bytes, behind: Behind = FIRST):
         self.folder, self.journal, self.split, self.shard_bytes = folder, journal, split, shard_bytes
-        self.seal = seal
+        self.seal, self.behind = seal, behind
         self.bytes = 0  # written by this object
         self._background = ThreadPoolExecutor(1)
         self._flushing: Future[None] | None = None
@@ -53,10 +62,10 @@ class SplitWriter:
         """Finds the complete shards of an earlier, interrupted try whose files are undamaged."""
         problem = None
         try:
-            while (page := self._read(len(self._done))) is not None:
+            while (page := self._read(self._next)) is not None:
                 self._done.append(page)
-            if any(number > len(self._done) for number in self._numbers(self.journal)):
-                problem = f"{self._page(len(self._done))} is missing"
+            if any(number > self._next for number in self._numbers(self.journal)):
+                problem = f"{self._page(self._next)} is missing"
         except Damaged as error:
             problem = str(error)
         files = [(self.folder / name, *file) for rows in self._done for name, file in _files(rows).items()]
@@ -64,8 +73,8 @@ class SplitWriter:
             place, problem = found
             del self._done[place // 2 :]  # each shard has two files
         if problem:
-            say(f"{problem}: {self.split} is done again from shard {len(self._done)} on")
-        self._drop(len(self._done))
+            say(f"{problem}: {self.split} is done again from shard {self._next} on")
+        self._drop(self._next)
 
     def _read(self, number: int) -> dict[str, np.ndarray] | None:
         page = self._page(number)
@@ -78,13 +87,18 @@ class SplitWriter:
     def _resume(self) -> None:
         self.position = int(self._done[-1]["position"]) if self._done else 0
         self.quarantined: list[list[str]] = [pair for rows in self._done for pair in rows["quarantined"].tolist()]
-        self._samples = sum(len(rows["label"]) for rows in self._done)
+        self._samples = self.behind.sample + sum(len(rows["label"]) for rows in self._done)
         self._start_shard()
 
     @property
     def shards(self) -> int:
         """The number of complete shards."""
         return len(self._done)
+
+    @property
+    def _next(self) -> int:
+        """The number of the shard behind the complete ones."""
+        return self.behind.shard + len(self._done)
 
     def forget(self, mended: Callable[[int], bool]) -> None:
         """Drops the first shard that left out a bad sample which is good by now, and all shards after it.
@@ -93,7 +107,7 @@ class SplitWriter:
         """
         for number, rows in enumerate(self._done):
             if any(mended(int(place)) for place in rows["bad_places"]):
-                self._drop(number)
+                self._drop(self.behind.shard + number)
                 del self._done[number:]
                 self._resume()
                 return
@@ -136,7 +150,7 @@ class SplitWriter:
         if self._rows and self._size + len(before) + length + len(behind) + len(layout.TAR_END) > self.shard_bytes:
             self._finish_shard()
         if self._file is None:
-            name = layout.shard_name(self.split, len(self._done))
+            name = layout.shard_name(self.split, self._next)
             self._file = (self.folder / name).open("wb", buffering=BUFFER)
         offset = self._size + len(before)
         self._lines.append(line.format(offset, layout.label_offset(offset, length)))
@@ -166,7 +180,7 @@ class SplitWriter:
     def _finish_shard(self) -> None:
         assert self._file is not None
         self._put(layout.TAR_END)
-        name = layout.shard_name(self.split, len(self._done))
+        name = layout.shard_name(self.split, self._next)
         index = (layout.index_header(len(self._rows)) + "".join(self._lines)).encode()
         columns = zip(*self._rows, strict=True)
         names = ("offset", "length", "label", "height", "width", "encoding", "crc32")
@@ -188,7 +202,7 @@ class SplitWriter:
             self._file,
             self.folder / layout.index_name(name),
             index,
-            self._page(len(self._done)),
+            self._page(self._next),
             self.seal,
             rows,
         )
@@ -220,7 +234,7 @@ class SplitWriter:
         if self._file is not None:
             with contextlib.suppress(OSError):  # on a full disk closing fails too; the first error is already reported
                 self._file.close()
-        complete = 0
+        complete = self.behind.shard
         while self._page(complete).exists():
             complete += 1
         self._drop(complete)
@@ -263,70 +277,3 @@ class Writer(Protocol):
     def files(self) -> Files:
         """Returns {name: (size, SHA-256)} of the files of the shards."""
         ...
-
-
-def write_dataset(folder: Path, writers: Mapping[str, Writer], about: dict[str, Any]) -> Files:
-    """Writes index.h5 and dataset.json for complete shards and flushes them to disk.
-
-    writers: {split: finished writer}. about: the fields of dataset.json that the shards do not determine (name,
-    class_names, options, ...). Returns all files of the dataset.
-    """
-    classes = len(about["class_names"])
-    shards: list[dict[str, Any]] = []
-    columns: dict[str, dict[str, np.ndarray]] = {}
-    colours: dict[str, int] = {}
-    summary = {}
-    for split, writer in writers.items():
-        parts = writer.finish()
-        column = {name: np.concatenate([p[name] for p in parts]) for name in layout.COLUMNS if name != "shard"}
-        column["key"] = np.concatenate([p["key"] for p in parts])
-        numbers = [np.full(len(p["label"]), len(shards) + i, np.int32) for i, p in enumerate(parts)]
-        column["shard"] = np.concatenate(numbers)
-        columns[split] = column
-        for i, part in enumerate(parts):
-            name = layout.shard_name(split, i)
-            shards.append({"name": name, "size": int(part["size"]), "sha256": str(part["sha256"])})
-            for colour in part["colour"].tolist():
-                if colour:
-                    colours[colour] = colours.get(colour, 0) + 1
-        counts = np.bincount(column["label"], minlength=classes)
-        encodings = np.bincount(column["encoding"], minlength=len(layout.EXTENSIONS))
-        named = dict(zip(layout.EXTENSIONS, encodings.tolist(), strict=True))
-        summary[split] = {
-            "samples": len(column["label"]),
-            "counts": counts.tolist(),
-            "encodings": {name: count for name, count in named.items() if count},
-        }
-    bad = {
-        split: [{"key": key, "reason": reason} for key, reason in writer.quarantined]
-        for split, writer in writers.items()
-    }
-    described = {
-        "schema": layout.SCHEMA,
-        **about,
-        "splits": summary,
-        "colours": dict(sorted(colours.items())),
-        "quarantined": {split: rows for split, rows in bad.items() if rows},
-        "shards": shards,
-    }
-    write_description(folder, described, columns)
-    files = {name: file for writer in writers.values() for name, file in writer.files().items()}
-    return files | {name: _finished(folder / name) for name in (layout.INDEX_FILE, layout.DATASET_FILE)}
-
-
-def _finished(path: Path) -> tuple[int, str]:
-    """Flushes a file to disk; returns (size, SHA-256)."""
-    sync(path)
-    with path.open("rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_description(folder: Path, about: dict[str, Any], splits: dict[str, dict[str, np.ndarray]]) -> None:
-    """Writes index.h5 and dataset.json. Raises OSError.
-
-    about: the content of dataset.json without the entries for the index and the digest. splits: for each split the
-    columns of format.COLUMNS and `key` (bytes).
-    """
-    columns = {split: layout.indexed(column, len(about["class_names"])) for split, column in splits.items()}
-    about = write_index(folder / layout.INDEX_FILE, about, columns)
-    (folder / layout.DATASET_FILE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
