@@ -8,11 +8,14 @@ import torch
 
 from fastlt.core.errors import UserError
 from fastlt.core.ranks import Ranks
+from fastlt.data.pipeline.loader import Loader
 from fastlt.experiment.config import TrainConfig
 from fastlt.experiment.given import GivenDataset
+from fastlt.experiment.grown import known_features
 from fastlt.experiment.loaders import Loaders
 from fastlt.stage2.classifiers.base import Features
 from fastlt.stage2.features import FeatureStore, Shares
+from fastlt.stage2.features.earlier import Earlier
 from fastlt.training.representation import Representation
 
 
@@ -57,11 +60,24 @@ class Extraction:
                 if not ranks.main:
                     shares.help(model, precision)
                     return
-            stored = {name: stack.enter_context(self.loaders.evaluation(*order)) for name, order in self.orders.items()}
+            known = self._known()
+            stored: dict[str, Loader | None] = {}
+            for name, (split, ids) in self.orders.items():
+                ids = known[name].missing if name in known else ids
+                stored[name] = stack.enter_context(self.loaders.evaluation(split, ids)) if len(ids) else None
             augmented = stack.enter_context(self.loaders.augmented(train)) if self.passes else None
-            self.store.write(stored, model, precision, augmented, shares)
+            self.store.write(stored, model, precision, augmented, shares, known)
             if shares is not None:
                 shares.end()
+
+    def _known(self) -> dict[str, Earlier]:
+        """Returns the features that were extracted before the dataset grew, by name of `orders`.
+
+        Augmented passes are extracted anew, as they depend on the position of every image.
+        """
+        files = list(self.representation.earlier)
+        asked = {name: order for name, order in self.orders.items() if not (self.passes and name == "train")}
+        return known_features(files, self.loaders.dataset, asked, self.config.feature_dtype) if files else {}
 
     def read(self) -> dict[str, Features]:
         """Returns the features of every name of `orders`, from the file.

@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastlt.core.config import changed
 from fastlt.core.errors import UserError
 from fastlt.core.groups import class_groups
-from fastlt.core.identity import Identity
 from fastlt.core.log import regrets, say
 from fastlt.core.ranks import ALONE, Ranks, leave
 from fastlt.core.words import counted
 from fastlt.data.hold_out import hold_out
-from fastlt.data.plan import Augment
+from fastlt.data.shards.history import steps
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.about import describe
 from fastlt.experiment.announce import announced
@@ -26,6 +24,13 @@ from fastlt.experiment.config import TrainConfig
 from fastlt.experiment.extraction import Extraction
 from fastlt.experiment.frozen import check_frozen, frozen_representation
 from fastlt.experiment.given import JOINT_FILE, GivenDataset
+from fastlt.experiment.grown import (
+    earlier_files,
+    given_identity,
+    is_earlier,
+    take_earlier_classifier,
+    with_new_classes,
+)
 from fastlt.experiment.identity import determined_by
 from fastlt.experiment.loaders import Loaders
 from fastlt.experiment.results import Results
@@ -216,8 +221,11 @@ def _representation(
             ranks,
         )
     if config.representation:
-        given = _given(Path(config.representation), dataset, config, loaders.augment, loaders.device)
+        given = _given(Path(config.representation), dataset, config, folder, loaders.device)
         begun()
+        if given.model.classifier.out_features < dataset.classes:
+            train = _train_features(Extraction(given, config, folder, loaders, orders, config.augmented_passes), ranks)
+            given.model.classifier = with_new_classes(given.model.classifier, train, dataset.classes)  # type: ignore
         return given
     kept = orders["train"][1]
     start = _class_start(dataset, kept)
@@ -242,30 +250,25 @@ def _train_features(extraction: Extraction, ranks: Ranks) -> Features:
     return extraction.read()["train"]
 
 
-def _given(path: Path, dataset: Dataset, config: TrainConfig, augment: Augment, device: torch.device) -> Representation:
-    """Returns a representation from a checkpoint of another run. Its key covers all that its features depend on."""
+def _given(path: Path, dataset: Dataset, config: TrainConfig, folder: Path, device: torch.device) -> Representation:
+    """Returns a representation from a checkpoint of another run. Its key covers all that its features depend on.
+
+    If it was trained before classes were added to the dataset, its classifier lacks them.
+    """
     model, state = load_model(path, config.backbone.name if is_own(config.backbone.name) else None)
     classes = model.classifier.out_features
-    if classes != dataset.classes:
+    grown = classes < dataset.classes and is_earlier(state["settings"], dataset)
+    if classes != dataset.classes and not grown:
         raise UserError(
             f"{path} has {counted(classes, 'class')}, {dataset.root} {dataset.classes}: choose another of the two"
         )
-    about = {
-        "representation": state["key"],
-        "dataset": dataset.digest,
-        "image_size": config.image_size,
-        "crop_pct": config.protocol.crop_pct,
-        "precision": config.precision,
-    }
-    if config.protocol.interpolation != "bilinear":
-        about["interpolation"] = config.protocol.interpolation
-    if config.protocol.mean:
-        about |= config.normalization(dataset)
-    if config.augmented_passes:
-        about |= {"augment": changed(augment), "seed": config.seed}
+    if grown:
+        say(f"{path} was trained on {counted(classes, 'class')}: its classifier gets rows for those added since")
+    files = tuple(earlier_files(state, config, dataset, folder)) if steps(dataset.about) else ()
+    key = given_identity(state, dataset.digest, config, dataset).key
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     known = state["settings"], state["epoch"], f"given: {path}", state["seconds"], state["images"]
-    return Representation(model, Identity(about).key, *known)
+    return Representation(model, key, *known, earlier=files)
 
 
 def _model(dataset: Dataset, config: TrainConfig, device: torch.device, ranks: Ranks) -> Model:
@@ -276,6 +279,7 @@ def _model(dataset: Dataset, config: TrainConfig, device: torch.device, ranks: R
     if protocol.pretrained:
         with ranks.one_after_another():
             load_pretrained(model, protocol.pretrained)
+            take_earlier_classifier(model, protocol.pretrained, dataset)
     if protocol.train_from:
         freeze_before(model, protocol.train_from)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

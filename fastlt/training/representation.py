@@ -32,6 +32,7 @@ class Representation:
     feature_scale: a power of two that features are divided by for the classifiers of stage 2. The model's own joint
         classifier takes features that are not divided.
     features_key: key of what the features depend on, if that is less than what `key` covers; else "".
+    earlier: files that may hold features of an earlier state of the dataset (fastlt.experiment.grown).
     """
 
     model: Model
@@ -43,6 +44,7 @@ class Representation:
     images: int
     feature_scale: float = 1.0
     features_key: str = ""
+    earlier: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import numpy as np
 from fastlt.core.batches import Batches
 from fastlt.core.errors import UserError
 from fastlt.core.log import Progress
+from fastlt.stage2.features.earlier import Earlier
 from fastlt.stage2.features.extract import Rows, extract
 from fastlt.stage2.features.network import Network
 from fastlt.stage2.features.part import Part
@@ -26,6 +27,7 @@ def fill(
     dtype: str,
     progress: Progress,
     shares: Shares | None = None,
+    earlier: Earlier | None = None,
 ) -> None:
     """Extracts the rows of a split that the file lacks and appends them.
 
@@ -33,9 +35,25 @@ def fill(
     passes: a loader for each pass over the N images of the split; pass v is epoch v of passes[v].
     precision: fp32 or bf16. dtype: of the stored features. progress: is advanced by the images of each batch.
     shares: what the other ranks extract; None in a process alone.
+    earlier: features that some of the images have already; the only pass is then over the images that lack them.
 
     Raises UnfitFeature at the first feature that is not finite or, for dtype float16, beyond 65504.
     """
+
+    def append(rows: Rows) -> None:
+        _check(rows, split, dtype)
+        part.append(split, rows.features.astype(dtype, copy=False), rows.labels, rows.ids)
+        progress.advance(len(rows.ids), split)
+
+    if earlier is not None:
+        done = part.position(split)
+        begun = earlier.missing_before(done)
+        left = passes if begun < len(earlier.missing) else []
+        extracted = (rows for loader in left for rows in extract(model, loader, precision, 0, begun))
+        for rows in earlier.merged(extracted, done):
+            append(rows)
+        assert part.position(split) == len(earlier.ids)
+        return
     images = passes[0].images
     for number, loader in enumerate(passes):
         assert loader.images == images, (split, number, loader.images, images)
@@ -48,9 +66,7 @@ def fill(
             else shares.rows(split, loader, model, precision, number, done)
         )
         for rows in found:
-            _check(rows, split, dtype)
-            part.append(split, rows.features.astype(dtype, copy=False), rows.labels, rows.ids)
-            progress.advance(len(rows.ids), split)
+            append(rows)
         assert part.position(split) == (number + 1) * images
 
 

@@ -12,6 +12,7 @@ from fastlt.core.errors import UserError
 from fastlt.core.files import sync, writing
 from fastlt.core.log import Progress, say
 from fastlt.core.words import counted
+from fastlt.stage2.features.earlier import Earlier
 from fastlt.stage2.features.fill import UnfitFeature, fill
 from fastlt.stage2.features.layout import (
     AGAIN,
@@ -29,6 +30,7 @@ from fastlt.stage2.features.part import Part
 from fastlt.stage2.features.shares import Shares
 
 DTYPES = ("float32", "float16")
+NOTHING: Mapping[str, Earlier] = {}
 
 
 class FeatureStore:
@@ -87,13 +89,28 @@ class FeatureStore:
                 return np.empty((0, one.shape[1]), self.dtype), labels
             return np.memmap(file, self.dtype, "c", one.offsets[0], (rows, one.shape[1])), labels
 
+    def stored(self, split: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Returns the features of a split with the evaluation transform, [N, D], and its sample ids, int64 [N].
+
+        None if they are not stored, all of them, with this key and dtype. The number of augmented passes may be any.
+        """
+        one = self._found(self.path).get(split)
+        if one is None or not one.complete or not one.shape[0]:
+            return None
+        rows = one.shape[0] // (1 + one.passes)
+        with opened(self.path) as file:
+            file.seek(one.offsets[2])
+            ids = np.fromfile(file, np.int64, rows)
+            return np.memmap(file, self.dtype, "c", one.offsets[0], (rows, one.shape[1])), ids
+
     def write(
         self,
-        loaders: Mapping[str, Batches],
+        loaders: Mapping[str, Batches | None],
         model: Network,
         precision: str = "fp32",
         augmented: Batches | None = None,
         shares: Shares | None = None,
+        earlier: Mapping[str, Earlier] = NOTHING,
     ) -> None:
         """Extracts and stores the features of those splits of `loaders` that are not stored yet.
 
@@ -103,6 +120,8 @@ class FeatureStore:
             v = 1..K are the passes, with the same images in the same order.
         shares: what the other ranks of a training extract, all of which are in `Shares.help` then; None in a process
             alone.
+        earlier: by split, features that some images have already. The loader of such a split is of the others alone,
+            or None if there are none. Not for a split with augmented passes.
 
         A write that was killed resumes after the last rows that it saved, and nothing can be read before all rows are
         written. Features of another representation, dtype or number of augmented passes are removed.
@@ -118,7 +137,9 @@ class FeatureStore:
             return
         length = int(model.classifier.in_features)  # type: ignore[arg-type]
         wanted = {
-            split: Stored((len(of_split) * of_split[0].images, length), len(of_split) - 1)
+            split: Stored((len(earlier[split].ids), length), 0)
+            if split in earlier
+            else Stored((len(of_split) * of_split[0].images, length), len(of_split) - 1)
             for split, of_split in passes.items()
         }
         try:
@@ -126,7 +147,7 @@ class FeatureStore:
             total = sum(split.shape[0] for split in wanted.values())
             with Part(self._part) as part, Progress("features", total, done=done) as progress:
                 for split, of_split in passes.items():
-                    fill(part, split, of_split, model, precision, self.dtype, progress, shares)
+                    fill(part, split, of_split, model, precision, self.dtype, progress, shares, earlier.get(split))
             with writing(self.path, again=AGAIN):
                 self._part.replace(self.path)
                 sync(self.path.parent)
@@ -137,7 +158,9 @@ class FeatureStore:
     def _passes_of(self, split: str) -> int:
         return self.passes if split == "train" else 0
 
-    def _passes(self, split: str, loader: Batches, augmented: Batches | None) -> list[Batches]:
+    def _passes(self, split: str, loader: Batches | None, augmented: Batches | None) -> list[Batches]:
+        if loader is None:
+            return []
         if not self._passes_of(split):
             return [loader]
         assert augmented is not None, "a store with augmented passes needs a loader for them"
