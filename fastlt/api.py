@@ -76,6 +76,8 @@ def write_dataset(
         fastlt.write_dataset("photos", "data/photos", test=0.25)
         fastlt.write_dataset({"train": [(array, "cat"), ...], "test": [...]}, "data/pets", encode="png")
     """
+    if keys.get("part") is not None:
+        raise UserError(f"part={keys['part']}: parts are converted by the command, python -m fastlt.convert")
     keys = {"out": out, **keys}
     if isinstance(keys.get("split"), Iterable) and not isinstance(keys["split"], str):
         keys["split"] = ",".join(map(str, keys["split"]))
@@ -84,7 +86,7 @@ def write_dataset(
         chosen = {*keys, "split"} if keys.get("append") else keys
         given = guessed(Path(source), chosen) if path and "dataset" not in keys else {"dataset": source}
         with _composed("convert", {**given, **keys}, ConvertConfig) as (node, _):
-            return Dataset(convert_configured(configuration(node)))
+            return _opened(convert_configured(configuration(node)))
     splits: Any = source if isinstance(source, Mapping) else {"train": source}
     names = keys.pop("class_names", None) or []
     names = read_class_names(Path(names)) if isinstance(names, str | Path) else list(names)
@@ -98,11 +100,16 @@ def write_dataset(
     with _composed("convert", {**kind, **keys}, ConvertConfig) as (node, _):
         config = configuration(node)
         check_keys(config, "examples")
-        return Dataset(
+        return _opened(
             convert_source(
                 arranged(Examples(given.examples, Path(out).name, names or given.class_names), config), config
             )
         )
+
+
+def _opened(folder: Path | None) -> Dataset:
+    assert folder is not None, "only with part= the dataset may be incomplete"
+    return Dataset(folder)
 
 
 def run_experiment(**keys: Any) -> "Run":

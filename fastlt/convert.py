@@ -87,7 +87,10 @@ HELP = Help(
 @hydra_command("convert", ConvertConfig, HELP)
 def _convert(node: Any) -> None:
     """Converts the source and prints what the dataset holds."""
-    dataset = Dataset(convert_configured(configuration(node)))
+    out = convert_configured(configuration(node))
+    if out is None:  # other parts are missing, and a line has named them
+        return
+    dataset = Dataset(out)
     lines = [f"{dataset.name}: {counted(dataset.classes, 'class')}"]
     for name, split in dataset.splits.items():
         counts = split.counts

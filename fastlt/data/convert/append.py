@@ -1,6 +1,5 @@
 """Adds images and classes to a dataset as new shards. The shards that it has stay byte for byte."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from fastlt.data.convert.engine import (
     write_shards,
 )
 from fastlt.data.convert.work_folder import WorkFolder
-from fastlt.data.convert.workers import Stored, Workers
+from fastlt.data.convert.workers import Stored, Workers, cores
 from fastlt.data.shards.content import Content, finished, write_content
 from fastlt.data.shards.encode import Encoding
 from fastlt.data.shards.format import DATASET_FILE, RAW, index_name
@@ -31,7 +30,7 @@ from fastlt.data.shards.reader import Dataset
 from fastlt.data.shards.writer import Behind, Files
 from fastlt.data.sources.base import SPLITS, Derived, Listing, Source, described
 
-_SETTLED = ("quality", "max_short_side", "orientation", "shard_mb", "raw_fraction")
+_SETTLED = ("quality", "max_short_side", "orientation", "shard_mb", "raw_fraction", "background")
 
 
 @dataclass(frozen=True)
@@ -130,8 +129,8 @@ class Growth:
             self.folder.__exit__()
             raise
         about, (max_pixels, max_bad) = self.dataset.about, self._limits
-        stored = about["options"]
-        kept = {name: stored[name] for name in ("kind", "quality", "max_short_side", "orientation")}
+        stored = {"background": "", **about["options"]}  # an option that is not always recorded
+        kept = {name: stored[name] for name in ("kind", "quality", "max_short_side", "orientation", "background")}
         self.options = Conversion(
             name=self.dataset.name,
             mean=tuple(about["mean"]),
@@ -153,7 +152,7 @@ class Growth:
 
     def check(self, config: ConvertConfig) -> None:
         """Raises UserError for keys that say to store new images otherwise than those of the dataset are stored."""
-        stored = self.dataset.about["options"]
+        stored = {"background": "", **self.dataset.about["options"]}
         encode = "auto" if stored["raw_fraction"] else stored["kind"]
         values = {"encode": (config.encode, None, encode), "name": (config.name, None, self.dataset.name)}
         usual = {one: getattr(ConvertConfig, one) for one in _SETTLED}
@@ -213,8 +212,7 @@ class Growth:
         """Raises UserError if an image differs from the one that the dataset has under its key."""
         total = sum(len(listing.keys) for listing in source.splits.values())
         encoding = self.options.encoding
-        workers = self.workers or len(os.sched_getaffinity(0))
-        with Workers(source, encoding, workers) as pool, Progress("comparing", total) as progress:
+        with Workers(source, encoding, self.workers or cores()) as pool, Progress("comparing", total) as progress:
             for split, listing in source.splits.items():
                 places = [there[key.encode()] for key in listing.keys]
                 raw = np.array([self.dataset.splits[of].encoding[row] == RAW for of, row in places])
@@ -256,7 +254,8 @@ class Growth:
             self.folder.prepare()
             behind = {split: Behind(_shards(about, split), given_out(about, split)) for split in old.splits}
             before = Before(behind, counts)
-            writers = write_shards(source, self.options, self.folder, self.workers, before)
+            with Workers(source, self.options.encoding, self.workers or cores()) as pool:
+                writers = write_shards(source, self.options, self.folder, pool, before)
             found = near_duplicates(source, {split: Looks(*writer.looks()) for split, writer in writers.items()})
             duplicates = listed(source, found)
             say_duplicates(duplicates)

@@ -1,7 +1,6 @@
 """Runs a conversion from its configuration: builds the source and the options from a ConvertConfig."""
 
 import itertools
-import os
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,10 @@ from fastlt.data.convert.duplicates import without_duplicates
 from fastlt.data.convert.engine import Conversion, convert
 from fastlt.data.convert.keys import check_alone, check_keys
 from fastlt.data.convert.link import check_linkable
+from fastlt.data.convert.parts import Part, convert_part
 from fastlt.data.convert.remove import read_list, remove
 from fastlt.data.convert.shares import Shares, share
+from fastlt.data.convert.workers import cores
 from fastlt.data.shards.encode import ENCODINGS, Encoding
 from fastlt.data.sources import parquet, webdataset
 from fastlt.data.sources.base import SPLITS, Source
@@ -41,8 +42,10 @@ NO_TEST = (
 )
 
 
-def convert_configured(config: ConvertConfig) -> Path:
+def convert_configured(config: ConvertConfig) -> Path | None:
     """Runs the conversion that a ConvertConfig describes; returns the dataset's folder.
+
+    Returns None with `part` if other parts are missing.
 
     Raises UserError for keys that are missing, unknown to this kind of source, or have wrong values.
     """
@@ -60,13 +63,15 @@ def convert_configured(config: ConvertConfig) -> Path:
     return converted(files, config)
 
 
-def converted(files: Source, config: ConvertConfig) -> Path:
+def converted(files: Source, config: ConvertConfig) -> Path | None:
     """Converts a source of the user's images, or adds it to a dataset with `append=true`; returns the folder.
 
     Raises UserError if there is no test split and the configuration says neither `test=0` nor `append=true`.
     """
     if not config.append:
         return convert_source(arranged(files, config), config)
+    if config.part:
+        raise UserError(f"part={config.part}: append=true is done by one process, leave part= out")
     with Growth(Path(config.out), config.max_pixels, config.max_bad, config.workers) as growth:
         growth.check(config)
         new = growth.new(files)
@@ -75,7 +80,7 @@ def converted(files: Source, config: ConvertConfig) -> Path:
         else:
             source = arranged(new, config)
             if config.drop_duplicates:
-                source = without_duplicates(source, growth.options.encoding, config.workers or _cores())
+                source = without_duplicates(source, growth.options.encoding, config.workers or cores())
             growth.add(source)
     return Path(config.out)
 
@@ -100,8 +105,12 @@ def arranged(source: Source, config: ConvertConfig) -> Source:
     return source
 
 
-def convert_source(source: Source, config: ConvertConfig) -> Path:
-    """Converts a source with the options of a ConvertConfig; returns the dataset's folder."""
+def convert_source(source: Source, config: ConvertConfig) -> Path | None:
+    """Converts a source with the options of a ConvertConfig; returns the dataset's folder.
+
+    Returns None with `part` if other parts are missing.
+    """
+    part = Part.parsed(config.part) if config.part else None
     kind = config.encode or config.dataset.encode
     auto = kind == "auto"
     if kind not in (*ENCODINGS, "auto"):
@@ -135,7 +144,9 @@ def convert_source(source: Source, config: ConvertConfig) -> Path:
     if config.drop_duplicates and not config.check:
         raise UserError("drop_duplicates=true needs decoded images: leave out check=false")
     if config.drop_duplicates:
-        source = without_duplicates(source, encoding, config.workers or _cores())
+        source = without_duplicates(source, encoding, config.workers or cores())
+    if part:
+        return convert_part(source, options, out, part, config.workers, config.overwrite)
     return convert(source, options, out, config.workers, config.overwrite)
 
 
@@ -144,10 +155,6 @@ def _name(source: Source, config: ConvertConfig, out: Path) -> str:
     if config.dataset.name != config.dataset.kind:
         return config.dataset.name
     return source.name if config.dataset.kind == "shapes" else out.resolve().name
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _imbalance(config: ConvertConfig) -> float:

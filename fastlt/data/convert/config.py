@@ -59,6 +59,7 @@ class ConvertConfig:
     shard_mb: int = 256  # target size of a shard, in megabytes
     max_bad: float = 0  # bad images that may be left out; below 1: as a share of all images
     workers: int = 0  # worker processes; 0: one per core
+    part: str | None = None  # convert a part of the images, such as 3/16; the last part joins all of them
     overwrite: bool = False  # replace a dataset in `out`
     append: bool = False  # add the images that the dataset in `out` lacks, as new shards; stored as its images are
     remove: str | None = None  # alone with out: a file of keys or paths, whose images the dataset in `out` loses

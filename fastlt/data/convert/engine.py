@@ -5,7 +5,6 @@ import errno
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,9 +19,10 @@ from fastlt.data.convert.duplicates import Looks, listed, near_duplicates, say_d
 from fastlt.data.convert.link import LinkWriter, place_of
 from fastlt.data.convert.storage import raw_choice
 from fastlt.data.convert.work_folder import WorkFolder
-from fastlt.data.convert.workers import Stored, Workers, encode_sample
+from fastlt.data.convert.workers import Results, Stored, Workers, cores, encode_sample
 from fastlt.data.shards.content import write_dataset
 from fastlt.data.shards.encode import FIRST_FRAME, Encoding
+from fastlt.data.shards.reader import read_description
 from fastlt.data.shards.writer import FIRST, Behind, SplitWriter
 from fastlt.data.sources.base import SPLITS, Source, described
 from fastlt.data.sources.classes import check_alike
@@ -86,9 +86,26 @@ def convert(source: Source, options: Conversion, out: Path, workers: int = 0, ov
     Raises UserError if `out` exists and `overwrite` is not set, if `out` holds a file that no conversion wrote, if a
     class has no training image, if more images than `max_bad` allows do not decode, or if the disk is full.
     """
+    about = described_conversion(source, options, workers)
+    folder = WorkFolder(out, about, overwrite)
+    with told(folder, options.encoding.kind == "link"), folder:
+        if folder.recover():
+            return out
+        folder.check_free()
+        folder.prepare()
+        with Workers(source, options.encoding, workers or cores()) as pool:
+            convert_prepared(source, options, folder, about, pool)
+    return out
+
+
+def described_conversion(source: Source, options: Conversion, workers: int = 0) -> dict[str, Any]:
+    """Returns the input and options of a conversion, in the form of dataset.json.
+
+    Raises UserError if a class has no training image, or for a number of workers that cannot be.
+    """
     check_workers(workers)
     _check_classes(source)
-    about = {
+    return {
         "name": options.name,
         "class_names": source.class_names,
         "mean": list(options.mean),
@@ -97,14 +114,17 @@ def convert(source: Source, options: Conversion, out: Path, workers: int = 0, ov
         "options": recorded(options),
         "source": {**described(source), "sha256": source_digest(source)},
     }
-    folder = WorkFolder(out, about, overwrite)
-    with told(folder, options.encoding.kind == "link"), folder:
-        if folder.recover():
-            return out
-        folder.check_free()
-        folder.prepare()
-        _convert(source, options, folder, about, workers)
-    return out
+
+
+def is_result(out: Path, about: dict[str, Any]) -> bool:
+    """Returns whether the dataset in `out` is the result of a conversion with this input and these options."""
+    try:
+        found = read_description(out)
+    except UserError:
+        return False
+    wanted = json.loads(json.dumps(about))
+    settled = {key: value for key, value in wanted.items() if (key, value) != ("protocol", BY_SIZE)}
+    return "history" not in found and all(found.get(key) == value for key, value in settled.items())
 
 
 def check_workers(workers: int) -> None:
@@ -154,8 +174,14 @@ def _recorded(encoding: Encoding) -> dict[str, Any]:
     return {name: value for name, value in asdict(encoding).items() if name not in left_out}
 
 
-def _convert(source: Source, options: Conversion, folder: WorkFolder, about: dict[str, Any], workers: int) -> None:
-    writers = write_shards(source, options, folder, workers)
+def convert_prepared(
+    source: Source, options: Conversion, folder: WorkFolder, about: dict[str, Any], pool: Results
+) -> None:
+    """Converts a source in a work folder that is prepared, and puts the dataset in its place.
+
+    about: as `described_conversion` returns it. pool: what the encoded images come from.
+    """
+    writers = write_shards(source, options, folder, pool)
     looked = writers if options.encoding.check else {}
     found = near_duplicates(source, {split: Looks(*writer.looks()) for split, writer in looked.items()})
     about = {**about, "near_duplicates": listed(source, found)}
@@ -167,35 +193,36 @@ def _convert(source: Source, options: Conversion, folder: WorkFolder, about: dic
 
 @dataclass(frozen=True)
 class Before:
-    """The dataset to which shards are added.
+    """What is settled before shards are written: for a dataset that grows, or for a part of a source.
 
-    behind: {split: where its new shards begin}. counts: its training images of each class, int64 [C], with zeros for
-    classes that are new.
+    behind: {split: where its new shards begin}. counts: the training images of each class that are there, int64 [C],
+    with zeros for classes that are new.
+    raw: {split: which of its images are stored as raw pixels, bool [N]}, if that is settled.
     """
 
     behind: dict[str, Behind] = field(default_factory=dict)
     counts: np.ndarray | int = 0
+    raw: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 NOTHING = Before()
 
 
 def write_shards(
-    source: Source, options: Conversion, folder: WorkFolder, workers: int, before: Before = NOTHING
+    source: Source, options: Conversion, folder: WorkFolder, pool: Results, before: Before = NOTHING
 ) -> dict[str, SplitWriter | LinkWriter]:
     """Writes the shards of a source into a work folder that is prepared; returns {split: its finished writer}.
 
-    workers: the number of worker processes, 0 for one per core.
+    pool: what the encoded images come from.
 
     Raises UserError if more images are bad than the options allow, or if a class has no training image.
     """
     writers: dict[str, SplitWriter | LinkWriter] = {}
-    with Workers(source, options.encoding, workers or len(os.sched_getaffinity(0))) as pool:
-        for split in SPLITS:
-            if split in source.splits:
-                writers[split] = _convert_split(source, split, options, folder, pool, before)
+    for split in SPLITS:
+        if split in source.splits:
+            writers[split] = convert_split(source, split, options, folder, pool, before)
     try:
-        _check_bad(source, writers, options)
+        refuse_bad(writers, options.allowed_bad(sum(len(source.splits[split].keys) for split in writers)))
         _check_left(source, writers, before.counts)
     except UserError:
         # A single shard per split is quickly converted again. More are kept for the next try, in which the user has
@@ -252,15 +279,24 @@ def source_digest(source: Source) -> str:
     return digest.hexdigest()
 
 
-def _convert_split(
-    source: Source, split: str, options: Conversion, folder: WorkFolder, pool: Workers, before: Before
+def chosen_raw(source: Source, split: str, options: Conversion, before: Before = NOTHING) -> np.ndarray:
+    """Returns which images of a split are stored as raw pixels whatever the encoding, bool [N]."""
+    if split in before.raw:
+        return before.raw[split]
+    labels = source.splits[split].labels
+    if split != "train" or not options.raw_fraction:
+        return np.zeros(len(labels), bool)
+    counts = before.counts + np.bincount(labels, minlength=len(source.class_names))
+    return raw_choice(labels, options.raw_fraction, counts)
+
+
+def convert_split(
+    source: Source, split: str, options: Conversion, folder: WorkFolder, pool: Results, before: Before = NOTHING
 ) -> SplitWriter | LinkWriter:
+    """Writes the shards of a split; returns the finished writer. Arguments as for `write_shards`."""
     listing = source.splits[split]
     total = len(listing.keys)
-    raw = np.zeros(total, bool)
-    if split == "train" and options.raw_fraction:
-        counts = before.counts + np.bincount(listing.labels, minlength=len(source.class_names))
-        raw = raw_choice(listing.labels, options.raw_fraction, counts)
+    raw = chosen_raw(source, split, options, before)
     if options.encoding.kind == "link":
         writer = LinkWriter(folder.dataset, split, lambda place: place_of(source, split, place))
     else:
@@ -289,9 +325,9 @@ def _convert_split(
     return writer
 
 
-def _check_bad(source: Source, writers: Mapping[str, SplitWriter | LinkWriter], options: Conversion) -> None:
+def refuse_bad(writers: Mapping[str, SplitWriter | LinkWriter], allowed: int) -> None:
+    """Raises UserError if more than `allowed` images were left out."""
     bad = [(split, *pair) for split, writer in writers.items() for pair in writer.quarantined]
-    allowed = options.allowed_bad(sum(len(source.splits[split].keys) for split in writers))
     if len(bad) > allowed:
         split, key, reason = bad[0]
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""

@@ -38,6 +38,10 @@ _FORMAT = 4
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV)
 
 
+class InUse(UserError):
+    """Another process works on the same dataset."""
+
+
 class WorkFolder:
     """The work folder of a conversion to `out`. It is a context manager that holds the lock.
 
@@ -83,7 +87,7 @@ class WorkFolder:
             try:
                 stack.enter_context(locked(self.root / "lock", str(self.out), _PATIENCE))
             except Busy:
-                raise UserError(
+                raise InUse(
                     f"another process is converting to {self.out}: wait for it, or choose another out=DIR"
                 ) from None
             self._stack = stack.pop_all()

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
+from typing import Protocol
 
 import numpy as np
 
@@ -34,6 +35,21 @@ class Stored:
 
 
 Result = Stored | str  # a string says why an image is bad
+
+
+class Results(Protocol):
+    """What encoded images come from: Workers, or the parts of a conversion."""
+
+    encoding: Encoding
+
+    def results(self, split: str, raw: np.ndarray, start: int) -> Iterator[Result]:
+        """Yields the results for the samples of a split in order, beginning with sample `start`."""
+        ...
+
+
+def cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 class Workers:

@@ -228,6 +228,15 @@ class SplitWriter:
         places = np.delete(places, [*np.concatenate([part["bad_places"] for part in parts]), *self._bad_places])
         return np.concatenate([part["look"] for part in parts]), places
 
+    def pages(self) -> list[Path]:
+        """Returns the journal pages of all shards."""
+        return [self._page(self.behind.shard + number) for number in range(len(self.finish()))]
+
+    def bad(self) -> list[tuple[int, str, str]]:
+        """Returns the position in the source of every sample that was left out, its key and the reason."""
+        places = [place for rows in self.finish() for place in rows["bad_places"].tolist()] + self._bad_places
+        return [(place, key, reason) for place, (key, reason) in zip(places, self.quarantined, strict=True)]
+
     def close(self) -> None:
         """Removes the files of shards that are not complete, and frees their space."""
         self._background.shutdown()
