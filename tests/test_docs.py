@@ -22,12 +22,13 @@ from test_configs import COMMANDS, composed
 from fastlt.bench.__main__ import BENCHES
 from fastlt.bench.config import BenchConfig
 from fastlt.checkpoint import _parser as checkpoint_parser
+from fastlt.convert import with_guess
 from fastlt.core.cli import own_parts
 from fastlt.core.errors import UserError
 from fastlt.core.overrides import quoted_strings
 from fastlt.core.structured import from_node, register
 from fastlt.data.convert.config import ConvertConfig
-from fastlt.data.convert.keys import check_keys
+from fastlt.data.convert.keys import check_alone, check_keys
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.config import TrainConfig
 from fastlt.grid.arguments import combinations, split_arguments
@@ -85,6 +86,9 @@ def grids(arguments: list[str]) -> None:
 
 
 def converts(arguments: list[str]) -> None:
+    if any(one.startswith("remove=") for one in arguments):
+        check_alone(from_node(applied("convert", with_guess(arguments)), ConvertConfig))
+        return
     named = [one for one in arguments if "=" in one]
     for bare in (one for one in arguments if "=" not in one):
         dataset, key = KINDS.get(Path(bare).suffix, ("image_folder", "root"))

@@ -75,6 +75,7 @@ def test_facts_are_those_of_the_source(jpeg_dataset: Dataset) -> None:
         "colours": {},
         "near_duplicates": {},
         "quarantined": {"images": 0, "first": []},
+        "history": [],
         "shards": {"count": 3, "bytes": sum(path.stat().st_size for path in jpeg_dataset.shards)},
     }
 
