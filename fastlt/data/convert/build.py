@@ -20,7 +20,7 @@ from fastlt.data.convert.remove import read_list, remove
 from fastlt.data.convert.shares import Shares, share
 from fastlt.data.convert.workers import cores
 from fastlt.data.shards.encode import ENCODINGS, Encoding
-from fastlt.data.sources import parquet, webdataset
+from fastlt.data.sources import lmdb_file, parquet, webdataset
 from fastlt.data.sources.base import SPLITS, Source
 from fastlt.data.sources.cifar import Cifar
 from fastlt.data.sources.classes import Renumbered, read_class_names, say_text_order
@@ -30,6 +30,7 @@ from fastlt.data.sources.divided import Divided
 from fastlt.data.sources.image_folder import ImageFolder
 from fastlt.data.sources.image_list import ImageList
 from fastlt.data.sources.inaturalist import INaturalist
+from fastlt.data.sources.lmdb_file import Lmdb
 from fastlt.data.sources.long_tail import LongTail
 from fastlt.data.sources.packed_files import files_by_split, files_of
 from fastlt.data.sources.parquet import Parquet
@@ -172,6 +173,8 @@ def _files(config: ConvertConfig) -> Source:
     if kind == "parquet":
         columns = config.image_column or "", config.label_column or "", config.group_by or ""
         return Parquet(_packed_files(config, parquet.ENDS), *columns)
+    if kind == "lmdb":
+        return Lmdb(_packed_files(config, lmdb_file.ENDS))
     if kind == "webdataset":
         columns = config.image_column or "", config.label_column or ""
         return WebDataset(_packed_files(config, webdataset.ENDS), *columns)

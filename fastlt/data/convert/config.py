@@ -10,7 +10,7 @@ class DatasetConfig:
     """The kind of source, and the constants of a known data set."""
 
     name: str  # of the source: a known data set, or its kind
-    kind: str  # of source: shapes, cifar, image_list, image_folder, csv, parquet or webdataset
+    kind: str  # of source: shapes, cifar, image_list, image_folder, csv, parquet, webdataset or lmdb
     protocol: str  # the default protocol for training on the dataset
     mean: tuple[float, ...]  # of the RGB channels, in 0..1
     std: tuple[float, ...]  # standard deviation, as mean

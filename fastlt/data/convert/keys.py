@@ -17,6 +17,7 @@ KEYS = {
     "csv": ("root", "table", "path_column", "label_column", "split_column", *_OWN_FILES, *_NAMED),
     "parquet": ("source", "image_column", "label_column", *_OWN_FILES, *_NAMED),
     "webdataset": ("source", "image_column", "label_column", *_OWN_FILES, *_NAMED),
+    "lmdb": ("source", *_OWN_FILES, *_NAMED),
     "examples": _OWN_FILES,  # images passed to fastlt.write_dataset
 }
 # The defaults of these keys. That of all others is None.

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from fastlt.core.errors import UserError, first_line
-from fastlt.data.sources import parquet, webdataset
+from fastlt.data.sources import lmdb_file, parquet, webdataset
 from fastlt.data.sources.base import SPLITS, split_in_name, split_named
 from fastlt.data.sources.csv_rows import Columns, filled_rows, find_columns
 from fastlt.data.sources.image_list import first_paths
@@ -17,8 +17,15 @@ SPLIT = "0.7,0.1,0.2"  # default shares of train, val and test for a source with
 _CIFAR = {"cifar-10-batches-py": "cifar10_lt", "cifar-100-python": "cifar100_lt"}
 _TABLES, _LISTS, _JSON = (".csv", ".tsv"), (".txt", ".lst", ".list"), (".json",)
 _TARS = (".tar", ".tgz", ".tbz2", ".txz")
-_PACKED = {"parquet": parquet.ENDS, "webdataset": webdataset.ENDS}  # kinds of sources with many images in each file
-_FORMS = "a folder of images, a CSV table, a text list, JSON annotations, Parquet files, tars or an archive of CIFAR"
+_PACKED = {  # kinds of sources with many images in each file
+    "parquet": parquet.ENDS,
+    "webdataset": webdataset.ENDS,
+    "lmdb": lmdb_file.ENDS,
+}
+_FORMS = (
+    "a folder of images, a CSV table, a text list, JSON annotations, Parquet files, tars, LMDB databases or an archive "
+    "of CIFAR"
+)
 
 
 def guessed(path: Path, given: Collection[str] = ()) -> dict[str, str]:

@@ -13,6 +13,7 @@ from fastlt.data.sources.walk import LeftOut, entries, identity, is_folder
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _LARGEST_RANGE = 1_000_000
+_LOCK = "lock.mdb"  # lies beside an LMDB database and has no images
 
 
 def files_by_split(key: str, place: Path, ends: Collection[str], tell: bool = True) -> dict[str, list[Path]]:
@@ -97,7 +98,7 @@ def _below(folder: Path, ends: Collection[str], visited: set[tuple[int, int]], l
     found = []
     for entry in entries(folder):
         path = folder / entry.name
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or entry.name == _LOCK:
             continue
         if is_folder(entry):
             if (known := identity(path)) not in visited:
