@@ -251,10 +251,14 @@ def test_real_cifar100_lt(shared: Path, tmp_path: Path) -> None:
 def test_a_finished_dataset_is_kept(images: Path) -> None:
     assert convert(*LIST, cwd=images).returncode == 0
     before = (images / "out" / "dataset.json").read_bytes()
+    inodes = [path.stat().st_ino for path in sorted((images / "out").iterdir())]
+    again = convert(*LIST, cwd=images)
+    assert again.returncode == 0 and "out is finished: these images were converted with these options" in again.stderr
     assert "out=out is a finished dataset: choose another folder or add overwrite=true" in refused(
-        convert(*LIST, cwd=images)
+        convert(*LIST, "shard_mb=1", cwd=images)
     )
     assert (images / "out" / "dataset.json").read_bytes() == before
+    assert [path.stat().st_ino for path in sorted((images / "out").iterdir())] == inodes
     assert convert(*LIST, "overwrite=true", cwd=images).returncode == 0
     assert json.loads((images / "out" / "dataset.json").read_bytes()) == json.loads(before)
 

@@ -12,7 +12,7 @@ from fastlt.core.words import agree, counted
 from fastlt.data.convert.append import Growth
 from fastlt.data.convert.config import ConvertConfig
 from fastlt.data.convert.duplicates import without_duplicates
-from fastlt.data.convert.engine import Conversion, convert
+from fastlt.data.convert.engine import Conversion, convert, described_conversion, is_result
 from fastlt.data.convert.keys import check_alone, check_keys
 from fastlt.data.convert.link import check_linkable
 from fastlt.data.convert.parts import Part, convert_part
@@ -148,6 +148,14 @@ def convert_source(source: Source, config: ConvertConfig) -> Path | None:
         source = without_duplicates(source, encoding, config.workers or cores())
     if part:
         return convert_part(source, options, out, part, config.workers, config.overwrite)
+    # Images that are passed from Python have no names by which they could be known again.
+    if config.dataset.kind != "examples" and not config.overwrite:
+        if is_result(out, described_conversion(source, options, config.workers)):
+            say(
+                f"{out} is finished: these images were converted with these options, and nothing is done; "
+                "overwrite=true converts them anew, if files have changed under the same names"
+            )
+            return out
     return convert(source, options, out, config.workers, config.overwrite)
 
 
