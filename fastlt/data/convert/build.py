@@ -149,13 +149,13 @@ def convert_source(source: Source, config: ConvertConfig) -> Path | None:
     if part:
         return convert_part(source, options, out, part, config.workers, config.overwrite)
     # Images that are passed from Python have no names by which they could be known again.
-    if config.dataset.kind != "examples" and not config.overwrite:
-        if is_result(out, described_conversion(source, options, config.workers)):
-            say(
-                f"{out} is finished: these images were converted with these options, and nothing is done; "
-                "overwrite=true converts them anew, if files have changed under the same names"
-            )
-            return out
+    known = config.dataset.kind != "examples" and not config.overwrite
+    if known and is_result(out, described_conversion(source, options, config.workers)):
+        say(
+            f"{out} is finished: these images were converted with these options, and nothing is done; overwrite=true "
+            "converts them anew, if files have changed under the same names"
+        )
+        return out
     return convert(source, options, out, config.workers, config.overwrite)
 
 
