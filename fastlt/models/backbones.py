@@ -87,6 +87,19 @@ def _torchvision(block: str, layers: list[int], **options: Any) -> nn.Module:
     return network
 
 
+def _wide_cifar(layers: list[int]) -> nn.Module:
+    """Returns the network of weight balancing's code (Alshammari et al. 2022) for images of 32 pixels.
+
+    It is a ResNet of torchvision with four stages of 64, 128, 256 and 512 channels, whose stem does not make images
+    smaller: one 3 x 3 convolution and no max-pooling. The literature calls it ResNet-32 or ResNet-34; with layers
+    [3, 4, 6, 3] it has 21.3 million parameters, 46 times as many as the ResNet-32 of He et al. for CIFAR.
+    """
+    network = _torchvision("BasicBlock", layers)
+    network.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    network.maxpool = nn.Identity()
+    return network
+
+
 _NEXT = {"groups": 32, "width_per_group": 4}  # 32x4d of Xie et al. 2017
 
 # name -> (constructor, number of features D)
@@ -101,6 +114,7 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnext101": (partial(_torchvision, "Bottleneck", [3, 4, 23, 3], **_NEXT), 2048),
     "resnext152": (partial(_torchvision, "Bottleneck", [3, 8, 36, 3], **_NEXT), 2048),
     "resnet32_2d": (partial(ProjectedResNet, 5, 2), 2),
+    "resnet32_w64": (partial(_wide_cifar, [3, 4, 6, 3]), 512),
 }
 IMAGE_SIZE = 224  # default side in pixels of the images on which an own backbone is tried
 

@@ -16,6 +16,7 @@ from fastlt.models.backbones import (
     CifarResNet,
     CosineClassifier,
     Model,
+    build_backbone,
     build_model,
     freeze_before,
     last_block,
@@ -72,6 +73,15 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_resnet32_has_the_size_of_the_paper() -> None:
     assert parameters(Model("resnet32", 10)) == 464_154  # He et al. 2016, table 6: 0.46 M
+
+
+def test_the_network_of_weight_balancing() -> None:
+    """torchvision's ResNet-34 without classifier, but for the stem: 3 x 3 weights in the place of 7 x 7 ones."""
+    resnet34 = resnet.resnet34()
+    stem = 64 * 3 * (7 * 7 - 3 * 3)
+    assert parameters(build_backbone("resnet32_w64")[0]) == parameters(resnet34) - parameters(resnet34.fc) - stem
+    stages = [module for module in build_backbone("resnet32_w64")[0].modules() if isinstance(module, nn.Conv2d)]
+    assert [one.stride for one in stages[:2]] == [(1, 1), (1, 1)]
 
 
 def test_two_features_fill_the_plane_around_the_origin() -> None:

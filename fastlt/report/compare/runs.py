@@ -16,7 +16,7 @@ from fastlt.report.departures import Departure, departures
 from fastlt.report.names import SAMPLERS
 
 SCORES = ("many", "medium", "few", "all", "mean_class", "macro_f1", "top5", "ece")
-_BACKBONES = ("resnet10", "resnet18", "resnet32", "resnet50", "resnet101", "resnet152")
+_BACKBONES = ("resnet10", "resnet18", "resnet32", "resnet32_w64", "resnet50", "resnet101", "resnet152")
 _BACKBONES += ("resnext50", "resnext101", "resnext152")  # in the order of the paper
 _OWN_FIELDS = ("backbone", "sampler", "sampler.drawing", "image_size")  # keys that are fields of a RunGroup
 
