@@ -57,10 +57,6 @@ class Selected(Derived):
         object.__setattr__(self, "class_names", [self.source.class_names[one] for one in present.tolist()])
         object.__setattr__(self, "splits", splits)
 
-    @property
-    def name(self) -> str:
-        return self.source.name
-
     def origin(self, split: str, index: int) -> tuple[str, int]:
         """Returns (split, position) of a sample in the source it comes from."""
         return split, int(self.rows[split][index])
@@ -86,10 +82,6 @@ class Joining(Derived):
         splits = {split: Listing(one.keys, labels[one.labels]) for split, one in self.source.splits.items()}
         object.__setattr__(self, "class_names", names)
         object.__setattr__(self, "splits", splits)
-
-    @property
-    def name(self) -> str:
-        return self.source.name
 
 
 class Growth:

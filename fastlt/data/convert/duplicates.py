@@ -17,7 +17,7 @@ from fastlt.core.log import Progress, say
 from fastlt.core.words import agree, counted
 from fastlt.data.convert.workers import Stored, Workers
 from fastlt.data.shards.encode import BadImage, Encoding, decode
-from fastlt.data.sources.base import Derived, Listing, Source
+from fastlt.data.sources.base import Listing, Rearranged, Source
 
 LISTED = 100  # pairs per split that dataset.json lists; the rest is only counted
 _BITS = 4  # of 64, in which the hashes of candidates may differ
@@ -162,7 +162,7 @@ def say_duplicates(about: dict[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class Without(Derived):
+class Without(Rearranged):
     """A source without the images of val and test that look like one of an earlier split. dropped: their number."""
 
     source: Source
@@ -182,14 +182,6 @@ class Without(Derived):
         dropped = sum(map(len, self.duplicates.values()))
         for attribute, value in (("dropped", dropped), ("splits", splits), ("_rows", rows)):
             object.__setattr__(self, attribute, value)
-
-    @property
-    def name(self) -> str:
-        return self.source.name
-
-    @property
-    def class_names(self) -> list[str]:
-        return self.source.class_names
 
     def origin(self, split: str, index: int) -> tuple[str, int]:
         """Returns (split, position) of a sample in the source it was taken from."""

@@ -42,7 +42,7 @@ from fastlt.data.shards.durable import Damaged, discard, read_sealed, write_seal
 from fastlt.data.shards.encode import Encoding
 from fastlt.data.shards.mapped import map_file
 from fastlt.data.shards.writer import Files, SplitWriter
-from fastlt.data.sources.base import SPLITS, Derived, Listing, Source
+from fastlt.data.sources.base import SPLITS, Listing, Rearranged, Source
 
 _NOTE = "dataset.json.part"
 _SHOWN = 10  # missing parts that are named
@@ -76,7 +76,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Share(Derived):
+class Share(Rearranged):
     """The samples of a source that belong to a part. Splits of which it has none are left out."""
 
     source: Source
@@ -92,14 +92,6 @@ class Share(Derived):
                 splits[split], starts[split] = Listing(listing.keys[first:end], listing.labels[first:end]), first
         object.__setattr__(self, "splits", splits)
         object.__setattr__(self, "first", starts)
-
-    @property
-    def name(self) -> str:
-        return self.source.name
-
-    @property
-    def class_names(self) -> list[str]:
-        return self.source.class_names
 
     def origin(self, split: str, index: int) -> tuple[str, int]:
         """Returns (split, position) of a sample in the source it comes from."""

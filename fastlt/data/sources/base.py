@@ -93,6 +93,11 @@ class Derived:
 
     source: Source
 
+    @property
+    def name(self) -> str:
+        """The name of the data set: that of the source it comes from."""
+        return self.source.name
+
     def origin(self, split: str, index: int) -> tuple[str, int]:
         """Returns (split, position) of a sample in the source it comes from."""
         return split, index
@@ -104,6 +109,15 @@ class Derived:
     def where(self, split: str, index: int) -> str | Path:
         """Returns where a person finds this sample; see `Source.where`."""
         return self.source.where(*self.origin(split, index))
+
+
+class Rearranged(Derived):
+    """Base class of sources that have other samples or splits, and the classes of the source they come from."""
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, in the order of their indices."""
+        return self.source.class_names
 
 
 def described(source: Source) -> dict[str, Any]:

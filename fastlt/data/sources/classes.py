@@ -179,10 +179,6 @@ class Renumbered(Derived):
     class_names: list[str]
     splits: dict[str, Listing] = field(init=False, compare=False, repr=False)
 
-    @property
-    def name(self) -> str:
-        return self.source.name
-
     def __post_init__(self) -> None:
         old, new = self.source.class_names, self.class_names
         if set(new) == set(old):

@@ -9,7 +9,7 @@ import numpy as np
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
 from fastlt.core.words import counted
-from fastlt.data.sources.base import SPLITS, Derived, Listing, Source
+from fastlt.data.sources.base import SPLITS, Listing, Rearranged, Source
 from fastlt.data.sources.listed import shown
 
 
@@ -33,7 +33,7 @@ def split_counts(images: int, val: float, test: float) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Divided(Derived):
+class Divided(Rearranged):
     """A source whose train split is divided; the splits that it has already remain unchanged.
 
     val, test: the shares of the training images in 0..1 for splits that the source lacks; 0 makes no such split. Each
@@ -79,14 +79,6 @@ class Divided(Derived):
         both = {**self.source.splits, **splits}
         object.__setattr__(self, "splits", {split: both[split] for split in SPLITS if split in both})
         object.__setattr__(self, "_rows", rows)
-
-    @property
-    def name(self) -> str:
-        return self.source.name
-
-    @property
-    def class_names(self) -> list[str]:
-        return self.source.class_names
 
     def origin(self, split: str, index: int) -> tuple[str, int]:
         """Returns (split, position) of a sample in the source it comes from."""

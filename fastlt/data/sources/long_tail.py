@@ -7,7 +7,7 @@ import numpy as np
 
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
-from fastlt.data.sources.base import Derived, Listing, Source
+from fastlt.data.sources.base import Listing, Rearranged, Source
 
 LAWS = ("exponential", "pareto")
 HEADS = ("first", "random")
@@ -94,7 +94,7 @@ def long_tail_rows(
 
 
 @dataclass(frozen=True)
-class LongTail(Derived):
+class LongTail(Rearranged):
     """A source whose train split is made long-tailed; val and test remain unchanged.
 
     source: labelled images, whose train split should be balanced, or nearly so.
@@ -123,7 +123,6 @@ class LongTail(Derived):
     minimum: int = 1
     alpha: float = 6
     head: str = ""
-    name: str = field(init=False, compare=False)
     splits: dict[str, Listing] = field(init=False, compare=False, repr=False)
     _rows: np.ndarray = field(init=False, compare=False, repr=False)
 
@@ -140,13 +139,13 @@ class LongTail(Derived):
             )
         rows = np.sort(thinned(train.labels, np.minimum(wanted, present), self.seed))
         thin = Listing([train.keys[row] for row in rows.tolist()], train.labels[rows])
-        name = f"{self.source.name}_{self.law}_{self.imbalance:g}"
-        for attribute, value in (("name", name), ("splits", {**self.source.splits, "train": thin}), ("_rows", rows)):
+        for attribute, value in (("splits", {**self.source.splits, "train": thin}), ("_rows", rows)):
             object.__setattr__(self, attribute, value)
 
     @property
-    def class_names(self) -> list[str]:
-        return self.source.class_names
+    def name(self) -> str:
+        """The name of the source with the law and the imbalance."""
+        return f"{self.source.name}_{self.law}_{self.imbalance:g}"
 
     def origin(self, split: str, index: int) -> tuple[str, int]:
         """Returns (split, position) of a sample in the source it comes from."""
