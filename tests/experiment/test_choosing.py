@@ -178,9 +178,11 @@ def test_what_must_choose_says_what_it_needs(task: Task) -> None:
 def test_it_is_said_before_the_training(place: Path) -> None:
     done = train("data=data", "run=diverged", "protocol.lr=1e30", "protocol.warmup_epochs=0", *SMALL, cwd=place)
     assert "error: the loss is" in done.stderr and not (place / "diverged" / "checkpoint.pt").exists()
-    said = done.stderr.splitlines()[0]
-    assert said.startswith("no val split: tau and other settings are chosen by a 5-fold cross-validation")
-    assert "hold_out=0.1" in said
+    first = ["data: pictures, 3 classes", "stage 1: resnet32, images of 32 px, ", "stage 2: ", "run folder: diverged"]
+    *others, choice = done.stderr.splitlines()[: len(first) + 1]
+    assert all(line.startswith(start) for line, start in zip(others, first, strict=True)), others
+    assert choice.startswith("no val split: tau and other settings are chosen by a 5-fold cross-validation")
+    assert "hold_out=0.1" in choice
 
 
 def test_without_val_settings_are_cross_validated(place: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -135,10 +134,12 @@ def read_description(root: Path) -> dict[str, Any]:
         raise UserError(
             f"data={root}: no such folder; convert a data set first (python tools/convert.py dataset=... out={root})"
         )
-    if not os.path.lexists(path):
+    try:
+        path.lstat()  # os.path.lexists calls a file missing whose folder may not be read
+    except FileNotFoundError:
         raise UserError(
             f"data={root} has no {layout.DATASET_FILE}, so it is no converted dataset; make one with tools/convert.py"
-        )
+        ) from None
     if not path.is_file():  # reading from a named pipe would block
         raise UserError(f"{path} is no file: put it back, or convert the data set again")
     try:
