@@ -34,10 +34,13 @@ def answers(run_groups: Sequence[RunGroup]) -> tuple[tuple[str, ...], ...]:
     """
     datasets = dict.fromkeys((one.dataset, one.imbalance, one.digest) for one in run_groups)
     found = [[one for one in run_groups if (one.dataset, one.imbalance, one.digest) == data] for data in datasets]
-    return tuple(told for same in found if (told := _answer(same)))
+    names = [data_name(same[0]) for same in found]
+    told = (_answer(same, names.count(data_name(same[0])) > 1) for same in found)
+    return tuple(sentences for sentences in told if sentences)
 
 
-def _answer(run_groups: list[RunGroup]) -> tuple[str, ...]:
+def _answer(run_groups: list[RunGroup], another: bool) -> tuple[str, ...]:
+    """Returns the sentences for a dataset. another: whether another dataset has the same name."""
     results = next((run for one in run_groups for run in one.runs), None)
     if results is None:
         return ()
@@ -48,7 +51,8 @@ def _answer(run_groups: list[RunGroup]) -> tuple[str, ...]:
     run_group, classifier, reached = best[whole]
     base = _base(run_groups, run_group)
     told = "over all test images" if whole == "all" else "by mean class accuracy"
-    text = f"{data_name(run_group)}: {told}, {label(classifier)} on {_representation(run_groups, run_group)} is best"
+    data = data_name(run_group) + (f", dataset digest {(run_group.digest or 'unknown')[:8]}" if another else "")
+    text = f"{data}: {told}, {label(classifier)} on {_representation(run_groups, run_group)} is best"
     text += f" with {_number(reached)} %{_gain(base, run_group, classifier, whole, reached)}."
     groups = [
         f"{GROUP_NAMES[scope]} {label(one)} on {_representation(run_groups, of)}, {number.mean:.1f} %"
