@@ -24,6 +24,21 @@ demo: env
 demo-grid: env
 	$(BIN)/python -m fastlt.grid grid=demo_seeds
 
+# Files of every room that take a few seconds each.
+FAST := tests/core tests/longtail tests/bench/test_plain_pytorch.py \
+	$(addprefix tests/kernels/test_,$(addsuffix .py,sample_order draw_plan philox winning_interval accuracy_curve)) \
+	$(addprefix tests/data/test_,$(addsuffix .py,plan pipeline opening shards classes divided guess source_csv_table \
+	source_image_folder source_image_list source_webdataset source_parquet source_long_tail)) \
+	tests/models/test_backbones.py tests/training/test_representation.py tests/training/test_batch_hooks.py \
+	tests/stage2/test_evaluate.py tests/stage2/test_classify.py tests/stage2/test_given_features.py \
+	tests/experiment/test_departures.py tests/experiment/test_keys.py tests/predict/test_predict_files.py \
+	tests/grid/test_grid.py::test_cells_are_frozen_before_they_run tests/report/test_answer.py \
+	tests/report/test_report_faults.py tests/report/test_compare_page.py tests/test_rooms.py tests/test_registry.py \
+	tests/test_docstrings.py
+
+check: env lint
+	$(IN_MEMORY) $(BIN)/python -m pytest --quiet --numprocesses=auto --maxprocesses=4 --dist=loadfile $(FAST)
+
 test: env lint
 	$(IN_MEMORY) $(BIN)/python -m pytest --durations=15 --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest --quiet tests/kernels -k cuda
