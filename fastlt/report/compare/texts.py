@@ -31,7 +31,7 @@ def title(run_groups: Sequence[RunGroup]) -> str:
 def summary(run_groups: Sequence[RunGroup], tables: Sequence[Table], gaps: Sequence[Gap]) -> tuple[str, ...]:
     """Returns the sentences of the summary: the answer, what was run, what numbers mean, what is missing."""
     runs = f"{counted(_runs(run_groups), 'run')} of {counted(len(run_groups), 'setting')}"
-    runs += ", whose runs differ in the seed only" if run_groups else ""
+    runs += ", whose runs differ in the seed only" if _runs(run_groups) > len(run_groups) else ""
     runs += f"; {counted(len(gaps), 'planned cell')} without results." if gaps else "."
     texts = [*(sentence for told in answers(run_groups) for sentence in told), runs]
     cells = [cell for table in tables for row in table.rows for cell in row.cells]
