@@ -15,6 +15,7 @@ COMMANDS = {
     "checkpoint": "import, export and describe weights",
     "bench": "measure this machine, beside other libraries",
     "doctor": "tell what this machine has, whether fastlt works on it, and what would be slow",
+    "completion": "print a script by which bash or zsh completes these commands",
 }
 
 

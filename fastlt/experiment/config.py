@@ -92,7 +92,7 @@ class TrainConfig(CheckpointPolicy, ComputeConfig):
     # Divisor of these features, or of those of a backbone that is not trained (epochs=0): rms (their root mean square
     # on train), none, or a number. For a backbone it is rounded to the nearest power of two.
     feature_scale: str = field(default="rms", metadata=STAGE_2)
-    run: str | None = field(default=None, metadata=RUN)  # run folder; default: see fastlt.experiment.identity
+    run: str | None = field(default=None, metadata=RUN)  # run folder; default: below runs/, named after the settings
     backbone: BackboneConfig
     sampler: SamplerConfig
     protocol: ProtocolConfig
