@@ -15,7 +15,7 @@ from fastlt.core.errors import UserError
 from fastlt.core.log import printed
 from fastlt.core.words import counted
 from fastlt.experiment.results import NAME as RESULTS
-from fastlt.models.backbones import BACKBONES, IMAGE_SIZE, JOINT
+from fastlt.models.backbones import BACKBONES, IMAGE_SIZE
 from fastlt.models.checkpoint.networks import seems
 from fastlt.models.checkpoint.pretrained import identify
 from fastlt.models.checkpoint.read import checkpoint_path, classifier_kind, is_ours, load_state, read_weights
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     reading.add_argument(
         "--classifier",
-        choices=list(JOINT),
+        choices=("linear", "cosine"),
         help="what the classifier is, where it has no bias and the file does not tell",
     )
     writing = command(
@@ -160,7 +160,7 @@ def _describe_foreign(path: Path) -> str:
 
 def _model(backbone: str | None, parameters: int, classes: int, classifier: str) -> str:
     head = counted(classes, "class") if classes else "no classifier"
-    head += ", compared by cosine" if classifier == "cosine" else ""
+    head += {"cosine": ", compared by cosine", "etf": ", compared by cosine with a fixed frame"}.get(classifier, "")
     return f"{backbone}, {parameters:,} parameters, {head}"
 
 

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -104,14 +104,17 @@ def call_part(key: str, name: str, part: Callable[..., Any], options: Mapping[st
         ) from error
 
 
-def check_options(key: str, name: str, part: Callable[..., Any], options: Mapping[str, Any], given: int) -> None:
+def check_options(
+    key: str, name: str, part: Callable[..., Any], options: Mapping[str, Any], given: int, also: Collection[str] = ()
+) -> None:
     """Checks the names of a part's options against its signature.
 
     given: the number of positional arguments that the part is called with; the parameters after these are its options.
+    also: names of keyword arguments that it is called with as well, which are no options.
 
     Raises UserError, in one line, for an option that the part does not have, or one that it requires and is missing.
     """
-    parameters = list(inspect.signature(part).parameters.values())[given:]
+    parameters = [one for one in inspect.signature(part).parameters.values() if one.name not in also][given:]
     named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
     allowed = [one.name for one in named]
     unknown = [] if any(one.kind is one.VAR_KEYWORD for one in parameters) else [o for o in options if o not in allowed]

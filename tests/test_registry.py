@@ -231,7 +231,8 @@ def test_a_batch_hook_of_ones_own() -> None:
 
     def loss(**recipe) -> torch.Tensor:
         made = Recipe(batch_hook="own_parts_here:halves", **recipe)
-        return made.batch_loss(model, images, labels, (1, 2), made.make_criterion(0.0, torch.from_numpy(COUNTS)))[0]
+        criterion = made.make_criterion(0.0, torch.from_numpy(COUNTS))
+        return made.batch_loss(model, images, labels, (1, 2), criterion, made.batch_function())[0]
 
     both = (0.5 * images + 0.5 * images.flip(0), labels, labels.flip(0))
     logits = model(both[0])

@@ -24,7 +24,7 @@ def before(path: Path) -> Path:
 def finished_state(identity: Identity, classifier: str, model: dict[str, Tensor], **more: Any) -> dict[str, Any]:
     """Returns the contents of the checkpoint of a model that was not trained by gradient descent in stage 1.
 
-    classifier: linear or cosine. model: its state dict. more: further entries, or other values of those given here.
+    classifier: linear, cosine or etf. model: its state dict. more: further entries, or other values of those here.
     """
     state = {"schema": SCHEMA, "key": identity.key, "settings": identity.about, "finished": True, "epoch": 0}
     state |= {"classifier": classifier, "model": model, "chosen_on_val": False, "seconds": 0.0, "images": 0}

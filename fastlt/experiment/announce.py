@@ -8,6 +8,7 @@ from fastlt.core.words import counted
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.config import TrainConfig
 from fastlt.experiment.given import GivenDataset
+from fastlt.stage2.classifiers import NEED_NORMS, SETS
 
 CHOSEN_ON = {
     "val": "val",
@@ -36,6 +37,8 @@ def announced(config: TrainConfig, dataset: Dataset, choose_on: str, device: tor
     told = f"stage 2: {', '.join(names) if len(names) <= SHOWN else counted(len(names), 'classifier')}"
     if choose_on in CHOSEN_ON and names != ["joint"]:
         told += f"; settings are chosen on {CHOSEN_ON[choose_on]}"
+    if config.protocol.head == "etf" and set(config.classifiers) & set(SETS):
+        told += f"; without {', '.join(NEED_NORMS)}, as the weights of head=etf have one norm"
     lines = [data, *([] if given else [_stage_1(config, device, threads)]), told]
     return lines
 
@@ -47,5 +50,8 @@ def _stage_1(config: TrainConfig, device: torch.device, threads: int) -> str:
         return f"stage 1: none, as representation={config.representation} is given; {backbone}, {where}"
     if config.epochs == 0:
         return f"stage 1: none, as epochs=0; features of {backbone}, {where}"
-    how = f"{counted(config.epochs, 'epoch')} with {config.sampler.name} sampling in batches of {config.protocol.batch}"
-    return f"stage 1: {backbone}, {how}, protocol {config.protocol.name}, {where}"
+    protocol = config.protocol
+    how = f"{counted(config.epochs, 'epoch')} with {config.sampler.name} sampling in batches of {protocol.batch}"
+    more = "; SAM takes two passes over every batch" if protocol.sam.rho else ""
+    more += "; SWA takes one more pass over train at the end" if protocol.swa.after < 1 else ""
+    return f"stage 1: {backbone}, {how}, protocol {protocol.name}, {where}{more}"

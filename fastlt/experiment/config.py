@@ -16,8 +16,8 @@ from fastlt.core.structured import register
 from fastlt.data.plan import Augment
 from fastlt.data.shards.reader import Dataset
 from fastlt.longtail.sampler import SamplerConfig
-from fastlt.models.backbones import HEAD_STARTS, BackboneConfig
-from fastlt.stage2.classifiers import CLASSIFIERS, IMAGE_CLASSIFIERS, SETS, find_classifier
+from fastlt.models.backbones import BackboneConfig
+from fastlt.stage2.classifiers import CLASSIFIERS, IMAGE_CLASSIFIERS, NEED_NORMS, SETS, find_classifier
 from fastlt.stage2.classifiers.base import Stage2, Stage2Config, Training
 from fastlt.stage2.estimators.scale import fixed_scale
 from fastlt.stage2.features import DTYPES
@@ -40,8 +40,6 @@ class ProtocolConfig(Recipe, Augment, Schedule):
     backbone: str  # backbone that is used if the user names none
     batch: int  # images of a step, over all ranks
     flip: bool = True  # mirror training images at random
-    head_lr: float | None = None  # learning rate of the joint classifier; default: lr
-    head_start: str = "uniform"  # initial weights of the joint classifier: uniform (PyTorch's default), kaiming_normal
     mean: tuple[float, ...] | None = None  # mean of RGB in 0..1 for normalization; default: the dataset's
     std: tuple[float, ...] | None = None  # standard deviation, as mean
     lr_batch: int = 0  # batch size that lr is meant for; lr is scaled linearly to the actual one; 0: it is not scaled
@@ -60,10 +58,6 @@ class ProtocolConfig(Recipe, Augment, Schedule):
                 f"batch={self.batch}, lr_batch={self.lr_batch}: the first must be at least 1, the second 0 "
                 "(off) or more"
             )
-        if self.head_lr is not None and self.head_lr <= 0:
-            raise UserError(f"head_lr={self.head_lr}: it must be greater than 0")
-        if self.head_start not in HEAD_STARTS:
-            raise UserError(f"head_start={self.head_start} is unknown: allowed are {', '.join(HEAD_STARTS)}")
         if (self.mean is None) != (self.std is None):
             raise UserError(
                 f"mean={_plain(self.mean)}, protocol.std={_plain(self.std)}: give both or neither (the dataset's)"
@@ -128,6 +122,11 @@ class TrainConfig(CheckpointPolicy, ComputeConfig):
             )
         for name in self.classifier_names:
             find_classifier(name)
+            if self.protocol.head == "etf" and name in NEED_NORMS:
+                raise UserError(
+                    f"classifiers: {name} divides by the norms of the joint classifier's weights, which are all 1 with "
+                    "protocol.head=etf: leave it out"
+                )
         allowed = {"mode": MODES, "bn": BN, "feature_dtype": DTYPES, "choose_on": CHOOSE_ON}
         for key, values in allowed.items():
             if getattr(self, key) not in values:
@@ -146,9 +145,12 @@ class TrainConfig(CheckpointPolicy, ComputeConfig):
     def classifier_names(self) -> list[str]:
         """Returns the names of the requested classifiers, each once.
 
-        Sets are replaced by their members; with mode=images, crt and lws are replaced by crt_images and lws_images.
+        Sets are replaced by their members, with head=etf without those that need norms; with mode=images, crt and lws
+        are replaced by crt_images and lws_images.
         """
-        spelled = [name for asked in self.classifiers for name in SETS.get(asked, (asked,))]
+        left_out = NEED_NORMS if self.protocol.head == "etf" else ()
+        sets = {name: [one for one in members if one not in left_out] for name, members in SETS.items()}
+        spelled = [name for asked in self.classifiers for name in sets.get(asked, (asked,))]
         images = {"crt": "crt_images", "lws": "lws_images"} if self.mode == "images" else {}
         return list(dict.fromkeys(images.get(name, name) for name in spelled))
 

@@ -32,6 +32,8 @@ def check_frozen(config: TrainConfig) -> None:
         )
     if config.protocol.loss != "cross_entropy":
         raise UserError(f"protocol.loss={config.protocol.loss}: with epochs=0 it is cross_entropy")
+    if config.protocol.head not in ("auto", "linear"):
+        raise UserError(f"protocol.head={config.protocol.head}: with epochs=0 it is linear")
     if config.protocol.train_from:
         raise UserError(f"protocol.train_from={config.protocol.train_from}: with epochs=0 nothing is trained")
 

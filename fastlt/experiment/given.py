@@ -80,8 +80,8 @@ class GivenDataset(Dataset):
     def determined_by(self, config: TrainConfig) -> Identity:
         """Returns the settings that determine the features and the joint classifier.
 
-        Raises UserError if the configuration asks for classifiers on images, an own sampler, or another loss than
-        cross_entropy.
+        Raises UserError if the configuration asks for classifiers on images, an own sampler, another loss than
+        cross_entropy, or a head that is not linear.
         """
         wrong = [name for name in config.classifier_names if name in IMAGE_CLASSIFIERS]
         if wrong:
@@ -91,6 +91,8 @@ class GivenDataset(Dataset):
             raise UserError(f"sampler={law}: with features={self.root} allowed are {', '.join(LAWS)} and root_N")
         if config.protocol.loss != "cross_entropy":
             raise UserError(f"protocol.loss={config.protocol.loss}: with features={self.root} it is cross_entropy")
+        if config.protocol.head not in ("auto", "linear"):
+            raise UserError(f"protocol.head={config.protocol.head}: with features={self.root} it is linear")
         return Identity(
             {
                 "features": self.digest,

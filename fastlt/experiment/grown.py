@@ -20,9 +20,10 @@ from fastlt.data.plan import Augment
 from fastlt.data.shards.history import ancestors, ids_since, steps
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.config import TrainConfig
-from fastlt.models.backbones import JOINT, Model
+from fastlt.models.backbones import Model
 from fastlt.models.checkpoint.read import checkpoint_path, classifier_kind, is_ours, load_state
 from fastlt.models.checkpoint.sources import weights_file
+from fastlt.models.heads import JOINT
 from fastlt.stage2.classifiers.base import Features
 from fastlt.stage2.features import FeatureStore
 from fastlt.stage2.features.earlier import Earlier
@@ -204,6 +205,8 @@ def take_earlier_classifier(model: Model, source: str, dataset: Dataset) -> None
     rows = state["model"]["classifier.weight"]
     if len(rows) > dataset.classes or classifier_kind(state) != model.classifier_kind:
         return
+    if model.classifier_kind == "etf" and len(rows) < dataset.classes:
+        return  # rows of a smaller frame and of another one are no frame together
     with torch.no_grad():
         model.classifier.weight[: len(rows)].copy_(rows)
         if model.classifier.bias is not None:

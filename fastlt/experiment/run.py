@@ -35,7 +35,6 @@ from fastlt.experiment.identity import determined_by
 from fastlt.experiment.loaders import Loaders
 from fastlt.experiment.results import Results
 from fastlt.experiment.retrain import Choose, Retraining, retrain, retrainings
-from fastlt.longtail.losses import classifier_of
 from fastlt.longtail.sampler import make_sampler
 from fastlt.models.backbones import Model, build_model, freeze_before
 from fastlt.models.checkpoint.pretrained import load_pretrained
@@ -274,7 +273,7 @@ def _given(path: Path, dataset: Dataset, config: TrainConfig, folder: Path, devi
 def _model(dataset: Dataset, config: TrainConfig, device: torch.device, ranks: Ranks) -> Model:
     """Returns the model with its initial weights of stage 1, on the device."""
     protocol, backbone = config.protocol, config.backbone
-    head = classifier_of(protocol.loss), protocol.head_start, backbone.options
+    head = protocol.head_kind, protocol.head_start, backbone.options
     model = build_model(backbone.name, dataset.classes, config.seed, config.image_size, *head)
     if protocol.pretrained:
         with ranks.one_after_another():

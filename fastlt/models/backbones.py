@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastlt.core.errors import UserError
+from fastlt.models.heads import JOINT
 from fastlt.models.libraries import KINDS, build_network, check_network
 from fastlt.registry import call_part, find_part, library_of, reason
 
@@ -200,44 +201,6 @@ def _feature_length(name: str, network: nn.Module, image_size: int) -> int:
     raise UserError(f"backbone={name} gives {found} for images {shape}: it must give float features [2, D]")
 
 
-class CosineClassifier(nn.Module):
-    """A classifier whose logits are cosines in [-1, 1]: cos(x, w_c) for the weight vector w_c of each class.
-
-    It has the attributes of nn.Linear: weight [C, D], bias (None), in_features, out_features. The weights are
-    initialized as random vectors of norm 1; their norms do not influence the logits.
-    """
-
-    def __init__(self, in_features: int, out_features: int):
-        super().__init__()
-        self.in_features, self.out_features = in_features, out_features
-        self.weight = nn.Parameter(_unit(torch.randn(out_features, in_features)))
-        self.bias = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns cosines, float32 [..., C], of features [..., D].
-
-        They are float32 under autocast as well, because losses multiply cosines by a large scale, and so their errors.
-        """
-        with torch.autocast(x.device.type, enabled=False):
-            return functional.linear(_unit(x.float()), _unit(self.weight))
-
-
-_SHORT = 1e-6  # a vector of at most this norm is treated as zero
-
-
-def _unit(x: Tensor) -> Tensor:
-    """Returns vectors [..., D] scaled to norm 1. A zero vector stays zero, with gradient 0 instead of infinity."""
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return torch.where(length > _SHORT, x / length.clamp_min(_SHORT), 0.0)
-
-
-# Kinds of joint classifier: functions from (features D, classes C) to a module.
-JOINT: dict[str, Callable[[int, int], nn.Linear | CosineClassifier]] = {
-    "linear": nn.Linear,
-    "cosine": CosineClassifier,
-}
-
-
 class Model(nn.Module):
     """A backbone and its joint classifier.
 
@@ -272,9 +235,6 @@ class Model(nn.Module):
         for name in self.frozen:
             self.backbone.get_submodule(name).eval()
         return self
-
-
-HEAD_STARTS = ("uniform", "kaiming_normal")
 
 
 def build_model(

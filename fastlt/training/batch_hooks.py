@@ -12,7 +12,7 @@ from torch import Tensor
 from fastlt.core.errors import UserError
 from fastlt.registry import call_part, check_options, find_part
 
-Labels = Tensor | list[tuple[float, Tensor]]  # see make_batch_hook
+Labels = Tensor | list[tuple[float | Tensor, Tensor]]  # see make_batch_hook
 Hook = Callable[[Tensor, Tensor, tuple[int, ...]], tuple[Tensor, Labels]]
 
 
@@ -22,30 +22,49 @@ def none(images: Tensor, labels: Tensor, key: tuple[int, ...]) -> tuple[Tensor, 
 
 
 def mixup(
-    images: Tensor, labels: Tensor, key: tuple[int, ...], alpha: float = 0.2, partner: float | None = None
+    images: Tensor,
+    labels: Tensor,
+    key: tuple[int, ...],
+    alpha: float = 0.2,
+    partner: float | None = None,
+    remix_kappa: float | None = None,
+    remix_tau: float = 0.5,
+    *,
+    counts: Tensor | None = None,
 ) -> tuple[Tensor, Labels]:
     """Mixes each image with another one of the batch: lambda x_i + (1 - lambda) x_j (mixup, Zhang et al. 2018).
 
-    images, labels, key, and what is returned: as in `make_batch_hook`.
+    images, labels, key, counts, and what is returned: as in `make_batch_hook`.
     alpha: greater than 0; one lambda is drawn from Beta(alpha, alpha) for the whole batch.
     partner: how x_j is drawn, as `power` in `partners`.
+    remix_kappa, remix_tau: kappa and tau of `remixed`, which gives labels to rare classes; None mixes labels as images.
     """
     rng = np.random.default_rng(key)
     share = float(rng.beta(alpha, alpha))
     other = partners(labels, rng, partner)
-    return share * images + (1 - share) * images[other], [(share, labels), (1 - share, labels[other])]
+    mixed = share * images + (1 - share) * images[other]
+    return mixed, remixed(share, labels, labels[other], counts, remix_kappa, remix_tau)
 
 
 def cutmix(
-    images: Tensor, labels: Tensor, key: tuple[int, ...], alpha: float = 1.0, partner: float | None = None
+    images: Tensor,
+    labels: Tensor,
+    key: tuple[int, ...],
+    alpha: float = 1.0,
+    partner: float | None = None,
+    remix_kappa: float | None = None,
+    remix_tau: float = 0.5,
+    *,
+    counts: Tensor | None = None,
 ) -> tuple[Tensor, Labels]:
     """Replaces a box of each image by that of another one of the batch (CutMix, Yun et al. 2019).
 
-    images, labels, key, and what is returned: as in `make_batch_hook`. The shares of the two labels are the shares of
-    the area. The box is the same for the whole batch.
+    images, labels, key, counts, and what is returned: as in `make_batch_hook`. The shares of the two labels are the
+    shares of the area. The box is the same for the whole batch.
     alpha: greater than 0. The box has the area 1 - lambda of the image, with lambda from Beta(alpha, alpha). Its centre
         is uniform in the image, so it may be cut off at the edge.
     partner: how the other image is drawn, as `power` in `partners`.
+    remix_kappa, remix_tau: as in `mixup`.
     """
     rng = np.random.default_rng(key)
     height, width = images.shape[2:]
@@ -57,7 +76,31 @@ def cutmix(
     mixed = images.clone()
     mixed[:, :, rows, columns] = images[other][:, :, rows, columns]
     share = 1 - mixed[0, 0, rows, columns].numel() / (height * width)
-    return mixed, [(share, labels), (1 - share, labels[other])]
+    return mixed, remixed(share, labels, labels[other], counts, remix_kappa, remix_tau)
+
+
+def remixed(
+    share: float, labels: Tensor, others: Tensor, counts: Tensor | None, kappa: float | None, tau: float
+) -> list[tuple[float | Tensor, Tensor]]:
+    """Returns the labels of mixed images with their shares, by ReMix (Chou et al. 2020, equation 8).
+
+    The label is that of the rarer of the two images alone if its class is at least kappa times as small and its share
+    of the image is more than 1 - tau; else the labels have the shares of the images.
+
+    share: lambda, of the first image. labels, others: int64 [N], of the first and the second image.
+    counts: training images of each class, int64 [C]. kappa: at least 1, or None: labels always have the shares of the
+        images. tau: in [0, 1]. The paper takes kappa = 3 and tau = 0.5.
+    """
+    if kappa is None:
+        return [(share, labels), (1 - share, others)]
+    assert counts is not None
+    first, second = counts[labels], counts[others]
+    shares = torch.full(labels.shape, share, device=labels.device)
+    if share < tau:
+        shares = torch.where(first >= kappa * second, 0.0, shares)
+    if 1 - share < tau:
+        shares = torch.where(kappa * first <= second, 1.0, shares)
+    return [(shares, labels), (1 - shares, others)]
 
 
 def partners(labels: Tensor, rng: np.random.Generator, power: float | None) -> Tensor:
@@ -81,11 +124,13 @@ def partners(labels: Tensor, rng: np.random.Generator, power: float | None) -> T
 BATCH_HOOKS: dict[str, Hook] = {"none": none, "mixup": mixup, "cutmix": cutmix}
 
 
-def make_batch_hook(name: str, options: Mapping[str, Any]) -> Hook:
+def make_batch_hook(name: str, options: Mapping[str, Any], counts: Tensor | None = None) -> Hook:
     """Returns the batch hook that `name` stands for: a function hook(images, labels, key) -> (images, labels).
 
     name: a key of BATCH_HOOKS, or `package.module:NAME` of your own: a function that takes the options as keyword
         arguments, or a class that is constructed with them and whose instances are called.
+    counts: training images of each class, int64 [C] on the device; passed on to a function that has a keyword-only
+        parameter `counts`.
 
     The hook is called with
         images: [N, 3, H, W] on the device, float32, or half precision under autocast,
@@ -95,7 +140,7 @@ def make_batch_hook(name: str, options: Mapping[str, Any]) -> Hook:
 
     It returns images, and labels in one of three forms:
         int64 [N], class indices,
-        [(share, labels), ...], several such tensors with their shares of the loss, or
+        [(share, labels), ...], several such tensors with their shares of the loss, numbers or float tensors [N], or
         float [N, C], the share of each class in the target, for cross_entropy and for own losses that accept it.
 
     Raises UserError if there is no such hook or it does not take the options.
@@ -103,7 +148,21 @@ def make_batch_hook(name: str, options: Mapping[str, Any]) -> Hook:
     hook = find_part("protocol.batch_hook", name, BATCH_HOOKS)
     if inspect.isclass(hook):
         return call_part("protocol.batch_hook", name, hook, options)
-    check_options("protocol.batch_hook", name, hook, options, 3)
-    if hook in (mixup, cutmix) and options.get("alpha", 1) <= 0:
-        raise UserError(f"protocol.batch_hook_options.alpha={options['alpha']}: it must be greater than 0")
-    return partial(hook, **options)
+    named = inspect.signature(hook).parameters
+    given = {"counts": counts} if "counts" in named and named["counts"].kind is inspect.Parameter.KEYWORD_ONLY else {}
+    check_options("protocol.batch_hook", name, hook, options, 3, given)
+    if hook in (mixup, cutmix):
+        _check_mixing(**options)
+    return partial(hook, **options, **given)
+
+
+def _check_mixing(
+    alpha: float = 1.0, partner: float | None = None, remix_kappa: float | None = None, remix_tau: float = 0.5
+) -> None:
+    key = "protocol.batch_hook_options"
+    if alpha <= 0:
+        raise UserError(f"{key}.alpha={alpha}: it must be greater than 0")
+    if remix_kappa is not None and remix_kappa < 1:
+        raise UserError(f"{key}.remix_kappa={remix_kappa}: it must be 1 or more, such as 3")
+    if not 0 <= remix_tau <= 1:
+        raise UserError(f"{key}.remix_tau={remix_tau}: it must be in [0, 1], such as 0.5")

@@ -15,6 +15,7 @@ from fastlt.core.errors import UserError
 from fastlt.core.identity import Identity
 from fastlt.core.interrupts import Interrupts
 from fastlt.core.log import Progress, say
+from fastlt.core.words import counted
 from fastlt.models.backbones import Model
 from fastlt.training.loggers import JSONL, Loggers, check_loggers
 from fastlt.training.loggers.base import Place
@@ -88,7 +89,7 @@ def train_representation(
 
     A training that was interrupted resumes at the last saved step, on a CPU to the same bits as without the
     interruption. The weights returned are those of the epoch with the highest top-1 accuracy on val, or of the last
-    epoch without a val split.
+    epoch without a val split; with SWA they are the average of the last epochs.
 
     Raises UserError if the checkpoint is of other settings (unless `overwrite` is set), if the loss is not finite, or
     if a checkpoint cannot be written. Raises Stopped after SIGINT or SIGTERM, when a checkpoint has been written.
@@ -102,6 +103,8 @@ def train_representation(
         state = _Run(identity, fit, policy, path, state).run()
     fit.model.load_state_dict(state["model"])
     chosen = f"best epoch on {fit.stage.chosen_on}" if state["chosen_on_val"] else "last epoch"
+    if averaged := state.get("averaged_epochs", 0):
+        chosen = f"average of the last {counted(averaged, 'epoch')}"
     seen = state["seconds"], state["images"]
     return Representation(fit.model.eval(), identity.key, identity.about, state["epoch"], chosen, *seen)
 

@@ -1,6 +1,5 @@
 """The training loop: steps, evaluation after each epoch, and the state from which any step can be resumed."""
 
-import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -19,9 +18,10 @@ from fastlt.core.ranks import ALONE, Ranks
 from fastlt.core.schedule import Schedule
 from fastlt.core.words import counted
 from fastlt.models.backbones import Model, layer_depths
+from fastlt.training.averages import make_average, renew_statistics
 from fastlt.training.compute import PRECISIONS, ComputeConfig
 from fastlt.training.optimizers import make_optimizer
-from fastlt.training.recipe import Recipe, average_into
+from fastlt.training.recipe import Recipe
 
 READ_EVERY = 20  # steps between two reads of the loss; a read synchronizes with the device and with the other ranks
 
@@ -106,7 +106,8 @@ class Trainer:
             recipe.optimizer_options,
             train.device.type == "cuda",
         )
-        self.average = copy.deepcopy(model) if recipe.ema else None
+        self.average = make_average(model, recipe.ema, recipe.swa)
+        self.hook = recipe.batch_function(self.counts)
         self.replica = self._replica()
         self.epoch = self.step = self.position = 0
         self.best, self.kept = -1.0, {}
@@ -161,6 +162,10 @@ class Trainer:
         right = self.ranks.sum(self.right).item()
         if self.recipe.batch_hook == "none" and not math.isnan(right):  # with a batch hook an image may have two labels
             row["train_accuracy"] = 100.0 * right / (self.batch * self.steps)
+        if self.average is not None:
+            self.average.after_epoch(self.model, (self.epoch + 1) / self.schedule.epochs)
+            if self.epoch + 1 == self.schedule.epochs:
+                self.average.finish(self._renew_statistics)
         if self.val is not None:
             row |= self._evaluate(self.val)
         self.epoch, self.step, self.position = self.epoch + 1, 0, 0
@@ -173,14 +178,32 @@ class Trainer:
         for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
             group["lr"] = factor * self.schedule.rate(number, self.steps)
         self.optimizer.zero_grad()
+        if self.recipe.sam.rho:
+            with torch.random.fork_rng(self._cuda):  # so that the second pass draws the same random numbers, of dropout
+                self._backward(parts, number)
+            with self.recipe.sam.nearby(self.model):
+                self.optimizer.zero_grad()
+                self._backward(parts, number, again=True)
+        else:
+            self._backward(parts, number)
+        if self.recipe.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.after_step(self.model)
+        self.step += 1
+
+    def _backward(self, parts: list[Batch], number: int, again: bool = False) -> None:
+        """Adds the gradients of a step. number: of the step. again: these images have been counted already."""
         for place, batch in enumerate(parts):
             if isinstance(self.replica, DistributedDataParallel):
                 self.replica.require_backward_grad_sync = place == len(parts) - 1
             images = _full(batch.images, self.bf16)
             key = self.seed, number, place, self.ranks.rank
+            given = images, batch.labels, key, self.criterion, self.hook
             with torch.autocast(self.train.device.type, torch.bfloat16, enabled=self.bf16):
                 try:
-                    loss, logits = self.recipe.batch_loss(self.replica, images, batch.labels, key, self.criterion)
+                    loss, logits = self.recipe.batch_loss(self.replica, *given)
                 except ValueError as error:
                     if "more than 1 value per channel" not in str(error):
                         raise
@@ -189,15 +212,23 @@ class Trainer:
                         f"at once: raise {self.stage.batch_key}, or lower accumulate={self.compute.accumulate}"
                     ) from error
             (loss / len(parts)).backward()
-            self.losses += loss.detach() / len(parts)
-            self.right += (logits.detach().argmax(1) == batch.labels).sum()
-            self.position += len(batch.ids) * self.ranks.world
-        if self.recipe.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
-        self.optimizer.step()
-        if self.average is not None:
-            average_into(self.average, self.model, self.recipe.ema)
-        self.step += 1
+            if not again:
+                self.losses += loss.detach() / len(parts)
+                self.right += (logits.detach().argmax(1) == batch.labels).sum()
+                self.position += len(batch.ids) * self.ranks.world
+
+    @property
+    def _cuda(self) -> list[torch.device]:
+        return [self.train.device] if self.train.device.type == "cuda" else []
+
+    def _renew_statistics(self, model: Model) -> None:
+        """Recomputes the statistics of BatchNorm on the augmented training images of the last epoch."""
+
+        def forward(model: Model, batch: Batch) -> None:
+            with torch.autocast(self.train.device.type, torch.bfloat16, enabled=self.bf16):
+                model(_full(batch.images, self.bf16))
+
+        renew_statistics(model, self.train.epoch(self.epoch), forward, self.ranks)
 
     def _look(self) -> str:
         mean = self._mean_loss()
@@ -213,7 +244,7 @@ class Trainer:
         return self.ranks.sum(self.losses.clone()).item() / self.step / self.ranks.world
 
     def _evaluate(self, val: Batches) -> dict[str, float]:
-        evaluated = self.average or self.model
+        evaluated = self._evaluated
         right, total = evaluate_classes(evaluated, val, self.bf16, self.ranks)
         accuracy = self.accuracy = 100.0 * float(right.sum() / total.sum())
         if accuracy > self.best:
@@ -227,22 +258,28 @@ class Trainer:
                 row[f"val_{name}"] = 100.0 * float((right[inside] / total[inside]).mean())
         return row
 
+    @property
+    def _evaluated(self) -> Model:
+        return self.model if self.average is None else self.average.evaluated(self.model)
+
     def state(self) -> dict[str, Any]:
         """Returns the state of the training, as tensors and plain values, for a checkpoint.
 
         Of a finished training it holds only what a representation needs: the weights to keep, and facts about them.
         """
-        finished, model = self.epoch == self.schedule.epochs, self.average or self.model
+        finished, model = self.epoch == self.schedule.epochs, self._evaluated
+        averaged = self.average.epochs if self.average is not None else 0
         state = {
             "finished": finished,
             "epoch": self.epoch,
             "classifier": self.model.classifier_kind,
             "model": self.stage.weights(model) if finished else model.state_dict(),
-            "chosen_on_val": self.val is not None,
+            "chosen_on_val": self.val is not None and not averaged,
+            "averaged_epochs": averaged,
             "images": self.images,
         }
         if finished:
-            return state | self.kept
+            return state if averaged else state | self.kept
         state |= {
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
@@ -254,7 +291,7 @@ class Trainer:
             "random": torch.get_rng_state(),
         }
         if self.average is not None:
-            state["trained"] = self.model.state_dict()
+            state |= {"trained": self.model.state_dict(), "average": self.average.model.state_dict()}
         if self.train.device.type == "cuda":
             state["random_cuda"] = torch.cuda.get_rng_state(self.train.device)
         return state
@@ -263,7 +300,8 @@ class Trainer:
         """Continues from a state that `state` returned in an unfinished training of the same settings."""
         self.model.load_state_dict(state.get("trained", state["model"]))
         if self.average is not None:
-            self.average.load_state_dict(state["model"])
+            self.average.model.load_state_dict(state["average"])
+            self.average.epochs = state["averaged_epochs"]
         for kept, group in zip(state["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True):
             if "fused" in group:  # the checkpoint may have been written on another kind of device
                 kept["fused"] = group["fused"]

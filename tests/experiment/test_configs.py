@@ -8,6 +8,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from fastlt.core.errors import UserError
 from fastlt.core.structured import from_node, register
 from fastlt.data.convert.config import ConvertConfig
 from fastlt.experiment.config import TrainConfig
@@ -79,6 +80,21 @@ def test_label_aware_smoothing_has_the_numbers_of_mislas(protocol: str, smoothin
     plain = options(f"protocol={protocol}"), options(f"protocol={protocol}", "protocol.smoothing_head=0.5")
     assert key(plain[0]) == key(plain[1])
     assert plain[0].protocol.options_of_loss() == {}
+
+
+def test_a_fixed_frame_leaves_out_what_needs_norms_and_parts_of_a_recipe_are_named() -> None:
+    framed = options("protocol=cifar_lt_200", "protocol.head=etf", "protocol.drw.weights=inverse_frequency", "protocol.sam.rho=0.1")
+    assert framed.classifier_names == ["joint", "ncm_l2", "ncm_cosine", "crt", "lws"]
+    about = determined_by(framed, DATASET).about
+    assert about["protocol.drw.weights"] == "inverse_frequency" and about["protocol.sam.rho"] == 0.1
+    for wrong, told in (
+        ("classifiers=[tau_norm]", "tau_norm divides by the norms .* which are all 1 with protocol.head=etf"),
+        ("protocol.drw.after=2", "protocol.drw.after=2.0: it must be in"),
+        ("protocol.swa.after=-1", "protocol.swa.after=-1.0: it must be in"),
+        ("protocol.head_scale=0", "protocol.head_scale=0.0: it must be greater than 0"),
+    ):
+        with pytest.raises(UserError, match=told):
+            options("protocol=cifar_lt_200", "protocol.head=etf", wrong)
 
 
 def test_samplers_and_backbones_have_a_file_each() -> None:

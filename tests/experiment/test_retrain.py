@@ -25,8 +25,9 @@ from fastlt.data.plan import Augment
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.retrain import Choose, Retraining, ScaledLinear, retrain
 from fastlt.longtail.sampler import InOrder, Order, Sampler
-from fastlt.models.backbones import CosineClassifier, build_model, freeze_before, last_block, thaw
+from fastlt.models.backbones import build_model, freeze_before, last_block, thaw
 from fastlt.models.checkpoint.store import load_model
+from fastlt.models.heads import CosineClassifier
 from fastlt.stage2.classifiers import IMAGE_CLASSIFIERS
 from fastlt.stage2.classifiers.base import Stage2, Training
 from fastlt.training.representation import CheckpointPolicy, Representation

@@ -52,6 +52,12 @@ def class_balanced(
     return weight(y, n, beta) * focal(z, y, n, progress, gamma, sigmoid)
 
 
+def ldam(z: np.ndarray, y: int, n: np.ndarray, progress: float, max_margin: float = 0.5, scale: float = 30.0) -> float:
+    reduced = z.copy()
+    reduced[y] -= max_margin * (n.min() / n[y]) ** (1 / 4)
+    return cross_entropy(scale * reduced, y, n, progress)
+
+
 def ldam_drw(
     z: np.ndarray,
     y: int,
@@ -62,10 +68,8 @@ def ldam_drw(
     beta: float = 0.9999,
     drw_from: float = 0.8,
 ) -> float:
-    reduced = z.copy()
-    reduced[y] -= max_margin * (n.min() / n[y]) ** (1 / 4)
     factor = weight(y, n, beta) if progress >= drw_from else 1.0
-    return factor * cross_entropy(scale * reduced, y, n, progress)
+    return factor * ldam(z, y, n, progress, max_margin, scale)
 
 
 def balanced_softmax(z: np.ndarray, y: int, n: np.ndarray, progress: float) -> float:
@@ -98,6 +102,7 @@ DEFINITIONS: dict[str, Callable[..., float]] = {
     "cross_entropy": cross_entropy,
     "focal": focal,
     "class_balanced": class_balanced,
+    "ldam": ldam,
     "ldam_drw": ldam_drw,
     "balanced_softmax": balanced_softmax,
     "logit_adjusted": logit_adjusted,
@@ -107,6 +112,7 @@ OTHERS: dict[str, list[dict[str, float]]] = {
     "cross_entropy": [{"smoothing": 0.1}],
     "focal": [{"gamma": 0.0}, {"gamma": 0.5}, {"sigmoid": 1.0}, {"gamma": 0.5, "sigmoid": 1.0}],
     "class_balanced": [{"beta": 0.9}, {"beta": 0.0}, {"beta": 0.99, "gamma": 1.5}, {"gamma": 2.0, "sigmoid": 1.0}],
+    "ldam": [],
     "ldam_drw": [{"max_margin": 0.2, "scale": 10.0, "drw_from": 0.0, "beta": 0.99}],
     "balanced_softmax": [],
     "logit_adjusted": [{"tau": 0.0}, {"tau": 2.5}],
@@ -235,7 +241,7 @@ def test_balanced_softmax_is_the_logit_adjusted_loss_at_1() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [
-        ("softmax", {}, "loss=softmax is unknown: allowed are cross_entropy, focal, class_balanced, ldam_drw, "),
+        ("softmax", {}, "loss=softmax is unknown: allowed are cross_entropy, focal, class_balanced, ldam, "),
         ("focal", {"beta": 0.9}, "loss_options.beta=0.9 is unknown to loss=focal: allowed are gamma, sigmoid"),
         ("focal", {"sigmoid": 0.5}, "loss_options.sigmoid=0.5: it must be 0 or 1"),
         ("ldam_drw", {"weighted_mean": 2.0}, "loss_options.weighted_mean=2.0: it must be 0 or 1"),

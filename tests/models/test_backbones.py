@@ -14,7 +14,6 @@ from fastlt.core.errors import UserError
 from fastlt.models.backbones import (
     BACKBONES,
     CifarResNet,
-    CosineClassifier,
     Model,
     build_backbone,
     build_model,
@@ -22,6 +21,7 @@ from fastlt.models.backbones import (
     last_block,
     parameters,
 )
+from fastlt.models.heads import CosineClassifier
 
 OWN = """
 import torch

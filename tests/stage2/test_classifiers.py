@@ -14,7 +14,8 @@ from torch.nn import functional
 from fastlt.core.errors import UserError
 from fastlt.core.groups import class_groups
 from fastlt.kernels.class_mean import class_mean
-from fastlt.stage2.classifiers import CLASSIFIERS, PAPER, SETS, crt, find_classifier
+from fastlt.models.heads import EtfClassifier
+from fastlt.stage2.classifiers import CLASSIFIERS, NEED_NORMS, PAPER, SETS, crt, find_classifier
 from fastlt.stage2.classifiers.base import Classifier, Features, Fitted, Stage2, Task, Training
 from fastlt.stage2.classifiers.tau_norm import normalized
 from fastlt.stage2.evaluate import evaluate
@@ -517,6 +518,13 @@ def prior_scaled(task: Task) -> Fitted:
 
 OWN = Classifier(prior_scaled)
 NOTHING = 3
+
+
+@pytest.mark.parametrize("name", NEED_NORMS)
+def test_a_fixed_frame_has_no_norms_to_divide_by(name: str, task: Task) -> None:
+    framed = replace(task, joint=EtfClassifier(task.weight.shape[1], task.classes))
+    with pytest.raises(UserError, match=r"have one norm, as with protocol.head=etf, so that every tau gives the same"):
+        CLASSIFIERS[name].fit(framed)
 
 
 def test_a_classifier_of_ones_own(task: Task, test_features: Features, monkeypatch: pytest.MonkeyPatch) -> None:

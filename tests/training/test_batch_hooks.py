@@ -36,6 +36,7 @@ def test_cutmix_puts_a_box_of_another_image_into_each(options: dict[str, float])
         mixed, labels = hook(images(), LABELS, (7, number))
         assert isinstance(labels, list)
         (kept, first), (given, other) = labels
+        assert isinstance(kept, float) and isinstance(given, float)
         assert torch.equal(first, LABELS) and kept + given == pytest.approx(1)
         foreign = mixed[:, 0] != images()[:, 0]
         box = foreign.any(dim=0)
@@ -52,8 +53,38 @@ def test_cutmix_puts_a_box_of_another_image_into_each(options: dict[str, float])
     assert 0.22 < np.mean(shares) < 0.34 and np.max(shares) > 0.6
 
 
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_remix_gives_labels_to_the_rarer_class(name: str) -> None:
+    counts, kappa, tau = torch.tensor([100, 30, 8]), 3.0, 0.6
+    plain = make_batch_hook(name, {"alpha": 1.0})
+    remix = make_batch_hook(name, {"alpha": 1.0, "remix_kappa": kappa, "remix_tau": tau}, counts)
+    changed = 0
+    for number in range(40):
+        mixed, labels = plain(images(), LABELS, (3, number))
+        same, by_remix = remix(images(), LABELS, (3, number))
+        assert torch.equal(mixed, same) and isinstance(labels, list) and isinstance(by_remix, list)
+        (share, first), (_, second) = labels
+        (shares, own), (others, other) = by_remix
+        assert isinstance(share, float) and isinstance(shares, torch.Tensor) and isinstance(others, torch.Tensor)
+        assert torch.equal(own, first) and torch.equal(other, second)
+        for i, (y, z) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
+            ratio, expected = counts[y] / counts[z], share
+            if ratio >= kappa and share < tau:
+                expected = 0.0
+            elif ratio <= 1 / kappa and 1 - share < tau:
+                expected = 1.0
+            assert shares[i] == pytest.approx(expected) and others[i] == pytest.approx(1 - expected)
+            changed += expected != share
+    assert changed > 100
+
+
 def test_wrong_options_are_named() -> None:
     with pytest.raises(UserError, match=r"protocol.batch_hook_options.alpha=0: it must be greater than 0"):
         make_batch_hook("cutmix", {"alpha": 0})
-    with pytest.raises(UserError, match=r"unknown to protocol.batch_hook=cutmix: allowed are alpha, partner"):
+    with pytest.raises(UserError, match=r"unknown to protocol.batch_hook=cutmix: allowed are alpha, partner, remix"):
         make_batch_hook("cutmix", {"p": 1})
+    with pytest.raises(UserError, match=r"batch_hook_options.counts=1 is unknown to protocol.batch_hook=mixup"):
+        make_batch_hook("mixup", {"counts": 1})
+    for option, value in (("remix_kappa", 0.5), ("remix_tau", 2.0)):
+        with pytest.raises(UserError, match=f"protocol.batch_hook_options.{option}={value}: it must be"):
+            make_batch_hook("mixup", {option: value})

@@ -34,7 +34,7 @@ def mine(task):
 """
 OPTIONS = (
     "data=data", "protocol=cifar_lt_200", "protocol.batch=16", "backbone.name=tiny:build", "epochs=2", "threads=1",
-    "classifiers=[joint]", "device=cpu",
+    "classifiers=[joint]", "device=cpu", "protocol.sam.rho=0.05", "protocol.swa.after=0.5",
 )  # fmt: skip
 
 

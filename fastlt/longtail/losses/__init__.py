@@ -15,6 +15,7 @@ from fastlt.longtail.losses import (
     cross_entropy,
     focal,
     label_aware_smoothing,
+    ldam,
     ldam_drw,
     logit_adjusted,
 )
@@ -25,12 +26,14 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "cross_entropy": cross_entropy.make,
     "focal": focal.make,
     "class_balanced": class_balanced.make,
+    "ldam": ldam.make,
     "ldam_drw": ldam_drw.make,
     "balanced_softmax": balanced_softmax.make,
     "logit_adjusted": logit_adjusted.make,
     "label_aware_smoothing": label_aware_smoothing.make,
 }
-_ON_COSINES = frozenset({"ldam_drw"})
+_ON_COSINES = frozenset({"ldam", "ldam_drw"})
+REWEIGHTED = frozenset({"class_balanced", "ldam_drw"})  # losses that weight the classes themselves
 
 
 def make_loss(name: str, counts: Tensor, progress: float = 0.0, options: Mapping[str, Any] | None = None) -> Loss:
@@ -56,7 +59,7 @@ def make_loss(name: str, counts: Tensor, progress: float = 0.0, options: Mapping
 def classifier_of(name: str) -> str:
     """Returns the kind of classifier that computes the logits for a loss: `linear` or `cosine`.
 
-    It is `cosine`, with logits in [-1, 1], for ldam_drw and for an own loss with an attribute `on_cosines = True`.
+    It is `cosine`, with logits in [-1, 1], for ldam, ldam_drw and an own loss with an attribute `on_cosines = True`.
     """
     on_cosines = name in _ON_COSINES or getattr(find_part("loss", name, LOSSES), "on_cosines", False)
     return "cosine" if on_cosines else "linear"

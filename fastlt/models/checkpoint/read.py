@@ -10,10 +10,11 @@ from torch import Tensor
 
 from fastlt.core.errors import UserError
 from fastlt.core.torch_file import AsksToRun, Unreadable, read_torch_file, reason
-from fastlt.models.backbones import BACKBONES, JOINT
+from fastlt.models.backbones import BACKBONES
 from fastlt.models.checkpoint.harmless import HARMLESS
 from fastlt.models.checkpoint.heads import Head, joint_classifier, split_fc, split_head
 from fastlt.models.checkpoint.networks import number_blocks
+from fastlt.models.heads import JOINT
 from fastlt.registry import is_own, library_of
 
 # Keys under which training scripts store a state dict. If a file has two of them, the first one here is taken.

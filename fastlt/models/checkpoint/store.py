@@ -112,7 +112,7 @@ def export(path: Path, out: Path, overwrite: bool = False) -> dict[str, str]:
     """Writes the model of a checkpoint of fastlt atomically as a .safetensors file and returns the file's metadata.
 
     The names of the tensors are torchvision's: the backbone's own, and fc.weight and fc.bias for the classifier. A
-    cosine classifier has no fc.bias, and the metadata has classifier=cosine.
+    classifier that compares by cosine has no fc.bias, and the metadata has classifier=cosine.
 
     Raises UserError if `path` is not a checkpoint of fastlt, or if `out` exists and `overwrite` is not set.
     """
@@ -136,7 +136,7 @@ def export(path: Path, out: Path, overwrite: bool = False) -> dict[str, str]:
         "backbone": str(state["settings"].get("backbone")),
         "classes": str(len(state["model"]["classifier.weight"])),
     }
-    if classifier_kind(state) == "cosine":
+    if classifier_kind(state) != "linear":
         metadata["classifier"] = "cosine"
     write_safetensors(tensors, metadata, out)
     return metadata

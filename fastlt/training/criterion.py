@@ -1,0 +1,45 @@
+"""The loss of a batch, for labels in each of the forms that a batch hook may return."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fastlt.core.errors import UserError
+from fastlt.longtail.losses.base import Loss
+from fastlt.training.batch_hooks import Labels
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """The mean loss of a batch: a function from logits [N, C] and labels to a scalar.
+
+    each: a loss with one value per sample. It may be one that returns the mean of the batch, unless labels have shares
+        that differ between images.
+    mean: computes the mean over the batch itself, if that is another function than the mean of `each`.
+    scale: factor on the logits, of a head that compares by cosine.
+    """
+
+    each: Loss
+    mean: Loss | None = None
+    scale: float = 1.0
+
+    def __call__(self, logits: Tensor, labels: Labels) -> Tensor:
+        """Returns the mean loss. logits: [N, C]. labels: as `make_batch_hook` describes them."""
+        logits = logits if self.scale == 1 else self.scale * logits
+        if isinstance(labels, Tensor):
+            return self._mean(logits, labels)
+        return sum((self._shared(share, logits, part) for share, part in labels), logits.new_zeros(()))
+
+    def _mean(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return self.each(logits, labels).mean() if self.mean is None else self.mean(logits, labels)
+
+    def _shared(self, share: float | Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        if not isinstance(share, Tensor):
+            return share * self._mean(logits, labels)
+        losses = self.each(logits, labels)
+        if losses.shape != labels.shape:
+            raise UserError(
+                f"shares that differ between images need a loss with one value per image, {list(labels.shape)}: this "
+                f"one gives {list(losses.shape)}"
+            )
+        return (share * losses).mean()
