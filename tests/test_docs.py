@@ -19,6 +19,7 @@ from pictures import jpeg, picture
 from test_classifiers import COUNTS, made
 from test_configs import COMMANDS, composed
 
+from fastlt.__main__ import COMMANDS as FASTLT
 from fastlt.bench.__main__ import BENCHES
 from fastlt.bench.config import BenchConfig
 from fastlt.checkpoint import _parser as checkpoint_parser
@@ -40,7 +41,7 @@ from fastlt.stage2.classifiers.base import Stage2, Training
 from fastlt.training import loggers
 
 KINDS = {".csv": ("csv", "table")}  # what a bare path of a conversion stands for
-OTHERS = {"pip", "uv", "find", "cd"}  # programs that are not fastlt's
+OTHERS = {"pip", "uv", "find", "cd", "mkdir"}  # programs that are not fastlt's
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -124,6 +125,9 @@ class AnyLogger:
 def check(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Fails unless the command exists and takes these arguments."""
     program, *arguments = words
+    if program == "fastlt":
+        assert arguments[0] in FASTLT
+        program, arguments = "python", ["-m", f"fastlt.{arguments[0]}", *arguments[1:]]
     if program == "torchrun":
         program, arguments = "python", [one for one in arguments if not one.startswith("--nproc")]
     if program == "make":
@@ -140,7 +144,9 @@ def check(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         module = arguments[1]
         assert find_spec(module)
         command = module.removeprefix("fastlt.")
-        if command == "report" and arguments[2:]:
+        if command == "completion":
+            assert arguments[2] == ">"
+        elif command == "report" and arguments[2:]:
             report([*arguments[2:], "--out", "/dev/null/none"])
             assert "allowed is RUN" not in capsys.readouterr().err
         elif command in CHECKS and arguments[2:]:

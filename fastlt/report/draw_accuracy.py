@@ -134,8 +134,11 @@ def _curve(curve: dict[str, list[Any]], key: str) -> tuple[list[Any], np.ndarray
 
 
 def _tau_range(tau: list[float], chosen: float | None) -> tuple[float, float]:
-    """Returns the range of tau to show: 0 to 2 as in the paper, limited to the curve, extended to the chosen tau."""
+    """Returns the range of tau to show: 0 to 2 as in the paper, limited to the curve, extended to the chosen tau.
+
+    Where the chosen tau would lie at the right border, a tenth of the range is left beside it.
+    """
     low, high = max(min(tau), 0.0), min(max(tau), 2.0)
     if chosen is not None:
-        low, high = min(low, chosen), max(high, chosen)
+        low, high = min(low, chosen), max(high, chosen + 0.1 * (max(high, chosen) - low))
     return (low, high) if high > low else (low - 0.5, low + 0.5)
