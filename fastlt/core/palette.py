@@ -60,6 +60,7 @@ def save_figure(figure: Figure, path: Path) -> None:
         with replacing(path.with_name(f"{path.name}.{kind}")) as temporary, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # class names may have letters that the font lacks
             figure.savefig(temporary, format=kind, dpi=160, metadata=metadata)
+        figure.set_layout_engine(None)  # the SVG takes the layout of the PNG: to find it takes as long as to draw
 
 
 def draw_class_counts(axes: Axes, counts: np.ndarray) -> None:

@@ -21,7 +21,9 @@ from fastlt.stage2.classifiers.base import Features, Stage2, Task, Training
 from fastlt.stage2.classifiers.folds import fold_draws, folds_of
 from fastlt.stage2.classifiers.selection import select
 
-SMALL = ("protocol=cifar_lt_200", "protocol.batch=16", "epochs=1", "threads=1", "protocol.crt.epochs=1")
+SMALL = (
+    "protocol=cifar_lt_200", "protocol.batch=16", "epochs=1", "threads=1", "protocol.crt.epochs=1", "image_size=16"
+)  # fmt: skip
 COUNTS = np.array([120, 30, 6])
 
 
@@ -178,7 +180,7 @@ def test_what_must_choose_says_what_it_needs(task: Task) -> None:
 def test_it_is_said_before_the_training(place: Path) -> None:
     done = train("data=data", "run=diverged", "protocol.lr=1e30", "protocol.warmup_epochs=0", *SMALL, cwd=place)
     assert "error: the loss is" in done.stderr and not (place / "diverged" / "checkpoint.pt").exists()
-    first = ["data: pictures, 3 classes", "stage 1: resnet32, images of 32 px, ", "stage 2: ", "run folder: diverged"]
+    first = ["data: pictures, 3 classes", "stage 1: resnet32, images of 16 px, ", "stage 2: ", "run folder: diverged"]
     *others, choice = done.stderr.splitlines()[: len(first) + 1]
     assert all(line.startswith(start) for line, start in zip(others, first, strict=True)), others
     assert choice.startswith("no val split: tau and other settings are chosen by a 5-fold cross-validation")

@@ -16,7 +16,7 @@ from fastlt.stage2.classifiers import CLASSIFIERS, PAPER
 from fastlt.train import main
 from fastlt.training import loggers
 
-SMALL = ("protocol=cifar_lt_200", "protocol.batch=16", "epochs=2", "threads=1")
+SMALL = ("protocol=cifar_lt_200", "protocol.batch=16", "epochs=2", "threads=1", "image_size=16")
 TIMES = ("seconds", "images_per_second", "digest")  # and what follows from them
 
 
@@ -45,7 +45,7 @@ def test_the_report_repeats_what_was_given(place: Path, first: dict[str, Any]) -
     report = (place / "first" / "report.md").read_text()
     assert "python -m fastlt.train data=DIR backbone=resnet32 sampler=instance protocol=cifar_lt_200" in report
     assert "protocol.batch=16" in report
-    assert first["departures"] == {"protocol.batch": [128, 16], "epochs": [200, 2]}
+    assert first["departures"] == {"protocol.batch": [128, 16], "epochs": [200, 2], "image_size": [32, 16]}
 
 
 def untimed(results: dict[str, Any]) -> dict[str, Any]:
@@ -141,14 +141,6 @@ def test_empty_groups_are_null(tmp_path: Path) -> None:
     assert result["medium"] == pytest.approx(result["all"])
 
 
-def test_hydra_sweeps(tmp_path: Path) -> None:
-    convert(Pictures(counts=(60, 30), pixels=True), conversion(), tmp_path / "data", workers=1)
-    done = train("-m", "data=data", *SMALL, "classifiers=[joint]", "seed=0,1", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    runs = sorted(path.name for path in (tmp_path / "runs").iterdir() if path.is_dir())
-    assert [name.split("_")[3] for name in runs] == ["seed0", "seed1"]
-
-
 def test_a_choice_made_on_test_is_marked(place: Path, first: dict[str, Any]) -> None:
     shutil.copytree(place / "first", place / "on_test")  # what is asked for stays with a run
     done = train("data=data", "run=on_test", "choose_on=test", *SMALL, cwd=place)
@@ -226,7 +218,7 @@ def test_damaged_images_end_a_training_only_beyond_the_budget(tmp_path: Path) ->
         for sample in (4, 31):
             shard.seek(index.offset[sample])
             shard.write(bytes(100))
-    arguments = ("data=data", "image_size=16", "classifiers=[joint]", *SMALL)
+    arguments = ("data=data", "classifiers=[joint]", *SMALL)
     done = train(*arguments, "run=spared", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     said = done.stderr.splitlines()
@@ -267,7 +259,7 @@ def test_imported_weights_get_every_classifier(place: Path, tmp_path: Path) -> N
     torch.save(resnet18(num_classes=4).state_dict(), tmp_path / "theirs.pth")
     done = run("-m", "fastlt.checkpoint", "import", "theirs.pth", "--out", "ours.pt", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    done = train(f"data={place}/data", "representation=ours.pt", "run=run", *SMALL, "image_size=64", cwd=tmp_path)
+    done = train(f"data={place}/data", "representation=ours.pt", "run=run", *SMALL[:-1], "image_size=64", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     results = read(tmp_path / "run")
     assert (results["backbone"], results["sampler"], results["images_per_second"]) == ("resnet18", "unknown", None)
@@ -282,7 +274,7 @@ def test_options_that_change_the_training_change_its_key(place: Path, first: dic
 
 def test_a_protocol_may_bring_its_normalization_and_steps(place: Path, first: dict[str, Any]) -> None:
     stage_2 = [f"protocol.{part}={{epochs: 3, batch: 16}}" for part in ("crt", "lws")]
-    bags = ("protocol=cifar_lt_bags", *SMALL[1:], "epochs=4", *stage_2, "classifiers=[joint,tau_norm,lws]")
+    bags = ("protocol=cifar_lt_bags", *SMALL[1:-1], "epochs=4", *stage_2, "classifiers=[joint,tau_norm,lws]")
     done = train("data=data", "run=bags", *bags, cwd=place)
     assert done.returncode == 0, done.stderr
     results = read(place / "bags")
