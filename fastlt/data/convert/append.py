@@ -30,7 +30,8 @@ from fastlt.data.shards.reader import Dataset
 from fastlt.data.shards.writer import Behind, Files
 from fastlt.data.sources.base import SPLITS, Derived, Listing, Source, described
 
-_SETTLED = ("quality", "max_short_side", "orientation", "shard_mb", "raw_fraction", "background")
+_SETTLED = ("quality", "max_short_side", "orientation", "shard_mb", "raw_fraction", "background", "seek_table")
+_NOT_ALWAYS = {"background": "", "seek_table": False}  # options that are recorded only if they are set
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,8 @@ class Growth:
             self.folder.__exit__()
             raise
         about, (max_pixels, max_bad) = self.dataset.about, self._limits
-        stored = {"background": "", **about["options"]}  # an option that is not always recorded
-        kept = {name: stored[name] for name in ("kind", "quality", "max_short_side", "orientation", "background")}
+        stored = {**_NOT_ALWAYS, **about["options"]}
+        kept = {name: stored[name] for name in ("kind", "quality", "max_short_side", "orientation", *_NOT_ALWAYS)}
         self.options = Conversion(
             name=self.dataset.name,
             mean=tuple(about["mean"]),
@@ -144,7 +145,7 @@ class Growth:
 
     def check(self, config: ConvertConfig) -> None:
         """Raises UserError for keys that say to store new images otherwise than those of the dataset are stored."""
-        stored = {"background": "", **self.dataset.about["options"]}
+        stored = {**_NOT_ALWAYS, **self.dataset.about["options"]}
         encode = "auto" if stored["raw_fraction"] else stored["kind"]
         values = {"encode": (config.encode, None, encode), "name": (config.name, None, self.dataset.name)}
         usual = {one: getattr(ConvertConfig, one) for one in _SETTLED}

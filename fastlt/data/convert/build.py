@@ -128,6 +128,7 @@ def convert_source(source: Source, config: ConvertConfig) -> Path | None:
             config.max_pixels,
             config.check,
             config.background,
+            config.seek_table,
         ),
     )
     options = Conversion(

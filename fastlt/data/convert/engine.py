@@ -170,8 +170,9 @@ def _say_frames(writers: Mapping[str, SplitWriter | LinkWriter]) -> None:
 
 def _recorded(encoding: Encoding) -> dict[str, Any]:
     """Returns the options of an encoding that dataset.json records: those that may change what is stored."""
-    left_out = ["max_pixels", *(["check"] if encoding.check else []), *([] if encoding.background else ["background"])]
-    return {name: value for name, value in asdict(encoding).items() if name not in left_out}
+    usual = asdict(Encoding(encoding.kind))
+    left_out = {name for name in ("check", "background", "seek_table") if getattr(encoding, name) == usual[name]}
+    return {name: value for name, value in asdict(encoding).items() if name not in {"max_pixels", *left_out}}
 
 
 def convert_prepared(

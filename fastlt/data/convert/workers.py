@@ -134,7 +134,7 @@ class Workers:
 def encode_sample(source: Source, encoding: Encoding, split: str, place: int, raw: bool) -> Result:
     """Loads and encodes one sample; returns the reason as a string if it is bad."""
     try:
-        image = encode(source.load(split, place), replace(encoding, kind="raw") if raw else encoding)
+        image = encode(source.load(split, place), replace(encoding, kind="raw", seek_table=False) if raw else encoding)
     except BadImage as error:
         return str(error)
     except OSError as error:

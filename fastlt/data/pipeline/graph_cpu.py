@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from nvidia.dali import Pipeline, fn, pipeline_def, types
+from nvidia.dali.pipeline import do_not_convert
 
 from fastlt.data.pipeline.columns import inputs
+from fastlt.data.pipeline.cut import cut_windows
 from fastlt.data.pipeline.operator import crop_resize
 
 # Boxes are in pixels of the stored image, without regard to its EXIF orientation.
@@ -26,6 +28,7 @@ def build(
     threads: int,
     prefetch: int,
     augmented: bool = False,
+    seekable: bool = False,
 ) -> Pipeline:
     """Builds a pipeline of batches [n, 3, size, size], or [n, size, size, 3] if channels_last.
 
@@ -35,9 +38,10 @@ def build(
     dtype: `float32`, `float16` or `uint8` (not normalized).
     batch: the largest n. threads: of DALI. prefetch: how many batches are prepared ahead of the consumer.
     augmented: whether the columns include augmentations.
+    seekable: whether windows are cut out of files with seek tables before they are decoded.
     """
     pipeline = _graph(
-        source, stored, size, dtype, channels_last, augmented,
+        source, stored, size, dtype, channels_last, augmented, seekable,
         batch_size=batch, num_threads=threads, device_id=None, prefetch_queue_depth=prefetch,
     )  # fmt: skip
     pipeline.build()
@@ -45,16 +49,31 @@ def build(
 
 
 @pipeline_def(enable_conditionals=True)
-def _graph(source: Callable[[], Any], stored: str, size: int, dtype: str, channels_last: bool, augmented: bool) -> Any:
+def _graph(
+    source: Callable[[], Any],
+    stored: str,
+    size: int,
+    dtype: str,
+    channels_last: bool,
+    augmented: bool,
+    seekable: bool,
+) -> Any:
     if stored == "raw":
         image, place, parameters = inputs(source, stored)
     elif stored == "encoded":
         data, anchor, shape, place, parameters = inputs(source, stored)
-        image = fn.decoders.image_slice(data, anchor, shape, **DECODED)
+        image = _decode(data, anchor, shape, seekable)
     else:
         data, pixels, is_raw, anchor, shape, place, parameters = inputs(source, stored)
         if is_raw:  # noqa: SIM108 - DALI splits the batch by this condition and joins it again
             image = pixels
         else:
-            image = fn.decoders.image_slice(data, anchor, shape, **DECODED)
+            image = _decode(data, anchor, shape, seekable)
     return crop_resize(image, place, parameters, size, dtype, channels_last, augmented)
+
+
+@do_not_convert  # DALI rewrites functions that a graph with conditions calls, and this condition is not of the graph
+def _decode(data: Any, anchor: Any, shape: Any, seekable: bool) -> Any:
+    if seekable:
+        data, anchor = cut_windows(data, anchor, shape)
+    return fn.decoders.image_slice(data, anchor, shape, **DECODED)

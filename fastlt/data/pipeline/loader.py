@@ -138,7 +138,8 @@ class Loader(Resumable):
         if self.device.type == "cpu":
             from fastlt.data.pipeline import graph_cpu
 
-            return graph_cpu.build(*common, bool(self._augment.augment))
+            seekable = bool(self._dataset.about["options"].get("seek_table"))
+            return graph_cpu.build(*common, bool(self._augment.augment), seekable)
         from fastlt.data.pipeline import graph_gpu
 
         return graph_gpu.build(*common, self.device.index or 0, self._augment.jitter > 0, self._augment.interpolation)

@@ -1,23 +1,16 @@
-"""The fused CPU operator in DALI: crop, antialiased resize, colour jitter, flip, augmentations and normalization.
-
-DALI's Numba plugin calls a C function by its address, but compiles that function for every pipeline without caching it,
-which takes about three seconds. The functions here have the same C signature, are compiled once and cached on disk.
-"""
+"""The fused CPU operator in DALI: crop, antialiased resize, colour jitter, flip, augmentations and normalization."""
 
 import functools
-import inspect
-import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import carray, cfunc, types
+from numba import carray, cfunc
 from nvidia.dali import fn
 from nvidia.dali.pipeline import do_not_convert
-from nvidia.dali.plugin.numba import NumbaFunction
 from nvidia.dali.types import DALIDataType
 
 from fastlt.data.pipeline.columns import PLACE
+from fastlt.data.pipeline.compiled import RUN, SETUP, CompiledFunction, checksum
 from fastlt.kernels.augment_codes import WIDTH
 from fastlt.kernels.augment_cpu import augment_into
 from fastlt.kernels.crop_resize import crop_resize_into
@@ -31,20 +24,14 @@ OUTPUTS = {
     "uint8": (np.uint8, DALIDataType.UINT8),
 }
 
-_ADDRESSES = types.CPointer(types.voidptr)  # the addresses of the samples' data
-_SHAPES = types.CPointer(types.CPointer(types.int64))
-_NDIMS = types.CPointer(types.int32)
-_RUN = types.void(_ADDRESSES, _SHAPES, _NDIMS, types.int32, _ADDRESSES, _SHAPES, _NDIMS, types.int32)
-_SETUP = types.void(_SHAPES, _NDIMS, types.int32, _SHAPES, _NDIMS, types.int32, types.int32)
-
 
 @functools.cache
 def _run(dtype: str, channels_last: bool) -> Any:
     """Compiles the function that DALI calls for every sample."""
     memory = OUTPUTS[dtype][0]
-    kernel = _checksum(crop_resize_into, store_row)
+    kernel = checksum(crop_resize_into, store_row)
 
-    @cfunc(_RUN, cache=True)
+    @cfunc(RUN, cache=True)
     def run(outputs, output_shapes, _output_ndims, _output_count, inputs, input_shapes, _input_ndims, _input_count):
         _ = kernel
         out_shape, shape = output_shapes[0], input_shapes[0]
@@ -64,10 +51,10 @@ def _run(dtype: str, channels_last: bool) -> Any:
 def _run_augmented(dtype: str, channels_last: bool) -> Any:
     """Compiles the function that DALI calls for every sample with augmentations."""
     memory = OUTPUTS[dtype][0]
-    kernel = _checksum(crop_resize_into, store_row, augment_into)
+    kernel = checksum(crop_resize_into, store_row, augment_into)
     pixels = dtype == "uint8"
 
-    @cfunc(_RUN, cache=True)
+    @cfunc(RUN, cache=True)
     def run(outputs, output_shapes, _output_ndims, _output_count, inputs, input_shapes, _input_ndims, _input_count):
         _ = kernel
         out_shape, shape, numbers = output_shapes[0], input_shapes[0], input_shapes[1][0]
@@ -90,22 +77,12 @@ def _run_augmented(dtype: str, channels_last: bool) -> Any:
     return run
 
 
-def _checksum(*functions: Any) -> int:
-    """Returns a checksum of the files of compiled functions.
-
-    Numba's cache is invalidated if the file of the calling function changes, but not if that of a called kernel does.
-    Values from the enclosing scope are part of the cache key, so this checksum is used as one.
-    """
-    files = [inspect.getfile(getattr(function, "py_func", function)) for function in functions]
-    return sum(zlib.crc32(Path(file).read_bytes()) for file in files)
-
-
 @functools.cache
 def _setup(size: int, channels_last: bool) -> Any:
     """Compiles the function that tells DALI the shape of the output, which is constant."""
     first, last = (size, 3) if channels_last else (3, size)
 
-    @cfunc(_SETUP, cache=True)
+    @cfunc(SETUP, cache=True)
     def setup(output_shapes, _output_ndims, _output_count, _input_shapes, _input_ndims, _input_count, samples):
         for sample in range(samples):
             shape = output_shapes[sample]
@@ -114,16 +91,6 @@ def _setup(size: int, channels_last: bool) -> Any:
             shape[2] = last
 
     return setup
-
-
-class _CropResize(NumbaFunction):
-    """DALI's Numba operator, but with the functions above instead of those it would compile."""
-
-    def _get_run_fn_cpu(self, run_fn: Any, *_: Any) -> int:
-        return run_fn.address
-
-    def _get_setup_fn_cpu(self, setup_fn: Any) -> int:
-        return setup_fn.address
 
 
 @do_not_convert
@@ -139,7 +106,7 @@ def crop_resize(
     parameters: float32 [PARAMETERS].
     dtype: `float32`, `float16` or `uint8` (not normalized).
     """
-    operator = _CropResize(
+    operator = CompiledFunction(
         run_fn=(_run_augmented if augmented else _run)(dtype, channels_last),
         setup_fn=_setup(size, channels_last),
         out_types=[OUTPUTS[dtype][1]],

@@ -19,7 +19,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageColor
@@ -82,6 +82,8 @@ class Encoding:
     background: the colour that shows through transparent pixels, as Pillow writes colours (`white`, `#808080`); ""
     drops the alpha channel and leaves the colours under it.
     check: whether every image is decoded. Without it, only headers are read of images that are linked.
+    seek_table: whether JPEG files get a segment by which the loader decodes windows without what is around them
+    (kernels/jpeg_seek.py). Their pixels and everything else stay as they are.
 
     Raises UserError for values that are not allowed.
     """
@@ -93,6 +95,7 @@ class Encoding:
     max_pixels: int = MAX_PIXELS
     check: bool = True
     background: str = ""
+    seek_table: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in ENCODINGS:
@@ -114,6 +117,8 @@ class Encoding:
                 ) from None
         if not self.check and self.kind != "link":
             raise UserError(f"check=false needs encode=link: encode={self.kind} decodes every image once")
+        if self.seek_table and self.kind not in ("keep", "jpeg"):
+            raise UserError(f"seek_table=true needs JPEG files, encode=keep, jpeg or auto: encode={self.kind} is set")
         if self.max_pixels < 1:
             raise UserError(f"max_pixels={self.max_pixels}: it must be at least 1")
         if self.orientation not in ORIENTATIONS:
@@ -127,9 +132,15 @@ def encode(found: bytes | np.ndarray, encoding: Encoding) -> Encoded:
     """
     if isinstance(found, np.ndarray):
         image = _resized(Image.fromarray(found), _stored_size(found.shape[1::-1], encoding))
-        return _encode_pixels(image, "raw" if encoding.kind == "keep" else encoding.kind, encoding.quality, "")
-    with _opened(found, encoding.max_pixels) as image:
-        return _encode_file(found, image, encoding)
+        stored = _encode_pixels(image, "raw" if encoding.kind == "keep" else encoding.kind, encoding.quality, "")
+    else:
+        with _opened(found, encoding.max_pixels) as image:
+            stored = _encode_file(found, image, encoding)
+    if not encoding.seek_table or stored.encoding != layout.JPEG:
+        return stored
+    from fastlt.kernels.jpeg_seek import with_seek_table  # imported here because it imports Numba
+
+    return replace(stored, data=with_seek_table(stored.data))
 
 
 def decode(found: bytes, encoding: Encoding) -> np.ndarray:
