@@ -21,7 +21,7 @@ def bench_convert(config: BenchConfig) -> list[Row]:
 
     The cases are:
 
-    fastlt_keep, fastlt_raw: encode=keep and encode=raw.
+    fastlt_keep, fastlt_raw: encode=keep and encode=raw. fastlt_keep_seek: encode=keep with seek_table=true.
     fastlt_jpeg, fastlt_jpeg_256: JPEG of quality 90, at the original size and with a short side of 256 pixels.
     ffcv_jpg, ffcv_raw: with peers, FFCV's DatasetWriter on the same files with as many processes; JPEG of quality 90 at
         the original size, and raw pixels.
@@ -64,6 +64,7 @@ def bench_convert(config: BenchConfig) -> list[Row]:
 
         cases = {
             "fastlt_keep": fastlt(Encoding("keep")),
+            "fastlt_keep_seek": fastlt(Encoding("keep", seek_table=True)),
             "fastlt_jpeg": fastlt(Encoding("jpeg", 90)),
             "fastlt_jpeg_256": fastlt(Encoding("jpeg", 90, 256)),
             "fastlt_raw": fastlt(Encoding("raw")),

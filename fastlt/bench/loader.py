@@ -24,6 +24,11 @@ from fastlt.data.augmentations import AUGMENTATIONS
 RATIOS = [
     ("fastlt_jpeg", "ffcv_jpg"),
     ("fastlt_jpeg_q90", "ffcv_jpg"),
+    ("fastlt_seek", "fastlt_jpeg"),
+    ("fastlt_seek", "decode_ceiling"),
+    ("fastlt_seek_cold", "fastlt_jpeg_cold"),
+    ("fastlt_q90_seek", "fastlt_jpeg_q90"),
+    ("fastlt_q90_seek", "ffcv_jpg"),
     ("fastlt_jpeg", "torch"),
     ("fastlt_jpeg", "torch_tensor"),
     ("fastlt_jpeg", "dali"),
@@ -59,8 +64,10 @@ def bench_loader(config: BenchConfig) -> list[Row]:
         fastlt_jpeg: unchanged JPEG bytes, instance-balanced sampling. fastlt_jpeg_class, _sqrt, _progressive: the other
             samplers on the same dataset, all of whose classes have the same photographs (loader_data.equal_mix).
         fastlt_jpeg_1thread: one thread. fastlt_jpeg_q90: re-encoded with quality 90, as FFCV's files are.
+        fastlt_seek, fastlt_q90_seek: the datasets of fastlt_jpeg and fastlt_jpeg_q90 with seek tables.
         fastlt_raw: raw pixels.
-        fastlt_jpeg_cold, fastlt_raw_cold: the shards are dropped from the page cache before each epoch.
+        fastlt_jpeg_cold, fastlt_seek_cold, fastlt_raw_cold: the shards are dropped from the page cache before each
+            epoch.
         fastlt_jpeg_randaugment: fastlt_jpeg with two operations of RandAugment.
         fastlt_small: raw images of 32 x 32, padded by 4, cropped and flipped. fastlt_small_augmented: the same with
             CIFAR's AutoAugment and Cutout.

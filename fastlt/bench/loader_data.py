@@ -73,6 +73,16 @@ class Data:
         return self._convert("jpeg", self._mixed, "keep")
 
     @cached_property
+    def seek(self) -> Dataset:
+        """The same bytes with seek tables, the same labels."""
+        return self._convert("seek", self._mixed, "keep", seek_table=True)
+
+    @cached_property
+    def q90_seek(self) -> Dataset:
+        """Re-encoded with quality 90, with seek tables, the same labels."""
+        return self._convert("q90_seek", self._mixed, "jpeg", seek_table=True)
+
+    @cached_property
     def jpeg_q90(self) -> Dataset:
         """Re-encoded with quality 90, the same labels."""
         return self._convert("jpeg_q90", self._mixed, "jpeg")
@@ -153,8 +163,11 @@ class Data:
         shuffled = np.random.default_rng(0).permutation(len(self.paths))
         return Files([self.paths[place] for place in shuffled.tolist()], long_tail(len(self.paths)))
 
-    def _convert(self, name: str, source: Files, encode: str, raw_fraction: float = 0.0) -> Dataset:
+    def _convert(
+        self, name: str, source: Files, encode: str, raw_fraction: float = 0.0, seek_table: bool = False
+    ) -> Dataset:
         size = sum(path.stat().st_size for path in source.paths)
         shard_mb = max(1, round(size / 1e6 / (SHARDS_PER_THREAD * self.threads)))
-        options = Conversion(name, MEAN, STD, "demo", Encoding(encode), shard_mb, raw_fraction)
+        encoding = Encoding(encode, seek_table=seek_table)
+        options = Conversion(name, MEAN, STD, "demo", encoding, shard_mb, raw_fraction)
         return Dataset(convert(source, options, self.scratch / name, self.threads))

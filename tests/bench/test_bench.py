@@ -73,9 +73,9 @@ def test_convert(tmp_path: Path) -> None:
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["bench"] == "convert" and result["settings"] == {"copies": 2}
     cases = [row["case"] for row in result["rows"]]
-    assert cases == ["fastlt_keep", "fastlt_jpeg", "fastlt_jpeg_256", "fastlt_raw", "copy"]
+    assert cases == ["fastlt_keep", "fastlt_keep_seek", "fastlt_jpeg", "fastlt_jpeg_256", "fastlt_raw", "copy"]
     assert all(row["median"] > 0 and row["unit"] == "images/s" for row in result["rows"])
-    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 5
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == len(cases)
 
 
 def test_index(tmp_path: Path) -> None:

@@ -36,11 +36,14 @@ RATES = [
         "fastlt_jpeg_progressive",
         "fastlt_jpeg_1thread",
     ),
+    *("fastlt_seek", "fastlt_q90_seek"),
     *("fastlt_jpeg_q90", "fastlt_raw", "fastlt_jpeg_randaugment", "fastlt_small", "fastlt_small_augmented"),
-    *("fastlt_jpeg_cold", "fastlt_raw_cold"),
+    *("fastlt_jpeg_cold", "fastlt_seek_cold", "fastlt_raw_cold"),
     *("fastlt_auto_class", "fastlt_auto_jpeg_class", "index_1000", "index_3000"),
 ]
 RATIOS = [
+    *("fastlt_seek / fastlt_jpeg", "fastlt_seek / decode_ceiling", "fastlt_seek_cold / fastlt_jpeg_cold"),
+    "fastlt_q90_seek / fastlt_jpeg_q90",
     *("fastlt_jpeg / decode_ceiling", "fastlt_auto_class / fastlt_auto_jpeg_class", "fastlt_jpeg_class / fastlt_jpeg"),
     *("fastlt_jpeg_sqrt / fastlt_jpeg", "fastlt_jpeg_progressive / fastlt_jpeg", "fastlt_jpeg / fastlt_jpeg_1thread"),
     *("fastlt_jpeg_randaugment / fastlt_jpeg", "fastlt_small_augmented / fastlt_small"),
