@@ -12,6 +12,7 @@ import os
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -43,10 +44,14 @@ def serve() -> list[str]:
     sys.exit()
 
 
+def _touch(_figure: Figure, path: Any, **_options: Any) -> None:
+    Path(path).touch()
+
+
 def run(arguments: list[str]) -> None:
     """Does what `python ARGUMENTS` does: -m MODULE ... or SCRIPT ..."""
-    if not arguments[:2] == ["-m", "fastlt.bench"]:
-        Figure.savefig = lambda figure, path, **options: Path(path).touch()
+    if arguments[:2] != ["-m", "fastlt.bench"]:
+        Figure.savefig = _touch  # pyright: ignore[reportAttributeAccessIssue]
     if arguments[0] == "-m":
         sys.path[0] = str(Path.cwd())
         sys.argv = arguments[1:]

@@ -83,7 +83,8 @@ def test_label_aware_smoothing_has_the_numbers_of_mislas(protocol: str, smoothin
 
 
 def test_a_fixed_frame_leaves_out_what_needs_norms_and_parts_of_a_recipe_are_named() -> None:
-    framed = options("protocol=cifar_lt_200", "protocol.head=etf", "protocol.drw.weights=inverse_frequency", "protocol.sam.rho=0.1")
+    keys = ["protocol.head=etf", "protocol.drw.weights=inverse_frequency", "protocol.sam.rho=0.1"]
+    framed = options("protocol=cifar_lt_200", *keys)
     assert framed.classifier_names == ["joint", "ncm_l2", "ncm_cosine", "crt", "lws"]
     about = determined_by(framed, DATASET).about
     assert about["protocol.drw.weights"] == "inverse_frequency" and about["protocol.sam.rho"] == 0.1
