@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from fastlt.kernels import augment_codes as codes
+from fastlt.kernels.augment_hue_cpu import turn_hue
 from fastlt.kernels.augment_move_cpu import copy_row, move_pixels
 from fastlt.kernels.store_row import store_row
 
@@ -55,7 +56,7 @@ def augment_into(out, pixels, spare, slots, mean, inv_std, erased):
         elif code == codes.BLUR:
             _blur(pixels, int(slot[1]), slot[2])
         elif code == codes.HUE:
-            _turn_hue(pixels, slot[1])
+            turn_hue(pixels, slot[1])
         elif code == codes.SATURATION or code == codes.GRAYSCALE:
             _mix_with_grey(pixels, code, np.float32(slot[1]))
         else:
@@ -272,43 +273,6 @@ def _weighted(total, values, weight):
 def _add_weighted(total, left, right, weight):
     for x in range(len(total)):
         total[x] += weight * (left[x] + right[x])
-
-
-@njit(cache=True, nogil=True, error_model="numpy")  # or every division would be a branch
-def _turn_hue(pixels, turn):
-    """Hue in steps of 1/255 of the circle through Pillow's HSV, whose three values have eight bits.
-
-    Without branches, so that LLVM makes vectors of it; floats are of 32 and of 64 bits where Pillow's are."""
-    steps = np.int32(int(turn * 255))
-    red, green, blue = pixels[0].reshape(-1), pixels[1].reshape(-1), pixels[2].reshape(-1)
-    for t in range(len(red)):
-        r, g, b = np.int32(red[t]), np.int32(green[t]), np.int32(blue[t])
-        most, least = max(r, max(g, b)), min(r, min(g, b))
-        span = np.float32(max(most - least, np.int32(1)))
-        in_red, in_green = r == most, g == most
-        third = np.float64(np.int32(2 * (r != most)) * np.int32(1 + (g != most)))
-        ahead = np.float32(most - (b if in_red else r if in_green else g)) / span
-        behind = np.float32(most - (g if in_red else b if in_green else r)) / span
-        hue = np.float64(np.float32(third + np.float64(ahead) - np.float64(behind))) / 6.0 + 1.0
-        hue = np.float64(np.float32(hue - 1.0 if hue >= 1.0 else hue))
-        level = np.int32(np.int32(np.int32(hue * 255.0) + steps) & np.int32(255))
-        strength = np.float32(most - least) / np.float32(max(most, np.int32(1)))
-        strength = np.float32(np.int32(np.float64(strength) * 255.0))
-        share = np.float64(np.float32(np.float64(strength) / 255.0))
-        sixth = np.float64(level) * 6.0 / 255.0
-        part = np.int32(sixth)
-        rest = np.float64(np.float32(sixth - np.float64(part)))
-        red[t] = _of_hue(most, share, part + np.int32(5), rest)
-        green[t] = _of_hue(most, share, part + np.int32(3), rest)
-        blue[t] = _of_hue(most, share, part + np.int32(1), rest)
-
-
-@njit(cache=True, nogil=True)
-def _of_hue(most, share, sixth, rest):
-    """The level of a colour: it falls from `most` over a sixth of the circle, stays for two, and rises again."""
-    place = np.float64(np.int32(sixth - np.int32(6) * np.int32(sixth >= 6))) + rest
-    low = min(max(min(place, 4.0 - place), 0.0), 1.0)
-    return np.uint8(np.int32(np.float64(most) * (1.0 - share * low) + 0.5))
 
 
 @njit(cache=True, nogil=True)
