@@ -6,6 +6,8 @@ The system then sends SIGBUS. The handler of this module prints which file it wa
 import ctypes
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -24,6 +26,7 @@ class _SigAction(ctypes.Structure):
     )
 
 
+_ending = threading.Lock()  # held by the thread that ends the process; several may meet missing pages at once
 _mapped: dict[int, tuple[int, Path]] = {}  # {first address: (bytes, file)}
 
 
@@ -37,6 +40,8 @@ def _explain(_: int, about: int, __: int) -> None:
     at = ctypes.c_uint64.from_address(about + _ADDRESS).value
     for address, (size, path) in list(_mapped.items()):
         if address <= at < address + -(-size // 4096) * 4096:
+            if not _ending.acquire(blocking=False):
+                time.sleep(60)  # the process ends before
             line = f"error: {path} was cut short, or its disk failed, while it was read: put it back or convert the "
             os.write(2, f"\n{line}data set again; a training then goes on with the same command\n".encode())
             os._exit(2)
