@@ -9,6 +9,9 @@
         protocol.batch_hook=own_parts:cutmix protocol.batch_hook_options.alpha=0.5 \
         protocol.image_hook=own_parts:erase protocol.image_hook_options.side=4 \
         'classifiers=[joint,tau_norm,own_parts:centred]' stage2.options.centred.power=0.5
+    python -m fastlt.train data=data/dots epochs=2 image_size=16 protocol.batch=16 run=runs/contrastive \
+        protocol.views_per_image=2 'protocol.augment=[color_jitter,grayscale]' protocol.loss=own_parts:contrastive \
+        'classifiers=[joint,ncm_cosine]'
 
 A part draws its random numbers from the key that it is given, so that an interrupted training resumes to the same bits.
 The source of this file is part of what determines the representation: after an edit it is trained anew.
@@ -39,6 +42,23 @@ class Poly:
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         losses = functional.cross_entropy(logits.float(), labels, reduction="none")
         return losses + self.eps * (1 - torch.exp(-losses))
+
+
+def contrastive(counts: Tensor, progress: float, temperature: float = 0.1):
+    """A loss on features: cross-entropy + supervised contrastive loss (Khosla et al. 2020), one value per view."""
+
+    def loss(logits: Tensor, labels: Tensor, features: Tensor) -> Tensor:
+        z = functional.normalize(features.float(), dim=1)
+        itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+        others = (z @ z.T / temperature).masked_fill(itself, -1e9).log_softmax(1)
+        alike = (labels[:, None] == labels) & ~itself  # with two views of each image, each has at least one other
+        pulled = -(others * alike).sum(1) / alike.sum(1).clamp_min(1)
+        return functional.cross_entropy(logits.float(), labels, reduction="none") + pulled
+
+    return loss
+
+
+contrastive.on_features = True  # type: ignore[attr-defined]
 
 
 def network(width: int) -> nn.Module:

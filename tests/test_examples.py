@@ -36,9 +36,12 @@ def test_own_parts(tmp_path: Path) -> None:
     assert results["classifiers"]["own_parts:centred"]["choices"]["power"] == 0.5
     report = (tmp_path / "runs" / "own" / "report.md").read_text()
     assert "sampler=own_parts:effective" in report and "protocol.image_hook=own_parts:erase" in report
+    contrastive = json.loads((tmp_path / "runs" / "contrastive" / "results.json").read_text())
+    assert contrastive["departures"]["protocol.views_per_image"] == [1, 2]
+    assert contrastive["classifiers"]["joint"]["all"] > 25
 
 
-@pytest.mark.parametrize("part", ["effective", "Poly", "network", "cutmix", "erase", "centred"])
+@pytest.mark.parametrize("part", ["effective", "Poly", "contrastive", "network", "cutmix", "erase", "centred"])
 def test_a_part_is_at_most_20_lines(part: str) -> None:
     source = (EXAMPLES / "own_parts.py").read_text()
     (body,) = re.findall(rf"^((?:def|class) {part}\b.*?)\n\n\n", source, re.DOTALL | re.MULTILINE)

@@ -102,7 +102,7 @@ class Stages:
         """Returns the columns that the loader's graph passes to the decoder: bytes, first pixel and size of windows."""
         images = [self.dataset.data("train", sample) for sample in plan.ids.tolist()]
         height, width = self.index.height[plan.ids], self.index.width[plan.ids]
-        return columns(plan, images, height, width, "encoded", IDENTITY)[:3]
+        return columns([plan], images, height, width, "encoded", IDENTITY)[:3]
 
     @cached_property
     def _crops(self) -> list[tuple]:
@@ -115,7 +115,7 @@ class Stages:
             images = [np.array(decoded.at(i)) for i in range(self.batch)]
             box = np.array([[0, 0, *image.shape[:2]] for image in images], np.int32)
             whole = replace(part, box=box.astype(np.float64), window=box)
-            batches.append(columns(whole, images, box[:, 2], box[:, 3], "raw", IDENTITY))
+            batches.append(columns([whole], images, box[:, 2], box[:, 3], "raw", IDENTITY))
         return batches
 
     def _run(self, pipeline: Any, batches: list[tuple]) -> Iterator[Any]:

@@ -13,6 +13,8 @@ class Batch(NamedTuple):
     images: normalized RGB, [n, 3, size, size], float32 or float16, on the loader's device.
     labels: class indices, int64 [n], on the loader's device.
     ids: indices of the samples in their split, int64 [n], a NumPy array.
+
+    With V views of each image, n is V times the number of images: the first view of all, then the second, ...
     """
 
     images: torch.Tensor

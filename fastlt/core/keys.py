@@ -33,7 +33,7 @@ def described(schema: type, parent: str = "") -> list[Key]:
 
     >>> from fastlt.core.schedule import RateConfig
     >>> print(described(RateConfig)[0])
-    Key(path='warmup_epochs', kind='int', default=0, meaning='number W of epochs of a linear warm-up.')
+    Key(path='warmup_epochs', kind='int', default=0, meaning='number W of epochs of a warm-up; 0 is none.')
     """
     found = []
     kinds = get_type_hints(schema)

@@ -7,15 +7,18 @@ from itertools import pairwise
 from fastlt.core.errors import UserError
 
 STEPPED = ("batch", "epoch")
+WARMUPS = ("linear", "cosine", "constant")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RateConfig:
     """Settings of SGD that stage 1 and stage 2 share.
 
-    warmup_epochs: number W of epochs of a linear warm-up.
+    warmup_epochs: number W of epochs of a warm-up; 0 is none.
+    warmup: how the learning rate rises in it: linear; cosine, along half a period; or constant at warmup_from until it
+        ends.
     warmup_from: the share of the top learning rate at which the warm-up begins. Epoch e = 1..W ends at the share
-        warmup_from + (1 - warmup_from) e / W.
+        warmup_from + (1 - warmup_from) e / W if it is linear.
     milestones: numbers of epochs after which the learning rate is multiplied by `factor`. Without milestones it follows
         a cosine.
     factor: of the learning rate at a milestone, in (0, 1].
@@ -23,6 +26,7 @@ class RateConfig:
     """
 
     warmup_epochs: int = 0
+    warmup: str = "linear"
     warmup_from: float = 0.0
     milestones: tuple[int, ...] = ()
     factor: float = 0.1
@@ -31,6 +35,12 @@ class RateConfig:
     def __post_init__(self) -> None:
         if self.warmup_epochs < 0:
             raise UserError(f"warmup_epochs={self.warmup_epochs}: it must be 0 (none) or more")
+        if self.warmup not in WARMUPS:
+            raise UserError(
+                f"warmup={self.warmup} is unknown: allowed are {', '.join(WARMUPS)}; warmup_epochs=0 is none"
+            )
+        if self.warmup == "constant" and self.warmup_epochs and not self.warmup_from:
+            raise UserError("warmup=constant needs warmup_from=SHARE of lr, such as 0.1")
         if not 0 <= self.warmup_from <= 1:
             raise UserError(f"warmup_from={self.warmup_from}: it must be in [0, 1], a share of lr")
         if any(later <= earlier for earlier, later in pairwise((0, *self.milestones))):
@@ -86,7 +96,8 @@ class Schedule(RateConfig):
         epoch, by_epoch = step // steps_per_epoch, self.stepped == "epoch"
         if epoch < warmup:
             share = (epoch + 1) / warmup if by_epoch else (step + 1) / (warmup * steps_per_epoch)
-            return self.lr * (self.warmup_from + (1 - self.warmup_from) * share)
+            risen = {"linear": share, "cosine": (1 - math.cos(math.pi * share)) / 2, "constant": 0.0}[self.warmup]
+            return self.lr * (self.warmup_from + (1 - self.warmup_from) * risen)
         if self.milestones:
             return self.lr * self.factor ** sum(epoch >= milestone for milestone in self.milestones)
         if by_epoch:

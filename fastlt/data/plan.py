@@ -18,6 +18,7 @@ from fastlt.kernels.draw_plan import draw_flips, draw_jitter, draw_pad_crops, dr
 from fastlt.registry import check_options, find_part
 
 CROPS = ("resized", "pad", "center")
+MAX_VIEWS = 16  # of an image in a batch
 MAX_SIDE = 1 << 30  # pixels of the short side that an image may be resized to for evaluation
 NO_JITTER = np.array([1, 1, 1, 0], np.float32)
 
@@ -45,6 +46,8 @@ class Augment:
     tensor of shape [3, image_size, image_size] on the loader's device; key = (seed, epoch, position) should be the only
     source of randomness, so that epochs can be repeated.
     image_hook_options: keyword arguments of the image hook.
+    views_per_image: V, how often each image is in its batch, each time with its own crop, flip and augmentations. The
+    image at position p is drawn as those at the positions V p, ..., V p + V - 1 of a plan of single views.
 
     Raises UserError for values that are not allowed.
 
@@ -69,6 +72,7 @@ class Augment:
     augment_options: dict[str, Any] = field(default_factory=dict)
     image_hook: str = ""
     image_hook_options: dict[str, Any] = field(default_factory=dict)
+    views_per_image: int = 1
 
     def __post_init__(self) -> None:
         if self.crop not in CROPS:
@@ -85,6 +89,8 @@ class Augment:
             )
         if self.interpolation not in INTERPOLATIONS:
             raise UserError(f"interpolation={self.interpolation} is unknown: allowed are {', '.join(INTERPOLATIONS)}")
+        if not 1 <= self.views_per_image <= MAX_VIEWS:
+            raise UserError(f"views_per_image={self.views_per_image}: it must be from 1 to {MAX_VIEWS}")
         if not 0 <= self.jitter <= 1:
             raise UserError(f"jitter={self.jitter}: the strength must be in [0, 1]")
         assert self.augmentations is not None  # makes them once, so that wrong options are reported here

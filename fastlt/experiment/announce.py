@@ -52,6 +52,7 @@ def _stage_1(config: TrainConfig, device: torch.device, threads: int) -> str:
         return f"stage 1: none, as epochs=0; features of {backbone}, {where}"
     protocol = config.protocol
     how = f"{counted(config.epochs, 'epoch')} with {config.sampler.name} sampling in batches of {protocol.batch}"
+    how += f" with {protocol.views_per_image} views each" if protocol.views_per_image > 1 else ""
     more = "; SAM takes two passes over every batch" if protocol.sam.rho else ""
     more += "; SWA takes one more pass over train at the end" if protocol.swa.after < 1 else ""
     return f"stage 1: {backbone}, {how}, protocol {protocol.name}, {where}{more}"

@@ -1,5 +1,6 @@
 """Makes the loaders of an experiment."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,19 @@ class Loaders:
 
     def __init__(self, dataset: Dataset, config: TrainConfig, device: torch.device, threads: int, ranks: Ranks):
         self.dataset, self.config, self.device, self.threads, self.ranks = dataset, config, device, threads, ranks
-        self.augment = config.augment
+        self.augment = replace(config.augment, views_per_image=1)  # several views are of stage 1
         seen = {"crop_pct": config.protocol.crop_pct, "interpolation": config.protocol.interpolation}
         self._evaluation = Augment(config.image_size, **seen)
 
     def train(self, order: Order, batch: int | None = None) -> Loader:
         """Returns a loader of this rank's share of full training batches.
 
-        order: the sampler. batch: images that this rank loads at once; None takes those of stage 1.
+        order: the sampler. batch: images that this rank loads at once; None takes those of stage 1, and its views.
         """
+        augment = self.augment if batch else self.config.augment
         batch = batch or self._batch_of_a_rank(len(order))
         shared = {"drop_last": True, "rank": self.ranks.rank, "world": self.ranks.world}
-        return self._loader("train", order, self.augment, batch, **shared)
+        return self._loader("train", order, augment, batch, **shared)
 
     def evaluation(self, split: str, ids: np.ndarray, share: bool = False) -> Loader:
         """Returns a loader of each of these samples once, with the evaluation transform.

@@ -225,9 +225,11 @@ class Model(nn.Module):
         self.backbone, length = build_backbone(backbone, image_size, options)
         self.classifier = JOINT[classifier](length, classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Returns logits (or cosines) [N, C] of float images [N, 3, H, W]."""
-        return self.classifier(self.backbone(images))
+    def forward(self, images: Tensor, with_features: bool = False) -> Any:
+        """Returns logits (or cosines) [N, C] of float images [N, 3, H, W]; with_features: (logits, features [N, D])."""
+        features = self.backbone(images)
+        logits = self.classifier(features)
+        return (logits, features) if with_features else logits
 
     def train(self, mode: bool = True) -> Self:
         """Sets training mode or, with mode=False, eval mode. Frozen parts stay in eval mode."""

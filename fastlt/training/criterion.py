@@ -23,20 +23,23 @@ class Criterion:
     mean: Loss | None = None
     scale: float = 1.0
 
-    def __call__(self, logits: Tensor, labels: Labels) -> Tensor:
-        """Returns the mean loss. logits: [N, C]. labels: as `make_batch_hook` describes them."""
+    def __call__(self, logits: Tensor, labels: Labels, *features: Tensor) -> Tensor:
+        """Returns the mean loss. logits: [N, C]. labels: as `make_batch_hook` describes them.
+
+        features: [N, D], for a loss that takes them.
+        """
         logits = logits if self.scale == 1 else self.scale * logits
         if isinstance(labels, Tensor):
-            return self._mean(logits, labels)
-        return sum((self._shared(share, logits, part) for share, part in labels), logits.new_zeros(()))
+            return self._mean(logits, labels, *features)
+        return sum((self._shared(share, logits, part, *features) for share, part in labels), logits.new_zeros(()))
 
-    def _mean(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return self.each(logits, labels).mean() if self.mean is None else self.mean(logits, labels)
+    def _mean(self, *given: Tensor) -> Tensor:
+        return self.each(*given).mean() if self.mean is None else self.mean(*given)
 
-    def _shared(self, share: float | Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    def _shared(self, share: float | Tensor, logits: Tensor, labels: Tensor, *features: Tensor) -> Tensor:
         if not isinstance(share, Tensor):
-            return share * self._mean(logits, labels)
-        losses = self.each(logits, labels)
+            return share * self._mean(logits, labels, *features)
+        losses = self.each(logits, labels, *features)
         if losses.shape != labels.shape:
             raise UserError(
                 f"shares that differ between images need a loss with one value per image, {list(labels.shape)}: this "

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fastlt.core.config import assemble
 from fastlt.core.errors import UserError
-from fastlt.longtail.losses import LOSSES, REWEIGHTED, classifier_of, make_loss
+from fastlt.longtail.losses import LOSSES, REWEIGHTED, classifier_of, make_loss, on_features
 from fastlt.longtail.losses.base import Loss
 from fastlt.longtail.losses.reweighting import Reweighting
 from fastlt.longtail.smoothing import SmoothingConfig
@@ -144,7 +144,8 @@ class Recipe(SmoothingConfig, HeadConfig):
         Raises UserError if the hook returns shares of classes and the loss does not accept them.
         """
         images, changed = hook(images, labels, key)
-        logits = model(images)
+        outputs = model(images, with_features=True) if on_features(self.loss) else (model(images),)
+        logits, *features = outputs
         if isinstance(changed, Tensor) and changed.is_floating_point() and not self._takes_shares:
             weighted = " with protocol.drw" if self.drw.weights != "none" else ""
             raise UserError(
@@ -152,7 +153,7 @@ class Recipe(SmoothingConfig, HeadConfig):
                 f"protocol.loss={self.loss}{weighted} does not take: give [(share, labels), ...], or take plain "
                 "cross_entropy"
             )
-        return criterion(logits, changed), logits
+        return criterion(logits, changed, *features), logits
 
     @property
     def _takes_shares(self) -> bool:

@@ -198,9 +198,9 @@ class Trainer:
         for place, batch in enumerate(parts):
             if isinstance(self.replica, DistributedDataParallel):
                 self.replica.require_backward_grad_sync = place == len(parts) - 1
-            images = _full(batch.images, self.bf16)
+            seen = _full(batch.images, self.bf16)
             key = self.seed, number, place, self.ranks.rank
-            given = images, batch.labels, key, self.criterion, self.hook
+            given = seen, batch.labels, key, self.criterion, self.hook
             with torch.autocast(self.train.device.type, torch.bfloat16, enabled=self.bf16):
                 try:
                     loss, logits = self.recipe.batch_loss(self.replica, *given)
@@ -213,9 +213,11 @@ class Trainer:
                     ) from error
             (loss / len(parts)).backward()
             if not again:
+                images = self.batch // len(parts)  # of all ranks; a batch has one row for each of their views
                 self.losses += loss.detach() / len(parts)
-                self.right += (logits.detach().argmax(1) == batch.labels).sum()
-                self.position += len(batch.ids) * self.ranks.world
+                right = (logits.detach().argmax(1) == batch.labels).sum()
+                self.right += right / (len(batch.ids) * self.ranks.world // images)
+                self.position += images
 
     @property
     def _cuda(self) -> list[torch.device]:

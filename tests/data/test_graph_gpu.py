@@ -21,7 +21,7 @@ class OnCpu(Loader):
         kind, last = ("uint8", True) if self._behind else (DTYPES[self.dtype], self.channels_last)
         pipeline = graph_gpu.graph(
             self._next_columns, self._stored, self._augment.image_size, kind, last,
-            self._augment.jitter > 0, self._augment.interpolation, False,
+            self._augment.jitter > 0, self._augment.interpolation, False, self.views,
             batch_size=self.batch, num_threads=threads, device_id=None, prefetch_queue_depth=prefetch,
         )  # fmt: skip
         pipeline.build()

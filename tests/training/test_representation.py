@@ -99,6 +99,21 @@ def test_learning_rate_by_the_batch_goes_from_top_to_nearly_0_behind_its_warm_up
     assert all(a >= b for a, b in pairwise(rates[4:]))
 
 
+@pytest.mark.parametrize("stepped", ["batch", "epoch"])
+def test_kinds_of_warm_up(stepped: str) -> None:
+    def rates(warmup: str) -> list[float]:
+        given = {"stepped": stepped, "warmup_epochs": 4, "warmup": warmup, "warmup_from": 0.25}
+        schedule = Schedule(40, 0.2, 0.9, 0, **given)
+        return [schedule.rate(step, 3) for step in range(13)]
+
+    shares = [(step // 3 + 1) / 4 if stepped == "epoch" else (step + 1) / 12 for step in range(12)]
+    linear, cosine, constant = (rates(kind) for kind in ("linear", "cosine", "constant"))
+    assert linear[:12] == pytest.approx([0.05 + 0.15 * share for share in shares])
+    assert cosine[:12] == pytest.approx([0.05 + 0.15 * math.sin(math.pi / 2 * share) ** 2 for share in shares])
+    assert constant[:12] == pytest.approx([0.05] * 12)
+    assert linear[12] == cosine[12] == constant[12] > 0.19
+
+
 def test_learning_rate_of_ldam_drw() -> None:
     """Its function adjust_learning_rate, on epochs that count from 1."""
     schedule = Schedule(200, 0.1, 0.9, 0, stepped="epoch", warmup_epochs=5, milestones=(160, 180), factor=0.01)
@@ -176,6 +191,8 @@ def test_steps_are_pytorchs_with_nesterov_and_a_rate_for_the_head() -> None:
     ("wrong", "message"),
     [
         ({"warmup_epochs": -1}, "warmup_epochs=-1"),
+        ({"warmup": "step"}, "warmup=step is unknown: allowed are linear, cosine, constant; warmup_epochs=0 is none"),
+        ({"warmup": "constant", "warmup_epochs": 5}, "warmup=constant needs warmup_from=SHARE"),
         ({"warmup_from": 1.5}, "warmup_from=1.5: it must be in"),
         ({"last_lr": 0.2}, "last_lr=0.2: it must be in"),
         ({"milestones": (8, 4)}, "milestones=.8, 4.: they must be numbers of epochs that rise"),
@@ -273,6 +290,47 @@ def test_shares_of_labels_may_differ_between_images() -> None:
         assert isinstance(parts, list) and len(torch.as_tensor(parts[0][0]).unique()) == 2
         each = LOSSES[name](torch.tensor(COUNTS), 0.0)
         torch.testing.assert_close(found, sum((share * each(mixed, part)).mean() for share, part in parts))
+
+
+class Twice(Noise):
+    """Two views of every image: the same twice."""
+
+    def epoch(self, epoch: int = 0, position: int = 0) -> Iterator[Batch]:
+        for images, labels, ids in super().epoch(epoch, position):
+            yield Batch(torch.cat([images, images]), torch.cat([labels, labels]), np.tile(ids, 2))
+
+
+def test_views_of_an_image_count_as_one_image(tmp_path: Path) -> None:
+    plain, twice = (trained(Recipe(), tmp_path / type(noise).__name__, noise) for noise in (Noise(), Twice()))
+    assert difference(plain.model, twice.model) < 1e-5 and plain.images == twice.images == 3 * 48
+    rows = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("Noise", "Twice")]
+    assert [json.loads(row)["train_accuracy"] for row in rows[0]] == pytest.approx(
+        [json.loads(row)["train_accuracy"] for row in rows[1]]
+    )
+    whole, resumed = fit(Recipe(), Twice()), fit(Recipe(), Twice())
+    state = run_through(whole, (1, 2))
+    assert state is not None and state["position"] == 16
+    resumed.resume(state)
+    run_through(resumed)
+    assert difference(whole.model, resumed.model) == 0
+
+
+def pulled(counts: Tensor, progress: float) -> Any:
+    """An own loss on features."""
+    return lambda logits, labels, features: (
+        nn.functional.cross_entropy(logits, labels, reduction="none") + (features.pow(2).sum(1))
+    )
+
+
+pulled.on_features = True  # type: ignore[attr-defined]
+
+
+def test_a_loss_may_take_features() -> None:
+    recipe, (batch,) = Recipe(loss=f"{__name__}:pulled"), Noise(images=8).epoch()
+    model = fit(recipe).model
+    features = model.backbone(batch.images)
+    expected = nn.functional.cross_entropy(model.classifier(features), batch.labels) + features.pow(2).sum(1).mean()
+    torch.testing.assert_close(loss(recipe, model, batch.images, batch.labels, (0,)), expected)
 
 
 def run_through(fit: Trainer, stop: tuple[int, int] | None = None) -> dict[str, Any] | None:

@@ -7,7 +7,8 @@ both (`mixed`, class-aware storage).
 # pyright: reportAttributeAccessIssue=false
 # (DALI creates most of its names at import, so type checkers do not know them)
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,15 @@ from nvidia.dali.pipeline import do_not_convert
 from fastlt.data.plan import Plan
 from fastlt.data.shards.format import RAW
 
-# The (type, number of dimensions, layout) of every column.
+# The (type, number of dimensions, layout) of every column. A place and parameters for each view follow.
 _DATA, _PIXELS, _IS_RAW = (types.UINT8, 1, ""), (types.UINT8, 3, "HWC"), (types.BOOL, 0, "")
 _ANCHOR = _SHAPE = (types.INT32, 1, "")
 _PLACE = (types.FLOAT64, 1, "")
 _PARAMETERS = (types.FLOAT, 1, "")
 _COLUMNS = {
-    "encoded": (_DATA, _ANCHOR, _SHAPE, _PLACE, _PARAMETERS),
-    "raw": (_PIXELS, _PLACE, _PARAMETERS),
-    "mixed": (_DATA, _PIXELS, _IS_RAW, _ANCHOR, _SHAPE, _PLACE, _PARAMETERS),
+    "encoded": (_DATA, _ANCHOR, _SHAPE),
+    "raw": (_PIXELS,),
+    "mixed": (_DATA, _PIXELS, _IS_RAW, _ANCHOR, _SHAPE),
 }
 PLACE = 9  # the first numbers of the column `place`; the augmentations follow
 # Placeholders: in a mixed batch each sample has either data or pixels. No operator ever reads a placeholder.
@@ -39,20 +40,23 @@ def stored_as(encoding: np.ndarray) -> str:
 
 
 @do_not_convert  # DALI rewrites functions that a graph with conditions calls, but cannot rewrite all of Python
-def inputs(source: Callable[[], Any], stored: str) -> Any:
-    """Returns the input nodes of a graph, in the order of `columns`.
+def inputs(source: Callable[[], Any], stored: str, views: int) -> Any:
+    """Returns the input nodes of a graph: those of the images, then a list of places and one of parameters, by view.
 
-    source: a function that returns the columns of the next batch. stored: as `stored_as` returns it.
+    source: a function that returns the columns of the next batch. stored: as `stored_as` returns it. views: V.
     """
-    dtypes, ndims, layouts = (list(column) for column in zip(*_COLUMNS[stored], strict=True))
+    known = _COLUMNS[stored] + (_PLACE, _PARAMETERS) * views
+    dtypes, ndims, layouts = (list(column) for column in zip(*known, strict=True))
     # With no_copy DALI reads directly from the memory-mapped shards. The loader keeps the arrays alive.
-    return fn.external_source(
+    nodes = fn.external_source(
         source, num_outputs=len(dtypes), batch=True, no_copy=True, dtype=dtypes, ndim=ndims, layout=layouts
     )
+    first = len(_COLUMNS[stored])
+    return (*nodes[:first], list(nodes[first::2]), list(nodes[first + 1 :: 2]))
 
 
 def columns(
-    plan: Plan,
+    plans: Sequence[Plan],
     images: list[np.ndarray] | np.ndarray,
     height: np.ndarray,
     width: np.ndarray,
@@ -62,7 +66,7 @@ def columns(
 ) -> tuple:
     """Returns the values of the graph's inputs for the n positions of a batch.
 
-    plan: of the batch.
+    plans: of the batch, one for each view of its images.
     images: for each position encoded bytes uint8 [length] or pixels uint8 [H, W, 3], as the sample is stored; or raw
     images of one size, uint8 [n, H, W, 3].
     height, width: int32 [n], the sizes of the stored images.
@@ -71,6 +75,27 @@ def columns(
     the interpolation in the kernel's INTERPOLATIONS.
     slots: whether the plan's augmentations are included.
     """
+    placed = [_placed(plan, normalize, slots) for plan in plans]
+    if stored == "raw":
+        return (images, *chain.from_iterable(placed))
+    # Only the part of the windows that is inside the image is decoded, and that of several views once, as the smallest
+    # window that contains all of theirs. The operator gets the position of each window in it.
+    windows = np.stack([plan.window for plan in plans])
+    first = np.maximum(windows[:, :, :2].min(0), 0)
+    end = np.minimum((windows[:, :, :2] + windows[:, :, 2:]).max(0), np.stack([height, width], axis=1))
+    shape = (end - first).astype(np.int32)
+    raw = np.array([image.ndim == 3 for image in images]) if stored == "mixed" else np.zeros(len(first), bool)
+    for place, _ in placed:
+        place[~raw, :2] -= first[~raw]
+    if stored == "encoded":
+        return (images, first, shape, *chain.from_iterable(placed))
+    data = [_NO_DATA if is_raw else image for image, is_raw in zip(images, raw, strict=True)]
+    pixels = [image if is_raw else _NO_PIXELS for image, is_raw in zip(images, raw, strict=True)]
+    return (data, pixels, raw, first, shape, *chain.from_iterable(placed))
+
+
+def _placed(plan: Plan, normalize: np.ndarray, slots: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the place, relative to the image, and the parameters of a view. normalize, slots: as in `columns`."""
     n = len(plan)
     parameters = np.empty((n, 11), np.float32)
     parameters[:, :4] = plan.jitter
@@ -83,17 +108,4 @@ def columns(
     place[:, 4:6] -= plan.window[:, :2]
     place[:, 8] = plan.flip
     place[:, PLACE:] = operations
-    if stored == "raw":
-        return images, place, parameters
-    # Only the part of the window that is inside the image is decoded. The operator gets its position in the window.
-    first = np.maximum(plan.window[:, :2], 0)
-    end = np.minimum(plan.window[:, :2] + plan.window[:, 2:], np.stack([height, width], axis=1))
-    shape = (end - first).astype(np.int32)
-    if stored == "encoded":
-        place[:, :2] -= first
-        return images, first, shape, place, parameters
-    raw = np.array([image.ndim == 3 for image in images])
-    place[~raw, :2] -= first[~raw]
-    data = [_NO_DATA if is_raw else image for image, is_raw in zip(images, raw, strict=True)]
-    pixels = [image if is_raw else _NO_PIXELS for image, is_raw in zip(images, raw, strict=True)]
-    return data, pixels, raw, first, shape, place, parameters
+    return place, parameters

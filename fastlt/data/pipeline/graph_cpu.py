@@ -29,8 +29,9 @@ def build(
     prefetch: int,
     augmented: bool = False,
     seekable: bool = False,
+    views: int = 1,
 ) -> Pipeline:
-    """Builds a pipeline of batches [n, 3, size, size], or [n, size, size, 3] if channels_last.
+    """Builds a pipeline of batches [n, 3, size, size], or [n, size, size, 3] if channels_last, one for each view.
 
     source: a function that returns the columns of the next batch (columns.py) and raises StopIteration at the end of an
     epoch.
@@ -39,9 +40,10 @@ def build(
     batch: the largest n. threads: of DALI. prefetch: how many batches are prepared ahead of the consumer.
     augmented: whether the columns include augmentations.
     seekable: whether windows are cut out of files with seek tables before they are decoded.
+    views: of each image, which is decoded once for all of them.
     """
     pipeline = _graph(
-        source, stored, size, dtype, channels_last, augmented, seekable,
+        source, stored, size, dtype, channels_last, augmented, seekable, views,
         batch_size=batch, num_threads=threads, device_id=None, prefetch_queue_depth=prefetch,
     )  # fmt: skip
     pipeline.build()
@@ -57,19 +59,25 @@ def _graph(
     channels_last: bool,
     augmented: bool,
     seekable: bool,
+    views: int,
 ) -> Any:
     if stored == "raw":
-        image, place, parameters = inputs(source, stored)
+        image, place, parameters = inputs(source, stored, views)
     elif stored == "encoded":
-        data, anchor, shape, place, parameters = inputs(source, stored)
+        data, anchor, shape, place, parameters = inputs(source, stored, views)
         image = _decode(data, anchor, shape, seekable)
     else:
-        data, pixels, is_raw, anchor, shape, place, parameters = inputs(source, stored)
+        data, pixels, is_raw, anchor, shape, place, parameters = inputs(source, stored, views)
         if is_raw:  # noqa: SIM108 - DALI splits the batch by this condition and joins it again
             image = pixels
         else:
             image = _decode(data, anchor, shape, seekable)
-    return crop_resize(image, place, parameters, size, dtype, channels_last, augmented)
+    return _crop_views(image, place, parameters, size, dtype, channels_last, augmented)
+
+
+@do_not_convert
+def _crop_views(image: Any, places: list[Any], parameters: list[Any], *output: Any) -> tuple[Any, ...]:
+    return tuple(crop_resize(image, *each, *output) for each in zip(places, parameters, strict=True))
 
 
 @do_not_convert  # DALI rewrites functions that a graph with conditions calls, and this condition is not of the graph

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nvidia.dali import Pipeline, fn, math, pipeline_def, types
+from nvidia.dali.pipeline import do_not_convert
 
 from fastlt.data.pipeline.columns import inputs
 from fastlt.data.pipeline.graph_cpu import DECODED, PLACED
@@ -39,14 +40,15 @@ def build(
     device: int,
     jitter: bool,
     interpolation: str,
+    views: int = 1,
 ) -> Pipeline:
-    """Builds a pipeline of batches on a GPU.
+    """Builds a pipeline of batches on a GPU, with one output for each view.
 
     device: the number of the GPU. jitter: whether the colour factors of the plan are applied. interpolation: one of the
     kernel's INTERPOLATIONS. The other arguments are those of graph_cpu.build.
     """
     pipeline = graph(
-        source, stored, size, dtype, channels_last, jitter, interpolation, True,
+        source, stored, size, dtype, channels_last, jitter, interpolation, True, views,
         batch_size=batch, num_threads=threads, device_id=device, prefetch_queue_depth=prefetch,
     )  # fmt: skip
     pipeline.build()
@@ -63,21 +65,44 @@ def graph(
     jitter: bool,
     interpolation: str,
     gpu: bool,
+    views: int = 1,
 ) -> Any:
     """Defines the graph. With gpu=False all operators run on the CPU, which is used in tests."""
     decoder = MIXED if gpu else {}
     if stored == "raw":
-        pixels, place, parameters = inputs(source, stored)
-        image = _to_gpu(_window(pixels, place), gpu)  # only the window is copied to the device
+        pixels, place, parameters = inputs(source, stored, views)
+        windows = [_to_gpu(_window(pixels, each), gpu) for each in place]  # only windows are copied to the device
     elif stored == "encoded":
-        data, anchor, shape, place, parameters = inputs(source, stored)
-        image = _window(fn.decoders.image_slice(data, anchor, shape, **DECODED, **decoder), place)
+        data, anchor, shape, place, parameters = inputs(source, stored, views)
+        image = fn.decoders.image_slice(data, anchor, shape, **DECODED, **decoder)
+        windows = [_window(image, each) for each in place]
     else:
-        data, pixels, is_raw, anchor, shape, place, parameters = inputs(source, stored)
+        data, pixels, is_raw, anchor, shape, place, parameters = inputs(source, stored, views)
         if is_raw:
-            image = _to_gpu(_window(pixels, place), gpu)
+            windows = [_to_gpu(_window(pixels, each), gpu) for each in place]
         else:
-            image = _window(fn.decoders.image_slice(data, anchor, shape, **DECODED, **decoder), place)
+            image = fn.decoders.image_slice(data, anchor, shape, **DECODED, **decoder)
+            windows = [_window(image, each) for each in place]
+    return _resize_views(windows, place, parameters, size, dtype, channels_last, jitter, interpolation, gpu)
+
+
+@do_not_convert  # the conditions in it are not of the graph
+def _resize_views(windows: list[Any], places: list[Any], parameters: list[Any], *output: Any) -> tuple[Any, ...]:
+    return tuple(_resized(*each, *output) for each in zip(windows, places, parameters, strict=True))
+
+
+def _resized(
+    image: Any,
+    place: Any,
+    parameters: Any,
+    size: int,
+    dtype: str,
+    channels_last: bool,
+    jitter: bool,
+    interpolation: str,
+    gpu: bool,
+) -> Any:
+    """Returns the node of a view. image: its window. place, parameters: of the view. The rest as in `build`."""
     box = fn.cast(place[4:8], dtype=types.FLOAT)
     image = fn.resize(
         image,

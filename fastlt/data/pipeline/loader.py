@@ -42,7 +42,9 @@ class Loader(Resumable):
     ```
 
     A batch is (images, labels, ids): images [n, 3, size, size] and labels int64 [n] are tensors on `device`; ids int64
-    [n] is a NumPy array of sample ids. Batches may be kept, as their tensors are not reused.
+    [n] is a NumPy array of sample ids. Batches may be kept, as their tensors are not reused. With V views of each image
+    (`augment.views_per_image`), n is V times the number of images: `images.unflatten(0, (V, -1))[v, i]` is view v of
+    image i. All else counts images, not views.
 
     Every `for` loop over a loader is one epoch: the epoch given to `set_epoch`, or else the one after the last that was
     begun, so that each loop draws new crops. A loop may be left at any time. `state_dict` and `load_state_dict` have
@@ -104,7 +106,7 @@ class Loader(Resumable):
         if self.dtype not in DTYPES:
             raise UserError(f"dtype={self.dtype}: allowed are {', '.join(str(known) for known in DTYPES)}")
         super().__init__(_described(dataset, split, order, seed, augment), len(order), world)
-        self.batch, self.drop_last, self.rank = batch, drop_last, rank
+        self.batch, self.drop_last, self.rank, self.views = batch, drop_last, rank, augment.views_per_image
         self._dataset, self._split, self._index = dataset, split, dataset.split(split)
         self._order, self._augment, self._seed = order, augment, seed
         if drop_last and self.positions < batch:
@@ -139,10 +141,11 @@ class Loader(Resumable):
             from fastlt.data.pipeline import graph_cpu
 
             seekable = bool(self._dataset.about["options"].get("seek_table"))
-            return graph_cpu.build(*common, bool(self._augment.augment), seekable)
+            return graph_cpu.build(*common, bool(self._augment.augment), seekable, self.views)
         from fastlt.data.pipeline import graph_gpu
 
-        return graph_gpu.build(*common, self.device.index or 0, self._augment.jitter > 0, self._augment.interpolation)
+        gpu = self.device.index or 0, self._augment.jitter > 0, self._augment.interpolation
+        return graph_gpu.build(*common, *gpu, self.views)
 
     @property
     def damaged(self) -> list[str]:
@@ -201,7 +204,8 @@ class Loader(Resumable):
         self._columns = self._plan(epoch, done)
         self._pipeline.schedule_run()
         while done < end:
-            images = torch.from_dlpack(self._pipeline.outputs()[0].as_tensor())
+            seen = [torch.from_dlpack(view.as_tensor()) for view in self._pipeline.outputs()]
+            images = seen[0] if self.views == 1 else torch.cat(seen)
             if self._behind:
                 images = self._augmented(images)
             elif self.channels_last:
@@ -209,10 +213,10 @@ class Loader(Resumable):
             self._pipeline.schedule_run()
             ids = self._ids.popleft()
             images = images if self._hook is None else self._hooked(images, epoch, done)
-            labels = torch.from_numpy(self._index.label[ids].astype(np.int64))
+            labels = torch.from_numpy(np.tile(self._index.label[ids].astype(np.int64), self.views))
             done += len(ids)
             self._at = epoch, done * self.world
-            yield Batch(images, labels.to(self.device, non_blocking=True), ids)
+            yield Batch(images, labels.to(self.device, non_blocking=True), np.tile(ids, self.views))
             if self._epochs != number:
                 raise UserError(
                     f"epoch {epoch} is over, as this loader began another one or was closed: make a second loader for "
@@ -230,8 +234,10 @@ class Loader(Resumable):
     def _hooked(self, images: torch.Tensor, epoch: int, done: int) -> torch.Tensor:
         """Applies the image hook to a batch. done: the number of positions of this rank before the batch."""
         assert self._hook is not None
-        places = (done + np.arange(len(images))) * self.world + self.rank
-        keys = [(self._seed, epoch, place) for place in places.tolist()]
+        places = (done + np.arange(len(images) // self.views)) * self.world + self.rank
+        keys = [
+            (self._seed, epoch, place) for view in range(self.views) for place in self._drawn_at(places, view).tolist()
+        ]
         changed = torch.stack([self._hook(image, key) for image, key in zip(images, keys, strict=True)])
         if changed.shape != images.shape or changed.dtype != images.dtype:
             raise UserError(
@@ -283,24 +289,30 @@ class Loader(Resumable):
         end = done + self._images_from(done)
         for first in range(done, end, ahead):
             places = np.arange(first, min(first + ahead, end), dtype=np.int64) * self.world + self.rank
-            plan = self._draw(order[places], places, epoch)
+            plans = self._draw(order[places], places, epoch)
             for begin in range(0, len(places), self.batch):
                 part = slice(begin, begin + self.batch)
-                batch = plan[part]
-                ids = self._damage.replaced(batch.ids)
-                if ids is not batch.ids:
+                batch = [plan[part] for plan in plans]
+                ids = self._damage.replaced(batch[0].ids)
+                if ids is not batch[0].ids:
                     batch = self._draw(ids, places[part], epoch)
                 self._ids.append(ids)
                 if self._behind:
-                    self._slots.append(batch.slots)
+                    self._slots.append(np.concatenate([view.slots for view in batch]))
                 images = self._stored_images(ids)
                 height, width = self._index.height[ids], self._index.width[ids]
                 inside = not self._behind
                 yield columns(batch, images, height, width, self._stored, self._normalize, inside)
 
-    def _draw(self, ids: np.ndarray, places: np.ndarray, epoch: int) -> Plan:
+    def _draw(self, ids: np.ndarray, places: np.ndarray, epoch: int) -> list[Plan]:
+        """Returns the plan of each view of the images at some positions of the epoch."""
         height, width = self._index.height[ids], self._index.width[ids]
-        return draw_plan(ids, places, height, width, self._augment, self._seed, epoch)
+        given = height, width, self._augment, self._seed, epoch
+        return [draw_plan(ids, self._drawn_at(places, view), *given) for view in range(self.views)]
+
+    def _drawn_at(self, places: np.ndarray, view: int) -> np.ndarray:
+        """Returns the positions by which a view of the images is drawn, each of which is taken once in an epoch."""
+        return places * self.views + view
 
     def _stored_images(self, ids: np.ndarray) -> list[np.ndarray] | np.ndarray:
         if self._together:
@@ -328,6 +340,8 @@ class Loader(Resumable):
 def _described(dataset: Dataset, split: str, order: Order, seed: int, augment: Augment) -> dict[str, Any]:
     """Returns everything that determines the image at each position, as {name: plain value}."""
     named = {"order": order.described(), "augment": asdict(augment)}
+    if augment.views_per_image == 1:
+        del named["augment"]["views_per_image"]
     for name in ("augment", "augment_options"):  # left out if empty, because states of former versions do not have them
         if not named["augment"][name]:
             del named["augment"][name]

@@ -63,3 +63,8 @@ def classifier_of(name: str) -> str:
     """
     on_cosines = name in _ON_COSINES or getattr(find_part("loss", name, LOSSES), "on_cosines", False)
     return "cosine" if on_cosines else "linear"
+
+
+def on_features(name: str) -> bool:
+    """Returns whether a loss takes features as a third argument: an own one with an attribute `on_features = True`."""
+    return bool(getattr(find_part("loss", name, LOSSES), "on_features", False))

@@ -9,7 +9,8 @@ from torch.nn import functional
 from fastlt.core.errors import UserError
 
 # A loss: logits [..., C], labels int64 [...] -> one value per sample [...], float32 (float64 for float64 logits).
-Loss = Callable[[Tensor, Tensor], Tensor]
+# One of your own that is `on_features` gets features [..., D] as a third argument.
+Loss = Callable[..., Tensor]
 
 
 def entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:

@@ -65,8 +65,8 @@ class Reweighting:
             return each
         weigh = weights_of(self.of_classes(counts), self.weighted_mean)
 
-        def weighted(logits: Tensor, labels: Tensor) -> Tensor:
-            losses = each(logits, labels)
+        def weighted(logits: Tensor, labels: Tensor, *features: Tensor) -> Tensor:
+            losses = each(logits, labels, *features)
             if losses.shape != labels.shape:
                 raise UserError(
                     f"protocol.drw.weights={self.weights} needs a loss with one value per image, {list(labels.shape)}: "
