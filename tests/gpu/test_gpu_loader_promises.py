@@ -2,16 +2,18 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from loaders import AUGMENTS, KINDS, Epoch, assert_same, class_order, gpu_graph, joined
+from loaders import ALL, AUGMENTS, EACH, KINDS, Epoch, assert_same, class_order, gpu_graph, joined, pixels
 
 from fastlt.core.errors import UserError
 from fastlt.data.shards.format import RAW
 from fastlt.data.shards.reader import Dataset
+from fastlt.longtail.sampler import InOrder
 
 pytestmark = pytest.mark.gpu
 
@@ -53,6 +55,21 @@ def test_resuming_gives_the_remaining_samples(kind: str, device: torch.device, r
     with gpu_graph(dataset, device, augment, 7, threads=1) as loader:
         loader.load_state_dict(state)
         assert_same(joined(loader, dataset), part(whole, slice(32, None)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_view_is_the_image_of_its_own_plan(kind: str, device: torch.device, request: pytest.FixtureRequest) -> None:
+    dataset, ids = request.getfixturevalue(f"{kind}_dataset"), np.random.default_rng(0).permutation(60)
+    with gpu_graph(dataset, device, AUGMENTS[kind], 24, order=InOrder(np.repeat(ids, 2))) as loader:
+        single = joined(loader.epoch(1), dataset).images.unflatten(0, (-1, 2))
+    augment = replace(AUGMENTS[kind], views_per_image=2)
+    with gpu_graph(dataset, device, augment, 7, order=InOrder(ids)) as loader:
+        seen = [pixels(batch.images, dataset).unflatten(0, (2, -1)).transpose(0, 1) for batch in loader.epoch(1)]
+    difference = (torch.cat(seen) - single).abs()
+    # A GPU's decoder may give other pixels at the edge of another window.
+    assert difference.mean() < ALL and difference.mean((2, 3, 4)).max() < EACH
+    if device.type == "cpu":
+        assert difference.max() == 0
 
 
 def test_one_epoch_is_broken_off_for_another(device: torch.device, mixed_dataset: Dataset) -> None:
