@@ -18,9 +18,7 @@ _WORDS = {
     "ema": "decay of averaged weights",
     "protocol.drw.weights": "weights of classes in the loss",
     "protocol.drw.after": "share of the epochs without them",
-    "protocol.sam.rho": "radius of SAM",
-    "protocol.sam.adaptive": "ASAM",
-    "protocol.swa.after": "share of the epochs that SWA leaves out",
+    "protocol.swa.after": "share of the epochs that are left out",
     "protocol.head": "joint classifier",
     "mode": "classifiers trained on",
     "bn": "BatchNorm of the frozen backbone in stage 2",
@@ -32,6 +30,7 @@ _WORDS = {
     "drawing": "drawing of images",
 }
 _SECTIONS = {"protocol": "", "sampler": "stage 1: ", "stage2": "stage 2: ", "crt": "cRT: ", "lws": "LWS: "}
+_SECTIONS |= {"drw": "DRW: ", "sam": "SAM: ", "swa": "SWA: "}
 
 
 @dataclass(frozen=True)
