@@ -1,4 +1,4 @@
-"""Writes the metrics of a training as JSON lines."""
+"""Writes and reads the metrics of a training, as JSON lines."""
 
 import json
 import zlib
@@ -9,6 +9,7 @@ from fastlt.core.files import write_file, writing
 from fastlt.core.log import say
 from fastlt.core.words import counted
 
+METRICS_FILE = "metrics.jsonl"  # in the run folder
 _SUM = "crc32"  # key under which a line stores its checksum
 _AGAIN = "give the same command again: it goes on from the last checkpoint"
 
@@ -46,6 +47,20 @@ class MetricsFile:
             self._file.close()
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Returns the undamaged lines of a metrics file, by epoch; none if there is no file."""
+    rows = [row for row in _rows(path) if row is not None]
+    return sorted(rows, key=lambda row: row["epoch"])
+
+
+def _rows(path: Path) -> list[dict[str, Any] | None]:
+    """Returns the values of every line of a metrics file, None for damaged ones; no lines if there is no file."""
+    text = path.read_bytes().decode("utf-8", "replace") if path.is_file() else ""
+    lines = text.splitlines()
+    summed = any(_SUM in line for line in lines)  # files of older versions have no checksums
+    return [_row(line, summed) for line in lines]
+
+
 def _lines_until(path: Path, epoch: int | None) -> list[str]:
     """Returns the undamaged lines of a metrics file up to an epoch, and logs which are damaged or missing.
 
@@ -53,12 +68,9 @@ def _lines_until(path: Path, epoch: int | None) -> list[str]:
     """
     if epoch is None:
         return []
-    text = path.read_bytes().decode("utf-8", "replace") if path.is_file() else ""
-    lines = text.splitlines()
-    summed = any(_SUM in line for line in lines)  # files of older versions have no checksums
-    rows = [_row(line, summed) for line in lines]
+    rows = _rows(path)
     if damaged := rows.count(None):
-        say(f"{path}: {counted(damaged, 'damaged line')} of {len(lines)} dropped")
+        say(f"{path}: {counted(damaged, 'damaged line')} of {len(rows)} dropped")
     kept = [row for row in rows if row is not None and row["epoch"] <= epoch]
     if lost := sorted({*range(1, epoch + 1)} - {row["epoch"] for row in kept}):
         many = counted(len(lost), "epoch") if len(lost) > 1 else f"epoch {lost[0]}"

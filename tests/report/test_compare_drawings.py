@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from made_results import made
 
+from fastlt.core.metrics import METRICS_FILE, MetricsFile, read_metrics
 from fastlt.experiment.results import from_json
+from fastlt.report.compare.draw_curves import learning_curves
 from fastlt.report.compare.draw_means import over_backbones, over_samplers
 from fastlt.report.compare.draw_tau import over_tau
 from fastlt.report.compare.drawings import save_drawings
@@ -237,3 +239,19 @@ def test_decision_regions_where_a_run_holds_them(tmp_path: Path, few: bool) -> N
     drawing = drawings["decision_regions_shapes_resnet32"]
     assert ("few-shot classes: joint 0 %; NCM (L2) 100 %." in drawing.caption) == few
     assert (tmp_path / "decision_regions_shapes_resnet32.svg").is_file()
+
+
+def test_learning_curves_show_what_the_runs_wrote(tmp_path: Path) -> None:
+    for number, losses in enumerate(([3.0, 2.0, 1.0], [4.0, 3.5, 3.0])):
+        (tmp_path / f"run{number}").mkdir()
+        with MetricsFile(tmp_path / f"run{number}" / METRICS_FILE) as file:
+            for epoch, loss in enumerate(losses, start=1):
+                file.write(epoch=epoch, loss=loss, train_accuracy=10.0 * epoch)
+    runs = gathered(run("instance"), run("class"))
+    assert [one.slug for one in save_drawings(runs, tmp_path / "out", tmp_path) if "curves" in one.slug]
+    figure = learning_curves({name: read_metrics(tmp_path / name / METRICS_FILE) for name in ("run0", "run1", "none")})
+    assert figure is not None
+    loss, accuracy = figure.axes
+    assert [list(line.get_ydata()) for line in loss.lines] == [[3.0, 2.0, 1.0], [4.0, 3.5, 3.0]]
+    assert [list(line.get_xdata()) for line in accuracy.lines] == [[1, 2, 3]] * 2  # no val
+    assert learning_curves({"none": []}) is None

@@ -67,7 +67,7 @@ def write_across(roots: list[Path], out: Path) -> Path:
         warnings=warnings(run_groups, told, missing),
         gaps=missing,
         tables=tables,
-        drawings=save_drawings(run_groups, out / "figures") if run_groups else (),
+        drawings=save_drawings(run_groups, out / "figures", base) if run_groups else (),
         run_heads=heads,
         runs=rows,
         figures=out / "figures",

@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from fastlt.core.metrics import METRICS_FILE, read_metrics
 from fastlt.report.choices import DAGGER, DAGGER_NOTE, chosen_on_test
 from fastlt.report.compare.compare import limits
+from fastlt.report.compare.draw_curves import ON_VAL, learning_curves
 from fastlt.report.compare.draw_means import drawn, over_backbones, over_samplers
 from fastlt.report.compare.draw_tau import CLASSIFIER, over_tau, published_points, with_curves
 from fastlt.report.compare.model import Drawing
@@ -79,6 +82,25 @@ def tau(run_group: RunGroup) -> Iterator[Drawn]:
             f"favours rare classes. The vertical line is the tau of seed {seeds[0]}{others}.{rings}"
             + _limits([run_group], [CLASSIFIER]),
             "Lines: accuracy on many, medium, few and all classes over tau, with a line at the tau of the run.",
+        ),
+        figure,
+    )
+
+
+def curves(alike: Sequence[RunGroup], base: Path) -> Iterator[Drawn]:
+    """Learning curves, for the first seed of each sampler. alike, as in `samplers`; base: what their folders lie in."""
+    lines = {one.sampler: read_metrics(base / one.folders[0] / METRICS_FILE) for one in alike}
+    if (figure := learning_curves(lines)) is None:
+        return
+    val = ", dashed: on val" if any(line.get(ON_VAL) is not None for each in lines.values() for line in each) else ""
+    seeds = ", ".join(dict.fromkeys(str(one.runs[0].seed) for one in alike))
+    yield (
+        Drawing(
+            _slug("learning_curves", alike[0]),
+            f"Learning curves: {name(alike[0], ('sampler',))}",
+            f"Loss and accuracy on the training images as they were sampled and augmented{val}; seed {seeds}."
+            + _limits(alike, []),
+            f"Lines over the epochs: loss and accuracy with {', '.join(map(sampling, alike))} sampling.",
         ),
         figure,
     )

@@ -16,23 +16,24 @@ from fastlt.report.compare.runs import RunGroup
 
 # Files in the folder whose names begin with these belong to an earlier report.
 KINDS = ("samplers", "weight_norms", "accuracy_over_tau", "sampling_weights", "decision_regions", "backbones")
+KINDS += ("learning_curves",)
 INSTANCE = "instance"
 # Figures show samplers from the least to the most balanced; tables have the order of the paper.
 BALANCE = (INSTANCE, "sqrt", "progressive", "class")
 
 
 @styled
-def save_drawings(run_groups: Sequence[RunGroup], folder: Path) -> tuple[Drawing, ...]:
+def save_drawings(run_groups: Sequence[RunGroup], folder: Path, base: Path = Path()) -> tuple[Drawing, ...]:
     """Draws all figures that the groups of runs allow into `folder`, as PNG and SVG; returns their descriptions.
 
-    run_groups: in the order of the report, each with at least one run.
+    run_groups: in the order of the report, each with at least one run. base: what the runs' folders lie in.
 
     The bytes depend only on the runs and the version of matplotlib. Figures of an earlier report that are not drawn now
     are removed. If figures cannot be drawn, the reason is reported at the end of the command (`core.log.regret`).
     """
     drawings: list[Drawing] = []
     with regretted("figures"):
-        for drawing, figure in _all(run_groups):
+        for drawing, figure in _all(run_groups, base):
             slug = _free(drawing.slug, {one.slug for one in drawings})
             save_figure(figure, folder / slug)
             drawings.append(replace(drawing, slug=slug))
@@ -43,7 +44,7 @@ def save_drawings(run_groups: Sequence[RunGroup], folder: Path) -> tuple[Drawing
     return tuple(drawings)
 
 
-def _all(run_groups: Sequence[RunGroup]) -> Iterator[Drawn]:
+def _all(run_groups: Sequence[RunGroup], base: Path) -> Iterator[Drawn]:
     """Yields all figures, for each data set first those of each backbone, then those across backbones."""
     for data in _grouped(run_groups, lambda run_group: (run_group.dataset, run_group.digest, run_group.imbalance)):
         for place, alike in enumerate(_grouped(data, lambda run_group: _without(run_group, sampler=""))):
@@ -53,6 +54,7 @@ def _all(run_groups: Sequence[RunGroup]) -> Iterator[Drawn]:
             yield from captioned.samplers(alike)
             yield from captioned.norms(shown)
             yield from captioned.tau(shown)
+            yield from captioned.curves(alike, base)
             if place == 0:
                 yield captioned.laws(shown)
             yield from captioned.regions(shown)

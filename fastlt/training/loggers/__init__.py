@@ -13,7 +13,7 @@ from typing import Any
 
 from fastlt.core.errors import UserError, first_line
 from fastlt.core.log import regret
-from fastlt.core.metrics import MetricsFile
+from fastlt.core.metrics import METRICS_FILE, MetricsFile
 from fastlt.registry import call_part, check_options, find_part
 from fastlt.training.loggers.base import Logger, Place
 
@@ -50,7 +50,7 @@ class Loggers:
     def __init__(
         self, names: Sequence[str], options: Mapping[str, Mapping[str, Any]], place: Place, config: Mapping[str, Any]
     ):
-        self._file = MetricsFile(place.folder / "metrics.jsonl", place.epoch)
+        self._file = MetricsFile(place.folder / METRICS_FILE, place.epoch)
         self._alive: dict[str, Logger] = {}
         for name in dict.fromkeys(names):
             if name == JSONL:
