@@ -136,8 +136,8 @@ def build_writer(data, at, codes, lengths):
         if lengths[category] == 0:
             codes[category], lengths[category] = code + missing, 16
             missing += 1
-    # The code of ones only must stay unused.
-    return missing if code + missing <= 65535 and data[at + 15] + missing <= 255 else -1
+    # The code of ones only must stay unused, and decoders take at most 256 codes.
+    return missing if code + missing <= 65535 and data[at + 15] + missing <= 255 and place + missing <= 256 else -1
 
 
 @njit(cache=True)

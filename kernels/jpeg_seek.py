@@ -66,9 +66,11 @@ def with_seek_table(found: bytes) -> bytes:
     """
     data, head = np.frombuffer(found, np.uint8), np.zeros(HEAD, np.int64)
     readable = read_header(data, head)
-    if head[TABLE]:
+    while head[TABLE]:  # a foreign file may have any number of them
         at, end = int(head[TABLE]), int(head[TABLE] + head[TABLE_LENGTH])
-        return with_seek_table(found[:at] + found[end:])
+        found = found[:at] + found[end:]
+        data = np.frombuffer(found, np.uint8)
+        readable = read_header(data, head)
     if not readable:
         return found
     count, columns, rows = (int(head[place]) for place in (COMPONENTS, COLUMNS, ROWS))

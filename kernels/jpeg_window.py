@@ -49,6 +49,7 @@ from fastlt.kernels.jpeg_seek import POINT, PREFIX, VERSION
 from fastlt.kernels.words import load_word
 
 SPARE = 1024  # bytes that the output must have beyond the length of the file
+_NARROW = 4  # pixels: libjpeg does not interpolate chroma of at most two columns, but repeats it
 _WORTH = 0.1  # of the image's MCUs: if fewer need not be read, a window is not cut, as that has its cost, too
 
 
@@ -86,6 +87,8 @@ def _cut(data, head, anchor, shape, out, placed):
     bottom, right = anchor[0] + np.int64(shape[0]) + margin_y, anchor[1] + np.int64(shape[1]) + margin_x
     first, last = max(top, 0) // high, min(head[ROWS], -(-bottom // high))
     begin, end = max(left, 0) // wide // step * step, min(head[COLUMNS], -(-right // (wide * step)) * step)
+    if wide > 8 and begin and head[WIDTH] - begin * wide <= _NARROW:
+        begin -= step
     if anchor[0] < 0 or anchor[1] < 0 or first >= last or begin >= end:
         return 0
     if last * head[COLUMNS] - (last - first) * (end - begin) < _WORTH * head[ROWS] * head[COLUMNS]:

@@ -88,6 +88,16 @@ def test_windows_have_the_pixels_of_the_whole_image(kind: str, size: tuple[int, 
     assert not check(seekable, (0, 0, *size))  # the file itself
 
 
+@pytest.mark.parametrize("width", [147, 148, 149])
+@pytest.mark.parametrize("subsampling", [1, 2])
+def test_the_last_columns_are_interpolated_as_in_the_whole_image(subsampling: int, width: int) -> None:
+    # The last point of a row is 3 to 5 pixels before its end; decoders repeat the chroma of images so narrow.
+    noise = np.random.default_rng(0).integers(0, 256, (90, width, 3), np.uint8)
+    found = with_seek_table(written(noise, subsampling=subsampling))
+    for left in range(width - 4, width):
+        assert check(found, (20, left, 30, width - left))
+
+
 def test_a_seek_table_is_one_segment_before_the_scan_and_is_made_anew() -> None:
     found = written(picture(0, 200, 300))
     seekable = with_seek_table(found)
@@ -100,6 +110,8 @@ def test_a_seek_table_is_one_segment_before_the_scan_and_is_made_anew() -> None:
     damaged = bytearray(seekable)
     damaged[at + 40] ^= 1
     assert with_seek_table(bytes(damaged)) == seekable
+    foreign = seekable[at : at + 2] + b"\0\x10" + bytes(SIGNATURE) + b"\0\0"
+    assert with_seek_table(found[:2] + 1200 * foreign + found[2:]) == seekable
 
 
 def test_differences_that_a_table_has_no_code_for_get_one() -> None:
@@ -160,6 +172,15 @@ def test_a_table_without_the_code_of_zeros_or_with_too_many_codes_is_refused() -
     for counts in (bytes([3]) + found[at + 1 : at + 16], bytes([2, 0]) + found[at + 2 : at + 16]):
         assert head_of(found[:at] + counts + found[at + 16 :]) is None
     assert head_of(found[: at + 15] + b"\xff" + found[at + 16 :]) is None
+
+
+def test_a_table_gets_no_more_codes_than_decoders_take() -> None:
+    codes, lengths = np.zeros(CATEGORIES, np.int64), np.zeros(CATEGORIES, np.int64)
+    for more, missing in ((243, 12), (244, 12), (245, -1)):  # 12 categories have no code of their own yet
+        table = np.zeros(16 + more, np.uint8)
+        table[14:16] = more - 100, 100
+        table[16:] = CATEGORIES
+        assert build_writer(table, 0, codes, lengths) == missing
 
 
 def test_damaged_files_neither_crash_nor_write_outside() -> None:

@@ -52,7 +52,7 @@ class ConvertConfig:
     raw_fraction: float = 0.2  # encode=auto: share of the training images to store raw, those drawn most often
     quality: int = 90  # encode=jpeg: quality of the JPEG files, 1 to 100
     check: bool = True  # encode=link: decode every image; false reads only the headers of JPEGs
-    seek_table: bool = False  # JPEGs get a table by which only the crop is read and decoded; up to 4 % larger
+    seek_table: bool = False  # JPEGs get a table by which only the crop is read and decoded; up to 5 % larger
     max_short_side: int = 0  # in pixels: larger images are scaled down to it; 0: all keep their size
     orientation: str = "ignore"  # the EXIF orientation: ignore, or apply it to the pixels
     background: str = ""  # colour under transparent pixels, as white or #808080; default: alpha is dropped
