@@ -33,6 +33,7 @@ AUGMENTS = {
     "resized": Augment(24, "resized", scale=(0.05, 0.6), flip=True, jitter=0.4),
     "pad": Augment(48, "pad"),
     "center": Augment(32, crop_pct=0.5),
+    "views": Augment(24, "resized", scale=(0.05, 0.3), flip=True, views_per_image=2),
 }
 
 
