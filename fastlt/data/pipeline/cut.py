@@ -8,22 +8,18 @@ from numba import carray, cfunc
 from nvidia.dali.pipeline import do_not_convert
 from nvidia.dali.types import DALIDataType
 
-from fastlt.data.pipeline.compiled import RUN, SETUP, CompiledFunction, checksum
-from fastlt.kernels import words
-from fastlt.kernels.jpeg_bits import peek
-from fastlt.kernels.jpeg_header import read_header
-from fastlt.kernels.jpeg_huffman import read_symbol
+from fastlt.data.pipeline.compiled import KERNELS, RUN, SETUP, CompiledFunction
 from fastlt.kernels.jpeg_window import SPARE, cut_window
 
 
 @functools.cache
 def _run() -> Any:
     """Compiles the function that DALI calls for every sample."""
-    kernel = checksum(cut_window, read_header, read_symbol, peek, words)
+    version = KERNELS
 
     @cfunc(RUN, cache=True)
     def run(outputs, output_shapes, _output_ndims, _output_count, inputs, input_shapes, _input_ndims, _input_count):
-        _ = kernel
+        _ = version
         out = carray(outputs[0], (output_shapes[0][0],), dtype=np.uint8)
         placed = carray(outputs[1], (2,), dtype=np.int32)
         data = carray(inputs[0], (input_shapes[0][0],), dtype=np.uint8)
