@@ -26,6 +26,7 @@ from fastlt.core.errors import UserError
 from fastlt.core.help import Help
 from fastlt.core.log import say
 from fastlt.core.structured import from_node
+from fastlt.kernels.cache import writable
 
 BENCHES = {
     "convert": bench_convert,
@@ -64,6 +65,8 @@ def measure(node: Any) -> None:
     config = from_node(node, BenchConfig)
     if config.plot and not config.rows:
         raise UserError(f"plot={config.plot} is drawn from rows: add rows=FILE.jsonl")
+    if config.scratch is not None and not writable(Path(config.scratch)):
+        raise UserError(f"scratch={config.scratch}: no files can be written there; choose another folder")
     device = machine.pick_device("cpu" if _name in ("convert", "index") else config.device)
     machine.work_on(device)
     threads = machine.set_threads(config.threads)

@@ -90,6 +90,7 @@ def test_index(tmp_path: Path) -> None:
     [
         (["foo"], "benchmark 'foo' is unknown: allowed are convert, index"),
         (["convert"], "images=None: no .jpg, .jpeg or .png file there"),
+        (["convert", "scratch=/proc/none"], "scratch=/proc/none: no files can be written there; choose another folder"),
         (["index", "samples=5"], "samples=5: at least 90000"),
         (["stage2", "size=huge"], "size=huge is unknown: allowed are tiny, standard, imagenet_lt, inaturalist2018, "),
         (["stage2", "size=tiny", "share=0"], "share=0.0: it must be greater than 0, and 1 at most"),
