@@ -96,7 +96,7 @@ def csv_rows(path: Path) -> list[dict[str, str]]:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without figures, which take most of the time."""
-    monkeypatch.setattr("fastlt.report.compare.drawings.save_drawings", lambda settings, folder: ())
+    monkeypatch.setattr("fastlt.report.compare.drawings.save_drawings", lambda settings, folder, base: ())
 
 
 def gathered(runs: list[dict[str, Any]]) -> list[RunGroup]:

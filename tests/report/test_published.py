@@ -179,7 +179,7 @@ def test_every_row_has_a_source() -> None:
 
 
 def test_nothing_else_is_printed_as_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastlt.report.compare.drawings.save_drawings", lambda settings, folder: ())
+    monkeypatch.setattr("fastlt.report.compare.drawings.save_drawings", lambda settings, folder, base: ())
     out = reported(imagenet_grid(), tmp_path)
     names = {"instance-balanced": "instance", "class-balanced": "class", "square-root": "sqrt"}
     names |= {"progressively-balanced": "progressive"}

@@ -9,7 +9,7 @@ from fastlt.kernels.winning_interval import winning_interval
 from fastlt.stage2.classifiers.base import Classifier, Features, Fitted, Task
 from fastlt.stage2.classifiers.tau_curve import choose_tau, choose_tau_on, curve_over_tau
 
-SAME = 1e-5  # relative difference of norms up to which they are one
+SAME = 1e-5  # difference from 1 up to which norms are 1
 
 
 def fit(task: Task, on_train: bool = False) -> Fitted:
@@ -38,9 +38,9 @@ def fit(task: Task, on_train: bool = False) -> Fitted:
 
 
 def check_norms(task: Task) -> None:
-    """Raises UserError if the joint classifier compares by cosine and its weights have one norm, as with head=etf."""
+    """Raises UserError if the joint classifier compares by cosine and its weights all have norm 1, as with head=etf."""
     norms = torch.linalg.vector_norm(task.weight, dim=1)
-    if task.joint.bias is None and norms.max() > 0 and norms.max() - norms.min() <= SAME * norms.max():
+    if task.joint.bias is None and (norms - 1).abs().max() <= SAME:
         raise UserError(
             "all weights of the joint classifier have one norm, as with protocol.head=etf, so that every tau gives the "
             "same classifier: take joint"
