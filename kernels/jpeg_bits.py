@@ -76,13 +76,8 @@ def copy_bits(stream, at, to, out, o, held, bits):
         if has_ones(word):
             if 8 * (len(out) - o - 64) < to - at:
                 return 0, held, bits
-            for shift in range(56, -8, -8):
-                byte = np.uint8(word >> np.uint64(shift) & np.uint64(255))
-                out[o] = byte
-                o += 1
-                if byte == 255:
-                    out[o] = 0
-                    o += 1
+            o, held, bits = put_bits(out, o, held, bits, word >> np.uint64(32), 32)
+            o, held, bits = put_bits(out, o, held, bits, word & np.uint64(0xFFFFFFFF), 32)
         else:
             store_word(out, o, word)
             o += 8

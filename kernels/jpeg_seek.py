@@ -16,13 +16,9 @@ from numba import njit
 
 from fastlt.kernels.jpeg_bits import has_ones, peek
 from fastlt.kernels.jpeg_header import (
-    AC,
-    AC_TABLE,
     BEFORE_SCAN,
     COLUMNS,
     COMPONENTS,
-    DC,
-    DC_TABLE,
     HEAD,
     MARKER,
     MCU_HEIGHT,
@@ -30,21 +26,10 @@ from fastlt.kernels.jpeg_header import (
     ROWS,
     SCAN,
     SIGNATURE,
-    TABLE,
-    TABLE_LENGTH,
     read_header,
 )
-from fastlt.kernels.jpeg_huffman import (
-    CATEGORIES,
-    LIMIT,
-    SKIPS,
-    build_reader,
-    build_skips,
-    build_writer,
-    number,
-    read_symbol,
-    skip_ac,
-)
+from fastlt.kernels.jpeg_huffman import CATEGORIES, LIMIT, number, read_symbol, skip_ac
+from fastlt.kernels.jpeg_tables import build_tables
 from fastlt.kernels.words import load_word, store_word
 
 VERSION = 1
@@ -64,14 +49,9 @@ def with_seek_table(found: bytes) -> bytes:
     arithmetic ones, those with restart markers, with several scans, with unusual sampling, and those whose scan is not
     exactly complete.
     """
+    found = _without_tables(found)
     data, head = np.frombuffer(found, np.uint8), np.zeros(HEAD, np.int64)
-    readable = read_header(data, head)
-    while head[TABLE]:  # a foreign file may have any number of them
-        at, end = int(head[TABLE]), int(head[TABLE] + head[TABLE_LENGTH])
-        found = found[:at] + found[end:]
-        data = np.frombuffer(found, np.uint8)
-        readable = read_header(data, head)
-    if not readable:
+    if not read_header(data, head):
         return found
     count, columns, rows = (int(head[place]) for place in (COMPONENTS, COLUMNS, ROWS))
     step = STEP // int(head[MCU_WIDTH])
@@ -90,6 +70,18 @@ def with_seek_table(found: bytes) -> bytes:
     return found[:at] + segment + found[at:]
 
 
+def _without_tables(found: bytes) -> bytes:
+    """Returns a JPEG file without its seek tables, of which a foreign file may have any number."""
+    signature, parts, kept, at = bytes(SIGNATURE), [], 0, 2
+    while at + 4 <= len(found) and found[at] == 0xFF and found[at + 1] != 0xDA:
+        end = at + 2 + int.from_bytes(found[at + 2 : at + 4], "big")
+        if found[at + 1] == MARKER and found.startswith(signature, at + 4):
+            parts.append(found[kept:at])
+            kept = end
+        at = end
+    return b"".join([*parts, found[kept:]])
+
+
 @njit(cache=True)
 def find_points(data, head, step, points):
     """Reads a scan and notes where its MCUs begin.
@@ -99,19 +91,11 @@ def find_points(data, head, step, points):
 
     Returns whether the scan is complete and sound, and whether it could be written anew with other DC differences.
     """
-    count = head[COMPONENTS]
-    fast, slow = np.empty((2, count, 256), np.uint16), np.empty((2, count, 2, 17), np.int64)
-    symbols, skips = np.empty((2, count, 256), np.uint8), np.empty((count, SKIPS), np.uint16)
-    codes, lengths = np.empty(CATEGORIES, np.int64), np.empty(CATEGORIES, np.int64)
-    blocks = np.zeros(3, np.int64)
-    for k in range(count):
-        dc, ac = head[DC + head[DC_TABLE + k]], head[AC + head[AC_TABLE + k]]
-        if build_writer(data, dc, codes, lengths) < 0:
-            return False
-        build_reader(data, dc, fast[0, k], slow[0, k], symbols[0, k])
-        build_reader(data, ac, fast[1, k], slow[1, k], symbols[1, k])
-        build_skips(fast[1, k], slow[1, k], symbols[1, k], skips[k])
-        blocks[k] = 1 if k else head[MCU_HEIGHT] * head[MCU_WIDTH] // 64
+    fast, slow, symbols, skips, _, _, complete = build_tables(data, head)
+    if not complete:
+        return False
+    count, blocks = head[COMPONENTS], np.ones(3, np.int64)
+    blocks[0] = head[MCU_HEIGHT] * head[MCU_WIDTH] // 64
     start = head[SCAN]
     stream, stuffed = np.empty(len(data) - start + _PADDING, np.uint8), np.empty(len(data) - start, np.int64)
     length, skipped, end = _unstuff(data, start, stream, stuffed)

@@ -14,8 +14,6 @@ from numba import njit
 
 from fastlt.kernels.jpeg_bits import copy_bits, peek, put_bits, unstuff
 from fastlt.kernels.jpeg_header import (
-    AC,
-    AC_TABLE,
     BEFORE_SCAN,
     COLUMNS,
     COMPONENTS,
@@ -33,19 +31,9 @@ from fastlt.kernels.jpeg_header import (
     WIDTH,
     read_header,
 )
-from fastlt.kernels.jpeg_huffman import (
-    CATEGORIES,
-    LIMIT,
-    SKIPS,
-    build_reader,
-    build_skips,
-    build_writer,
-    number,
-    read_symbol,
-    skip_ac,
-    write_completed,
-)
+from fastlt.kernels.jpeg_huffman import CATEGORIES, LIMIT, number, read_symbol, skip_ac, write_completed
 from fastlt.kernels.jpeg_seek import POINT, PREFIX, VERSION
+from fastlt.kernels.jpeg_tables import build_tables
 from fastlt.kernels.words import load_word
 
 SPARE = 1024  # bytes that the output must have beyond the length of the file
@@ -149,16 +137,9 @@ def _write_header(data, head, height, width, out):
 def _write_scan(data, head, step, first, last, begin, end, out, o):
     """Writes columns begin..end of rows first..last of the MCUs; returns the length of the file, 0 if it fails."""
     count = head[COMPONENTS]
-    fast, slow = np.empty((2, count, 256), np.uint16), np.empty((2, count, 2, 17), np.int64)
-    symbols, skips = np.empty((2, count, 256), np.uint8), np.empty((count, SKIPS), np.uint16)
-    codes, lengths = np.empty((count, CATEGORIES), np.int64), np.empty((count, CATEGORIES), np.int64)
-    for k in range(count):
-        dc, ac = head[DC + head[DC_TABLE + k]], head[AC + head[AC_TABLE + k]]
-        if build_writer(data, dc, codes[k], lengths[k]) < 0:
-            return 0
-        build_reader(data, dc, fast[0, k], slow[0, k], symbols[0, k])
-        build_reader(data, ac, fast[1, k], slow[1, k], symbols[1, k])
-        build_skips(fast[1, k], slow[1, k], symbols[1, k], skips[k])
+    fast, slow, symbols, skips, codes, lengths, complete = build_tables(data, head)
+    if not complete:
+        return 0
     luma = head[MCU_HEIGHT] * head[MCU_WIDTH] // 64
     across = -(-head[COLUMNS] // step)
     points = head[TABLE] + 4 + PREFIX

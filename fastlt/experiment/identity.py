@@ -15,6 +15,7 @@ from fastlt.core.identity import Identity
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.config import PARTS, TrainConfig
 from fastlt.experiment.given import GivenDataset
+from fastlt.longtail.losses.reweighting import Reweighting
 from fastlt.longtail.sampler import by_quota
 from fastlt.models.backbones import build_model
 from fastlt.models.checkpoint.pretrained import pretrained_identity
@@ -42,6 +43,12 @@ def determined_by(config: TrainConfig, dataset: Dataset) -> Identity:
         del about[f"protocol.{name}"]
     parts = {key: about[key] for key in PARTS if key in about}
     return Identity({**about, **own_sources(**parts)})
+
+
+def reweighting_of(about: Mapping[str, Any]) -> Reweighting:
+    """Returns how the classes were weighted in the training of a representation. about: of its Identity."""
+    prefix = "protocol.drw."
+    return Reweighting(**{key.removeprefix(prefix): value for key, value in about.items() if key.startswith(prefix)})
 
 
 def features_determined_by(config: TrainConfig, dataset: Dataset) -> Identity:

@@ -31,7 +31,7 @@ from fastlt.experiment.grown import (
     take_earlier_classifier,
     with_new_classes,
 )
-from fastlt.experiment.identity import determined_by
+from fastlt.experiment.identity import determined_by, reweighting_of
 from fastlt.experiment.loaders import Loaders
 from fastlt.experiment.results import Results
 from fastlt.experiment.retrain import Choose, Retraining, retrain, retrainings
@@ -163,6 +163,7 @@ def _job(
         law=base.about.get("sampler", "instance"),
         loss=base.about.get("protocol.loss", "cross_entropy"),
         loss_options=base.about.get("protocol.loss_options", {}),
+        drw=reweighting_of(base.about),
     )
     determined = {
         "representation": base.key,

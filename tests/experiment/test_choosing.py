@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from fastlt.core.errors import UserError
 from fastlt.core.groups import class_groups
 from fastlt.data.convert import convert
 from fastlt.data.hold_out import hold_out
+from fastlt.longtail.losses.reweighting import Reweighting
 from fastlt.stage2.classifiers import find_classifier
 from fastlt.stage2.classifiers import folds as folds_module
 from fastlt.stage2.classifiers.base import Features, Stage2, Task, Training
@@ -142,6 +144,17 @@ def test_tau_on_folds_is_that_of_classifiers_that_have_not_seen_the_images(
     ):
         find_classifier("logit_adjust").fit(replace(known, law=law, loss=loss))
         assert (seen[-1][0], seen[-1][1][0]) == taken
+
+
+def test_classes_are_weighted_on_folds_as_late_in_stage_1(task: Task) -> None:
+    known = replace(task, choose_on="folds")
+
+    def chosen(**fields: Any) -> dict[str, Any]:
+        return find_classifier("logit_adjust").fit(replace(known, **fields)).choices
+
+    weighted = chosen(loss="class_balanced")
+    assert chosen(drw=Reweighting(weights="effective_number", after=0.8)) == weighted
+    assert chosen() == chosen(drw=Reweighting(weights="effective_number", after=1.0)) != weighted
 
 
 @pytest.mark.parametrize("counts", [(1, 1), (2, 1), (3, 1, 1), (1, 6)])

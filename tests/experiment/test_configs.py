@@ -12,8 +12,9 @@ from fastlt.core.errors import UserError
 from fastlt.core.structured import from_node, register
 from fastlt.data.convert.config import ConvertConfig
 from fastlt.experiment.config import TrainConfig
-from fastlt.experiment.identity import determined_by
+from fastlt.experiment.identity import determined_by, reweighting_of
 from fastlt.grid.config import GridConfig
+from fastlt.longtail.losses.reweighting import Reweighting
 from fastlt.longtail.sampler import LAWS
 from fastlt.models.backbones import BACKBONES
 
@@ -88,6 +89,7 @@ def test_a_fixed_frame_leaves_out_what_needs_norms_and_parts_of_a_recipe_are_nam
     assert framed.classifier_names == ["joint", "ncm_l2", "ncm_cosine", "crt", "lws"]
     about = determined_by(framed, DATASET).about
     assert about["protocol.drw.weights"] == "inverse_frequency" and about["protocol.sam.rho"] == 0.1
+    assert reweighting_of(about) == framed.protocol.drw != Reweighting()
     for wrong, told in (
         ("classifiers=[tau_norm]", "tau_norm divides by the norms .* which are all 1 with protocol.head=etf"),
         ("protocol.drw.after=2", "protocol.drw.after=2.0: it must be in"),

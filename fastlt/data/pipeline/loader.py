@@ -340,8 +340,6 @@ class Loader(Resumable):
 def _described(dataset: Dataset, split: str, order: Order, seed: int, augment: Augment) -> dict[str, Any]:
     """Returns everything that determines the image at each position, as {name: plain value}."""
     named = {"order": order.described(), "augment": asdict(augment)}
-    if augment.views_per_image == 1:
-        del named["augment"]["views_per_image"]
     for name in ("augment", "augment_options"):  # left out if empty, because states of former versions do not have them
         if not named["augment"][name]:
             del named["augment"][name]

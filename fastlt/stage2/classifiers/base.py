@@ -11,6 +11,7 @@ from fastlt.core.config import assemble
 from fastlt.core.errors import UserError
 from fastlt.core.schedule import STEPPED, RateConfig, Schedule
 from fastlt.longtail import DRAWINGS
+from fastlt.longtail.losses.reweighting import Reweighting
 from fastlt.longtail.smoothing import SmoothingConfig
 
 Tensors = Mapping[str, Tensor]
@@ -134,7 +135,7 @@ class Task:
     counts: training images of each class, int64 [C].
     groups: groups of the classes, int8 [C]: 0 many, 1 medium, 2 few.
     stage2: the settings. seed: of initial weights, orders and folds.
-    law, loss, loss_options: of the training of the joint classifier, as in Sampler and `make_loss`.
+    law, loss, loss_options, drw: of the training of the joint classifier, as in Sampler, `make_loss` and Recipe.
     """
 
     train: Features
@@ -149,6 +150,7 @@ class Task:
     law: str = "instance"
     loss: str = "cross_entropy"
     loss_options: Mapping[str, Any] = field(default_factory=dict)
+    drw: Reweighting = field(default_factory=Reweighting)
 
     @property
     def classes(self) -> int:

@@ -21,6 +21,8 @@ from fastlt.stage2.classifiers.sgd import Draws, train
 # is classified right.
 Intervals = Callable[[Features, Tensor, Tensor], tuple[Tensor, Tensor]]
 
+_LAST = 1 - 1e-9  # share of the epochs of stage 1 that are done in its last steps
+
 
 def folds_of(labels: np.ndarray, seed: int) -> np.ndarray:
     """Returns the fold of every image, int64 [N] in 0..4.
@@ -86,14 +88,15 @@ def intervals_on_folds(task: Task, intervals: Intervals) -> tuple[Tensor, Tensor
     The classifier is a joint classifier that was not trained on the image's fold.
 
     The five joint classifiers are trained on features with the law and the loss of the joint classifier of stage 1. If
-    those are a user's own, or a loss on cosines, instance-balanced batches and cross-entropy are used instead. Epochs
-    and learning rate are those of `stage2.crt`.
+    those are a user's own, or a loss on cosines, instance-balanced batches and cross-entropy are used instead. Classes
+    are weighted as in the last epochs of stage 1 (`protocol.drw`). Epochs and learning rate are those of `stage2.crt`.
     """
     crt = task.stage2.crt
     law = task.law if task.law in LAWS or task.law.startswith("root_") else "instance"
     known = task.loss in LOSSES and classifier_of(task.loss) == "linear"
     name, options = (task.loss, task.loss_options) if known else ("cross_entropy", {})
-    loss = make_loss(name, task.train.labels.new_tensor(task.counts), 0.0, options)
+    counts = task.train.labels.new_tensor(task.counts)
+    loss = task.drw.of_loss(make_loss(name, counts, 0.0, options), counts, _LAST)
     draws = fold_draws(task, law)
     head = Linear(task.weight.shape[1], task.classes, draws.seeds, 1, task.weight.device)
     settings = [{"lr": task.stage2.rates(crt)[0], "weight_decay": task.stage2.decays(crt)[0]}]
