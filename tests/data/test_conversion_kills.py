@@ -59,7 +59,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(workers: int, tmp_
     length = time.monotonic() - start
     chance = random.Random(workers)
     kills, rounds = 0, 0
-    while kills < KILLS // 2:
+    while kills < KILLS // 2 or rounds < 2:
         rounds += 1
         out = tmp_path / f"cut{rounds}"
         while not out.exists():
@@ -79,7 +79,6 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(workers: int, tmp_
                 convert(SOURCE, OPTIONS, out, workers=1)
         assert files(out) == whole
         assert not partial.exists()
-    assert rounds > 1
 
 
 def test_two_conversions_to_one_place_do_not_mix(tmp_path: Path) -> None:

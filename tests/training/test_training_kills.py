@@ -67,8 +67,9 @@ def test_killed_or_stopped_at_random_moments_it_ends_with_the_same_bits(training
     assert whole[0]["finished"] and len(whole[1]) == 3
     chance = random.Random(1)
     kills = rounds = 0
-    while kills < KILLS:
+    while kills < KILLS or "resuming" not in log.read_text():  # all may have come before the first checkpoint
         rounds += 1
+        assert rounds < 30, "no training goes on from a checkpoint"
         code = None
         while code != 0:
             child = begin(f"cut{rounds}")
@@ -80,7 +81,6 @@ def test_killed_or_stopped_at_random_moments_it_ends_with_the_same_bits(training
             kills += code != 0
         assert same(result(tmp_path / f"cut{rounds}"), whole)
         assert not (tmp_path / f"cut{rounds}" / "checkpoint.before.pt").exists()
-    assert "resuming" in log.read_text()
 
 
 def test_a_signal_saves_says_so_and_exits_by_convention(tmp_path: Path) -> None:
