@@ -160,6 +160,24 @@ def test_what_is_not_the_same_experiment_is_not_averaged(change: dict[str, Any])
     assert len(gathered([run(seed=0), run(seed=1, **change)])) == 2
 
 
+@pytest.mark.parametrize(
+    ("others", "joined"),
+    [(("dataloader",), True), (("reference",), True), (("iid",), False), (("quota",), True), ((), True),
+     (("dataloader", "reference"), False)],
+)  # fmt: skip
+def test_instance_balanced_runs_are_compared_with_samplers_that_were_drawn_otherwise(
+    others: tuple[str, ...], joined: bool
+) -> None:
+    """`instance` is the same by `dataloader` as by `quota`, and its results name the latter."""
+    runs = [run(sampler="instance"), *(run(sampler="class", drawing=drawing) for drawing in others)]
+    found = gathered(runs)
+    assert len(found) == len(runs)
+    by_sampler = [table for slug, table in tables_of(runs).items() if slug.startswith("samplers_")]
+    assert len(by_sampler) == (1 if joined else len(runs))
+    (instance,) = (one for one in found if one.sampler == "instance")
+    assert instance.drawing == (others[0] if joined and others else "quota")
+
+
 def test_a_key_at_its_protocols_own_value_changes_nothing() -> None:
     given = ["protocol=cifar_lt_bags", "protocol.lr=0.1", "mode=images", "stage2.tau=1.0", "epochs=200"]
     with initialize_config_module("fastlt.conf", version_base="1.3"):

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastlt.core.words import counted
 from fastlt.experiment.results import Results
+from fastlt.longtail.sampler import by_quota
 from fastlt.report.choices import chosen_on_test
 from fastlt.report.compare.model import Measured
 from fastlt.report.departures import Departure, departures
@@ -28,6 +29,7 @@ class RunGroup:
     digest: of the dataset; None in old results.
     imbalance: training images of the largest class / of the smallest, rounded; None if a class has none.
     departures: from the protocol, sorted, without those that are fields of their own.
+    drawing: how images are drawn; see `_beside_samplers` for instance-balanced runs.
     runs: their results, by seed. folders: the folders of the runs, in the same order.
     """
 
@@ -68,7 +70,8 @@ def gather(loaded: Iterable[tuple[str, Results]]) -> tuple[list[RunGroup], list[
         elif len(results.classifiers) > len(kept[1].classifiers):
             runs[results.seed] = (folder, results)
     run_groups = []
-    for run_group, runs in found.items():
+    for setting, runs in found.items():
+        run_group = _beside_samplers(setting, found)
         folders, contents = zip(*(runs[seed] for seed in sorted(runs)), strict=True)
         run_groups.append(replace(run_group, runs=contents, folders=folders))
     run_groups.sort(key=_place)
@@ -162,6 +165,22 @@ def _setting(results: Results) -> RunGroup:
         precision=results.precision,
         departures=tuple(sorted(found, key=lambda one: one.key)),
     )
+
+
+def _beside_samplers(run_group: RunGroup, others: Iterable[RunGroup]) -> RunGroup:
+    """Returns an instance-balanced group with the drawing of the runs with other samplers that it is compared with.
+
+    Instance-balanced runs name the drawing `quota` also where `dataloader` was asked for, as both give the same images.
+    """
+    if run_group.sampler != "instance" or run_group.drawing != "quota":
+        return run_group
+    compared = {
+        other.drawing
+        for other in others
+        if other.sampler != "instance" and replace(with_sampler(other, "instance"), drawing="quota") == bare(run_group)
+    }
+    same = [drawing for drawing in compared if drawing is not None and by_quota("instance", drawing)]
+    return replace(run_group, drawing=same[0]) if len(same) == 1 else run_group
 
 
 def _place(run_group: RunGroup) -> tuple[Any, ...]:
