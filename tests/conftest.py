@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cores  # noqa: F401 (first: it has an effect on what is imported behind it)
 import pytest
 import torch
 from pictures import Pictures, conversion

@@ -69,7 +69,7 @@ def test_image_folder(images: Path) -> None:
 
 
 def test_shapes(tmp_path: Path) -> None:
-    done = convert("dataset=shapes", "out=out", "imbalance=10", cwd=tmp_path)
+    done = convert("dataset=shapes", "out=out", "classes=2", "imbalance=10", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     counts = Dataset(tmp_path / "out").split("train").counts
     assert counts.max() == 10 * counts.min()

@@ -48,7 +48,8 @@ def test_only_training_images_are_raw(tmp_path: Path) -> None:
 
 
 def test_the_command_says_what_it_gives_and_costs(tmp_path: Path) -> None:
-    done = convert("dataset=shapes", "out=out", "imbalance=10", "encode=auto", "raw_fraction=0.3", cwd=tmp_path)
+    keys = ("dataset=shapes", "classes=3", "imbalance=10", "encode=auto", "raw_fraction=0.3")
+    done = convert(*keys, "out=out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if "raw:" in line]
     train = Dataset(tmp_path / "out").split("train")
