@@ -78,8 +78,12 @@ class Schedule(RateConfig):
         super().__post_init__()
         if self.epochs < 0:
             raise UserError(f"epochs={self.epochs}: it must be 0 (nothing is trained) or more")
-        if self.lr <= 0:
+        if not 0 < self.lr < math.inf:
             raise UserError(f"lr={self.lr}: it must be greater than 0")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"momentum={self.momentum}: it must be in [0, 1), such as 0.9")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"weight_decay={self.weight_decay}: it must be 0 (none) or more, such as 5e-4")
         if self.stepped not in STEPPED:
             raise UserError(f"stepped={self.stepped} is unknown: allowed are {', '.join(STEPPED)}")
         if not 0 <= self.last_lr <= self.lr:

@@ -1,5 +1,6 @@
 """Converts dataclasses to the schemas that Hydra composes, and composed configurations back to dataclasses."""
 
+import math
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
@@ -46,12 +47,28 @@ def _object(node: Any, path: str) -> Any:
     if isinstance(node, ListConfig):
         return tuple(_object(one, path) for one in node)
     if not isinstance(node, DictConfig):
-        return node
+        return _finite(node, path)
     kind = OmegaConf.get_type(node)
     if not is_dataclass(kind):
-        return OmegaConf.to_container(node, resolve=True)
+        return _finite(OmegaConf.to_container(node, resolve=True), path)
     values = {one.name: _object(node[one.name], f"{path}{one.name}.") for one in fields(kind)}
     try:
         return kind(**values)
     except UserError as error:  # the message of a component begins with the name of its own field
         raise UserError(str(error) if str(error).startswith(path[:-1]) else f"{path}{error}") from None
+
+
+def _finite(value: Any, path: str) -> Any:
+    """Returns a value of plain types. Raises UserError for a number in it that is infinite or none, as none is allowed.
+
+    path: of the key, with a dot behind it.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{path[:-1]}={value}: it must be a finite number")
+    if isinstance(value, dict):
+        for name, one in value.items():
+            _finite(one, f"{path}{name}.")
+    elif isinstance(value, list):
+        for one in value:
+            _finite(one, path)
+    return value

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 
+from fastlt.core.checks import range_within, whole, within
 from fastlt.core.errors import UserError
 from fastlt.data import policies
 from fastlt.kernels import augment_codes as codes
@@ -46,7 +47,7 @@ class _Placed:
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
             raise UserError(f"interpolation={self.interpolation} is unknown: allowed are {', '.join(INTERPOLATIONS)}")
-        _within("fill", self.fill, 0, 255)
+        within("fill", self.fill, 0, 255)
 
     @property
     def affine(self) -> tuple[bool, float]:
@@ -88,9 +89,9 @@ class RandAugment(_Placed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _whole("num_ops", self.num_ops, 1, MAX_OPERATIONS)
-        _whole("num_magnitude_bins", self.num_magnitude_bins, 2, 1000)
-        _whole("magnitude", self.magnitude, 0, self.num_magnitude_bins - 1)
+        whole("num_ops", self.num_ops, 1, MAX_OPERATIONS)
+        whole("num_magnitude_bins", self.num_magnitude_bins, 2, 1000)
+        whole("magnitude", self.magnitude, 0, self.num_magnitude_bins - 1)
 
     @property
     def operations(self) -> int:
@@ -112,7 +113,7 @@ class TrivialAugment(_Placed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _whole("num_magnitude_bins", self.num_magnitude_bins, 2, 1000)
+        whole("num_magnitude_bins", self.num_magnitude_bins, 2, 1000)
 
     @property
     def operations(self) -> int:
@@ -134,7 +135,7 @@ class Rotation(_Placed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _within("degrees", self.degrees, 0, 180)
+        within("degrees", self.degrees, 0, 180)
 
     @property
     def operations(self) -> int:
@@ -157,8 +158,8 @@ class ColorJitter:
 
     def __post_init__(self) -> None:
         for name in ("brightness", "contrast", "saturation", "p"):
-            _within(name, getattr(self, name), 0, 1)
-        _within("hue", self.hue, 0, 0.5)
+            within(name, getattr(self, name), 0, 1)
+        within("hue", self.hue, 0, 0.5)
 
     @property
     def operations(self) -> int:
@@ -177,7 +178,7 @@ class _Sometimes:
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        _within("p", self.p, 0, 1)
+        within("p", self.p, 0, 1)
 
     @property
     def operations(self) -> int:
@@ -208,11 +209,11 @@ class Blur:
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        _whole("kernel_size", self.kernel_size, 0, codes.MAX_TAPS)
+        whole("kernel_size", self.kernel_size, 0, codes.MAX_TAPS)
         if self.kernel_size and self.kernel_size % 2 == 0:
             raise UserError(f"kernel_size={self.kernel_size}: it must be odd, or 0 for a tenth of the image's side")
-        _range("sigma", self.sigma, 1e-3, 1e3)
-        _within("p", self.p, 0, 1)
+        range_within("sigma", self.sigma, 1e-3, 1e3)
+        within("p", self.p, 0, 1)
 
     @property
     def operations(self) -> int:
@@ -233,9 +234,9 @@ class Cutout:
     p: float = 1.0
 
     def __post_init__(self) -> None:
-        _whole("size", self.size, 1, 1 << 16)
-        _whole("holes", self.holes, 1, MAX_OPERATIONS)
-        _within("p", self.p, 0, 1)
+        whole("size", self.size, 1, 1 << 16)
+        whole("holes", self.holes, 1, MAX_OPERATIONS)
+        within("p", self.p, 0, 1)
 
     @property
     def operations(self) -> int:
@@ -255,9 +256,9 @@ class Erasing:
     ratio: Sequence[float] = (0.3, 3.3)
 
     def __post_init__(self) -> None:
-        _within("p", self.p, 0, 1)
-        _range("scale", self.scale, 1e-6, 1)
-        _range("ratio", self.ratio, 1e-3, 1e3)
+        within("p", self.p, 0, 1)
+        range_within("scale", self.scale, 1e-6, 1)
+        range_within("ratio", self.ratio, 1e-3, 1e3)
 
     @property
     def operations(self) -> int:
@@ -336,18 +337,3 @@ def _row(name: str, share: float, levels: Mapping[str, list[float]], level: int)
     """A policy's operation as `draw_policy` takes it."""
     magnitude = 0.0 if name in policies.PLAIN else levels[name][level]
     return policies.KINDS[name], share, magnitude, name in policies.SIGNED
-
-
-def _whole(name: str, value: int, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise UserError(f"{name}={value}: it must be a whole number from {least} to {most}")
-
-
-def _within(name: str, value: float, least: float, most: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise UserError(f"{name}={value}: it must be a number from {least:g} to {most:g}")
-
-
-def _range(name: str, pair: Sequence[float], least: float, most: float) -> None:
-    if len(pair) != 2 or not least <= pair[0] <= pair[1] <= most:
-        raise UserError(f"{name}={list(pair)}: it must be [low, high], both from {least:g} to {most:g}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastlt.core.checks import whole
 from fastlt.core.errors import UserError
 from fastlt.data.augmentations import Augmentation, draw_slots, make_augmentations
 from fastlt.kernels.crop_resize import INTERPOLATIONS, REACH
@@ -89,8 +90,7 @@ class Augment:
             )
         if self.interpolation not in INTERPOLATIONS:
             raise UserError(f"interpolation={self.interpolation} is unknown: allowed are {', '.join(INTERPOLATIONS)}")
-        if not 1 <= self.views_per_image <= MAX_VIEWS:
-            raise UserError(f"views_per_image={self.views_per_image}: it must be from 1 to {MAX_VIEWS}")
+        whole("views_per_image", self.views_per_image, 1, MAX_VIEWS)
         if not 0 <= self.jitter <= 1:
             raise UserError(f"jitter={self.jitter}: the strength must be in [0, 1]")
         assert self.augmentations is not None  # makes them once, so that wrong options are reported here

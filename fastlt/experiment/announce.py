@@ -8,7 +8,7 @@ from fastlt.core.words import counted
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.config import TrainConfig
 from fastlt.experiment.given import GivenDataset
-from fastlt.stage2.classifiers import NEED_NORMS, SETS
+from fastlt.stage2.classifiers import NEED_LINEAR, SETS
 
 CHOSEN_ON = {
     "val": "val",
@@ -37,8 +37,9 @@ def announced(config: TrainConfig, dataset: Dataset, choose_on: str, device: tor
     told = f"stage 2: {', '.join(names) if len(names) <= SHOWN else counted(len(names), 'classifier')}"
     if choose_on in CHOSEN_ON and names != ["joint"]:
         told += f"; settings are chosen on {CHOSEN_ON[choose_on]}"
-    if config.protocol.head == "etf" and set(config.classifiers) & set(SETS):
-        told += f"; without {', '.join(NEED_NORMS)}, as the weights of head=etf have one norm"
+    left_out = {name for asked in config.classifiers for name in SETS.get(asked, ())} & set(NEED_LINEAR) - set(names)
+    if left_out - {"lws"} or (left_out and "lws_images" not in names):
+        told += f"; without {', '.join(one for one in NEED_LINEAR if one in left_out)}, as the head is no linear one"
     lines = [data, *([] if given else [_stage_1(config, device, threads)]), told]
     return lines
 

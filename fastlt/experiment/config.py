@@ -4,7 +4,7 @@ Most keys are declared as fields of the components that use them, whose dataclas
 protocols and of other named parts are in conf/.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from omegaconf import II
@@ -17,7 +17,7 @@ from fastlt.data.plan import Augment
 from fastlt.data.shards.reader import Dataset
 from fastlt.longtail.sampler import SamplerConfig
 from fastlt.models.backbones import BackboneConfig
-from fastlt.stage2.classifiers import CLASSIFIERS, IMAGE_CLASSIFIERS, NEED_NORMS, SETS, find_classifier
+from fastlt.stage2.classifiers import CLASSIFIERS, IMAGE_CLASSIFIERS, NEED_LINEAR, SETS, find_classifier
 from fastlt.stage2.classifiers.base import Stage2, Stage2Config, Training
 from fastlt.stage2.estimators.scale import fixed_scale
 from fastlt.stage2.features import DTYPES
@@ -122,11 +122,7 @@ class TrainConfig(CheckpointPolicy, ComputeConfig):
             )
         for name in self.classifier_names:
             find_classifier(name)
-            if self.protocol.head == "etf" and name in NEED_NORMS:
-                raise UserError(
-                    f"classifiers: {name} divides by the norms of the joint classifier's weights, which are all 1 with "
-                    "protocol.head=etf: leave it out"
-                )
+        self.check_classifiers(self.head_kind)
         allowed = {"mode": MODES, "bn": BN, "feature_dtype": DTYPES, "choose_on": CHOOSE_ON}
         for key, values in allowed.items():
             if getattr(self, key) not in values:
@@ -142,13 +138,40 @@ class TrainConfig(CheckpointPolicy, ComputeConfig):
         assert self.schedule and self.augment and self.trainings
 
     @property
+    def head_kind(self) -> str:
+        """The kind of joint classifier that stage 1 trains; `linear` where it is given or trained on features."""
+        return "linear" if self.representation or self.epochs == 0 else self.protocol.head_kind
+
+    @property
     def classifier_names(self) -> list[str]:
         """Returns the names of the requested classifiers, each once.
 
-        Sets are replaced by their members, with head=etf without those that need norms; with mode=images, crt and lws
-        are replaced by crt_images and lws_images.
+        Sets are replaced by their members, without those that need a linear joint classifier if there is none; with
+        mode=images, crt and lws are replaced by crt_images and lws_images.
         """
-        left_out = NEED_NORMS if self.protocol.head == "etf" else ()
+        return self._spelled(self.head_kind)
+
+    def with_classifiers_for(self, kind: str) -> "TrainConfig":
+        """Returns the configuration with the classifiers that a given joint classifier allows.
+
+        kind: of the joint classifier, a key of JOINT.
+
+        Raises UserError if one of the others was asked for by its name.
+        """
+        self.check_classifiers(kind)
+        return self if kind == "linear" else replace(self, classifiers=tuple(self._spelled(kind)))
+
+    def check_classifiers(self, kind: str) -> None:
+        """Raises UserError for a classifier that was asked for by name and needs another kind of joint classifier."""
+        named = [name for name in self.classifiers if name in NEED_LINEAR]
+        if kind != "linear" and named:
+            raise UserError(
+                f"classifiers: {named[0]} is made from a linear joint classifier, and this one compares by cosine "
+                f"(protocol.head={kind}): leave it out"
+            )
+
+    def _spelled(self, kind: str) -> list[str]:
+        left_out = NEED_LINEAR if kind != "linear" else ()
         sets = {name: [one for one in members if one not in left_out] for name, members in SETS.items()}
         spelled = [name for asked in self.classifiers for name in sets.get(asked, (asked,))]
         images = {"crt": "crt_images", "lws": "lws_images"} if self.mode == "images" else {}

@@ -30,12 +30,29 @@ def check_frozen(config: TrainConfig) -> None:
             f"classifiers={on_images}: these train on images, and with epochs=0 there are only features: leave them "
             "out, or train with epochs=N"
         )
-    if config.protocol.loss != "cross_entropy":
-        raise UserError(f"protocol.loss={config.protocol.loss}: with epochs=0 it is cross_entropy")
-    if config.protocol.head not in ("auto", "linear"):
-        raise UserError(f"protocol.head={config.protocol.head}: with epochs=0 it is linear")
-    if config.protocol.train_from:
-        raise UserError(f"protocol.train_from={config.protocol.train_from}: with epochs=0 nothing is trained")
+    protocol = config.protocol
+    if protocol.loss != "cross_entropy":
+        raise UserError(f"protocol.loss={protocol.loss}: with epochs=0 it is cross_entropy")
+    if protocol.head not in ("auto", "linear"):
+        raise UserError(f"protocol.head={protocol.head}: with epochs=0 it is linear")
+    given = {
+        "train_from": protocol.train_from,
+        "label_smoothing": protocol.label_smoothing,
+        "drw.weights": protocol.drw.weights if protocol.drw.weights != "none" else None,
+        "batch_hook": protocol.batch_hook if protocol.batch_hook != "none" else None,
+        "views_per_image": protocol.views_per_image if protocol.views_per_image > 1 else None,
+        "sam.rho": protocol.sam.rho,
+        "swa.after": protocol.swa.after if protocol.swa.after < 1 else None,
+        "ema": protocol.ema,
+        "clip_norm": protocol.clip_norm,
+        "layer_decay": protocol.layer_decay if protocol.layer_decay < 1 else None,
+        "head_lr": protocol.head_lr,
+    }
+    for key, value in given.items():
+        if value:
+            raise UserError(
+                f"protocol.{key}={value}: with epochs=0 the backbone is not trained: leave it out, or give epochs=N"
+            )
 
 
 def frozen_representation(

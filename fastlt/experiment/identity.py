@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,11 +16,13 @@ from fastlt.core.identity import Identity
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.config import PARTS, TrainConfig
 from fastlt.experiment.given import GivenDataset
+from fastlt.longtail.losses import LOSSES, classifier_of
 from fastlt.longtail.losses.reweighting import Reweighting
 from fastlt.longtail.sampler import by_quota
 from fastlt.models.backbones import build_model
 from fastlt.models.checkpoint.pretrained import pretrained_identity
-from fastlt.registry import own_sources
+from fastlt.models.heads import HeadConfig
+from fastlt.registry import is_own, own_sources
 
 
 def determined_by(config: TrainConfig, dataset: Dataset) -> Identity:
@@ -49,6 +52,21 @@ def reweighting_of(about: Mapping[str, Any]) -> Reweighting:
     """Returns how the classes were weighted in the training of a representation. about: of its Identity."""
     prefix = "protocol.drw."
     return Reweighting(**{key.removeprefix(prefix): value for key, value in about.items() if key.startswith(prefix)})
+
+
+def head_scale_of(about: Mapping[str, Any]) -> float:
+    """Returns the factor on the cosines of a joint classifier in the training of a representation.
+
+    about: of its Identity. Losses on cosines have a factor of their own. Networks of LDAM-DRW and of the codes that are
+    built on it, which are imported, were trained with the factor that is its default here.
+    """
+    loss = about.get("protocol.loss", "ldam" if "imported" in about else "cross_entropy")
+    usual = about.get("protocol.head_scale", HeadConfig.head_scale)
+    if not is_own(loss):
+        if classifier_of(loss) == "linear":
+            return float(usual)
+        usual = inspect.signature(LOSSES[loss]).parameters["scale"].default
+    return float(about.get("protocol.loss_options", {}).get("scale", usual))
 
 
 def features_determined_by(config: TrainConfig, dataset: Dataset) -> Identity:

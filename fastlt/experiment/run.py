@@ -31,13 +31,14 @@ from fastlt.experiment.grown import (
     take_earlier_classifier,
     with_new_classes,
 )
-from fastlt.experiment.identity import determined_by, reweighting_of
+from fastlt.experiment.identity import determined_by, head_scale_of, reweighting_of
 from fastlt.experiment.loaders import Loaders
 from fastlt.experiment.results import Results
 from fastlt.experiment.retrain import Choose, Retraining, retrain, retrainings
 from fastlt.longtail.sampler import make_sampler
 from fastlt.models.backbones import Model, build_model, freeze_before
 from fastlt.models.checkpoint.pretrained import load_pretrained
+from fastlt.models.checkpoint.read import classifier_kind, open_checkpoint
 from fastlt.models.checkpoint.store import load_model
 from fastlt.registry import is_own
 from fastlt.stage2.classifiers.base import Features, Task
@@ -68,6 +69,8 @@ def run_experiment(
 
     Raises UserError, before anything is written, if the configuration does not fit the dataset.
     """
+    if config.representation:
+        config = config.with_classifiers_for(classifier_kind(open_checkpoint(Path(config.representation))))
     if "test" not in dataset.splits:
         raise UserError(f"{dataset.root} has no test split to evaluate on: convert it with one")
     choose_on = choose_split(config, dataset)
@@ -164,6 +167,7 @@ def _job(
         loss=base.about.get("protocol.loss", "cross_entropy"),
         loss_options=base.about.get("protocol.loss_options", {}),
         drw=reweighting_of(base.about),
+        head_scale=head_scale_of(base.about),
     )
     determined = {
         "representation": base.key,

@@ -33,7 +33,7 @@ class HeadConfig:
             raise UserError(f"head_scale={self.head_scale}: it must be greater than 0")
         if self.head_start not in HEAD_STARTS:
             raise UserError(f"head_start={self.head_start} is unknown: allowed are {', '.join(HEAD_STARTS)}")
-        if self.head_lr is not None and self.head_lr <= 0:
+        if self.head_lr is not None and not 0 < self.head_lr < float("inf"):
             raise UserError(f"head_lr={self.head_lr}: it must be greater than 0")
 
 

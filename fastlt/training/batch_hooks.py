@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastlt.core.errors import UserError
+from fastlt.core.checks import within
 from fastlt.registry import call_part, check_options, find_part
 
 Labels = Tensor | list[tuple[float | Tensor, Tensor]]  # see make_batch_hook
@@ -35,7 +35,7 @@ def mixup(
     """Mixes each image with another one of the batch: lambda x_i + (1 - lambda) x_j (mixup, Zhang et al. 2018).
 
     images, labels, key, counts, and what is returned: as in `make_batch_hook`.
-    alpha: greater than 0; one lambda is drawn from Beta(alpha, alpha) for the whole batch.
+    alpha: from 0.001 to 1000; one lambda is drawn from Beta(alpha, alpha) for the whole batch.
     partner: how x_j is drawn, as `power` in `partners`.
     remix_kappa, remix_tau: kappa and tau of `remixed`, which gives labels to rare classes; None mixes labels as images.
     """
@@ -61,8 +61,8 @@ def cutmix(
 
     images, labels, key, counts, and what is returned: as in `make_batch_hook`. The shares of the two labels are the
     shares of the area. The box is the same for the whole batch.
-    alpha: greater than 0. The box has the area 1 - lambda of the image, with lambda from Beta(alpha, alpha). Its centre
-        is uniform in the image, so it may be cut off at the edge.
+    alpha: from 0.001 to 1000. The box has the area 1 - lambda of the image, with lambda from Beta(alpha, alpha). Its
+        centre is uniform in the image, so it may be cut off at the edge.
     partner: how the other image is drawn, as `power` in `partners`.
     remix_kappa, remix_tau: as in `mixup`.
     """
@@ -107,9 +107,9 @@ def partners(labels: Tensor, rng: np.random.Generator, power: float | None) -> T
     """Draws, for every image of a batch, the index of the image that it is mixed with, int64 [N] on the labels' device.
 
     labels: class indices, int64 [N].
-    power: None permutes the batch, so that every image is a partner once. With a number q, a class with n images in the
-        batch is drawn with a probability proportional to n^q, then one of its images: 0 draws all classes equally, as a
-        class-balanced sampler does, 1 all images equally, and -1 rare classes most often.
+    power: None permutes the batch, so that every image is a partner once. With a number q from -8 to 8, a class with n
+        images in the batch is drawn with a probability proportional to n^q, then one of its images: 0 draws all classes
+        equally, as a class-balanced sampler does, 1 all images equally, and -1 rare classes most often.
     """
     count = len(labels)
     if power is None:
@@ -160,9 +160,9 @@ def _check_mixing(
     alpha: float = 1.0, partner: float | None = None, remix_kappa: float | None = None, remix_tau: float = 0.5
 ) -> None:
     key = "protocol.batch_hook_options"
-    if alpha <= 0:
-        raise UserError(f"{key}.alpha={alpha}: it must be greater than 0")
-    if remix_kappa is not None and remix_kappa < 1:
-        raise UserError(f"{key}.remix_kappa={remix_kappa}: it must be 1 or more, such as 3")
-    if not 0 <= remix_tau <= 1:
-        raise UserError(f"{key}.remix_tau={remix_tau}: it must be in [0, 1], such as 0.5")
+    within(f"{key}.alpha", alpha, 1e-3, 1e3, "such as 0.2")
+    within(f"{key}.remix_tau", remix_tau, 0, 1, "such as 0.5")
+    if remix_kappa is not None:
+        within(f"{key}.remix_kappa", remix_kappa, 1, 1e6, "such as 3, or null for none")
+    if partner is not None:
+        within(f"{key}.partner", partner, -8, 8, "such as -1, or null for a permutation")

@@ -51,7 +51,7 @@ class Recipe(SmoothingConfig, HeadConfig):
         assert self.batch_function()
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label_smoothing={self.label_smoothing}: it must be in [0, 1)")
-        if self.clip_norm < 0:
+        if not 0 <= self.clip_norm < float("inf"):
             raise UserError(f"clip_norm={self.clip_norm}: it must be 0 (off) or more")
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"layer_decay={self.layer_decay}: it must be in (0, 1], such as 0.75; 1 is off")

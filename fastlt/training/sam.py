@@ -10,6 +10,9 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from fastlt.core.errors import UserError
 
+LARGEST = 100.0  # rho and eta
+SMALLEST = 1e-12  # norm that is divided by: with smaller gradients, squares vanish in float32 and leave no true norm
+
 
 @dataclass(frozen=True, kw_only=True)
 class SAM:
@@ -20,7 +23,8 @@ class SAM:
     second pass sees the same images, the same random numbers, and does not change the running statistics of BatchNorm.
     Gradients are clipped after the second pass.
 
-    rho: the length of e; 0 is off. 0.05 is usual, Saddle-LongTail (Rangwani et al. 2022) takes 0.8 on CIFAR-LT.
+    rho: the length of e, up to 100; 0 is off. 0.05 is usual, Saddle-LongTail (Rangwani et al. 2022) takes 0.8 on
+        CIFAR-LT. Where ||g|| is below 1e-12, e is shorter.
     adaptive: take e = rho T^2 g / ||T g|| with T = |w| + eta for each weight, and T = 1 for biases (ASAM, Kwon et al.
         2021, where rho is 0.5 or more).
     eta: of the adaptive form.
@@ -31,10 +35,10 @@ class SAM:
     eta: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rho < float("inf"):
-            raise UserError(f"rho={self.rho}: it must be 0 (off) or more, such as 0.05")
-        if not 0 <= self.eta < float("inf"):
-            raise UserError(f"eta={self.eta}: it must be 0 or more, such as 0.01")
+        if not 0 <= self.rho <= LARGEST:
+            raise UserError(f"rho={self.rho}: it must be from 0 (off) to {LARGEST:g}, such as 0.05")
+        if not 0 <= self.eta <= LARGEST:
+            raise UserError(f"eta={self.eta}: it must be from 0 to {LARGEST:g}, such as 0.01")
         if self.adaptive and not self.rho:
             raise UserError("adaptive=true needs protocol.sam.rho=NUMBER, such as 0.5")
 
@@ -72,7 +76,7 @@ class SAM:
         for step, factor in scaled:
             step.mul_(factor)
         norm = torch.nn.utils.get_total_norm(steps)  # stays on the device, so that the CPU need not wait
-        torch._foreach_mul_(steps, self.rho / norm.clamp_min(torch.finfo(norm.dtype).tiny))
+        torch._foreach_mul_(steps, self.rho / norm.clamp_min(SMALLEST))
         for step, factor in scaled:
             step.mul_(factor)
         return steps

@@ -238,6 +238,14 @@ def test_erased_pixels_are_the_mean(raw_dataset: Dataset) -> None:
             {"blur": {"size": 4}},
             "augment_options.blur.size=4 is unknown to augment=blur: allowed are kernel_s",
         ),
+        (("blur",), {"blur": {"sigma": 1}}, r"augment_options.blur.sigma=1: it must be \[low, high\]"),
+        (
+            ("blur",),
+            {"blur": {"sigma": ["a", "b"]}},
+            r"augment_options.blur.sigma=\['a', 'b'\]: it must be \[low, high\]",
+        ),
+        (("blur",), {"blur": {"sigma": [True, True]}}, r"augment_options.blur.sigma=\[True, True\]: it must be"),
+        (("erasing",), {"erasing": {"scale": None}}, r"augment_options.erasing.scale=None: it must be \[low, high\]"),
         (("blur",), {"blur": 4}, "augment_options.blur=4: options are given by name"),
         (
             ("randaugment",),

@@ -17,6 +17,7 @@ from fastlt.grid.config import GridConfig
 from fastlt.longtail.losses.reweighting import Reweighting
 from fastlt.longtail.sampler import LAWS
 from fastlt.models.backbones import BACKBONES
+from fastlt.stage2.classifiers import NEED_LINEAR, SETS
 
 DATASET: Any = SimpleNamespace(digest="digest")
 CONF = Path(__file__).parents[2] / "conf"
@@ -83,21 +84,41 @@ def test_label_aware_smoothing_has_the_numbers_of_mislas(protocol: str, smoothin
     assert plain[0].protocol.options_of_loss() == {}
 
 
-def test_a_fixed_frame_leaves_out_what_needs_norms_and_parts_of_a_recipe_are_named() -> None:
+def test_a_head_of_cosines_leaves_out_what_needs_a_linear_one_and_parts_of_a_recipe_are_named() -> None:
     keys = ["protocol.head=etf", "protocol.drw.weights=inverse_frequency", "protocol.sam.rho=0.1"]
     framed = options("protocol=cifar_lt_200", *keys)
-    assert framed.classifier_names == ["joint", "ncm_l2", "ncm_cosine", "crt", "lws"]
+    assert framed.classifier_names == ["joint", "ncm_l2", "ncm_cosine", "crt"]
+    every = options("protocol=cifar_lt_200", "protocol.loss=ldam", "classifiers=[all]").classifier_names
+    assert set(SETS["all"]) - set(every) == set(NEED_LINEAR) - {"lws_images"}
+    given = options("protocol=cifar_lt_200", "representation=other.pt")
+    assert given.with_classifiers_for("linear") is given
+    assert given.with_classifiers_for("cosine").classifier_names == framed.classifier_names
+    given = options("protocol=cifar_lt_200", "representation=other.pt", "classifiers=[joint,los]")
+    with pytest.raises(UserError, match=r"classifiers: los is made from a linear joint classifier, and this one"):
+        given.with_classifiers_for("etf")
     about = determined_by(framed, DATASET).about
     assert about["protocol.drw.weights"] == "inverse_frequency" and about["protocol.sam.rho"] == 0.1
     assert reweighting_of(about) == framed.protocol.drw != Reweighting()
-    for wrong, told in (
-        ("classifiers=[tau_norm]", "tau_norm divides by the norms .* which are all 1 with protocol.head=etf"),
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        *((f"classifiers=[{name}]", f"{name} is made from a linear .* .protocol.head=etf") for name in NEED_LINEAR),
         ("protocol.drw.after=2", "protocol.drw.after=2.0: it must be in"),
         ("protocol.swa.after=-1", "protocol.swa.after=-1.0: it must be in"),
         ("protocol.head_scale=0", "protocol.head_scale=0.0: it must be greater than 0"),
-    ):
-        with pytest.raises(UserError, match=told):
-            options("protocol=cifar_lt_200", "protocol.head=etf", wrong)
+        ("protocol.clip_norm=nan", "protocol.clip_norm=nan: it must be a finite number"),
+        ("protocol.crt.weight_decay=inf", "protocol.crt.weight_decay=inf: it must be a finite number"),
+        ("stage2.lr=[0.1,nan]", "stage2.lr=nan: it must be a finite number"),
+        ("protocol.batch_hook_options={deep:{er:[1.0,-inf]}}", "protocol.batch_hook_options.deep.er=-inf: it must"),
+        ("protocol.weight_decay=-1", "protocol.weight_decay=-1.0: it must be 0 .none. or more"),
+        ("protocol.momentum=1", "protocol.momentum=1.0: it must be in .0, 1., such as 0.9"),
+    ],
+)
+def test_wrong_parts_of_a_recipe_are_named(wrong: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        options("protocol=cifar_lt_200", "protocol.head=etf", wrong)
 
 
 def test_samplers_and_backbones_have_a_file_each() -> None:

@@ -158,7 +158,22 @@ def test_given_keys_go_before_the_backbones(place: Path) -> None:
     [
         (["classifiers=[crt_images]"], "these train on images, and with epochs=0 there are only features"),
         (["protocol.loss=focal"], "protocol.loss=focal: with epochs=0 it is cross_entropy"),
-        (["protocol.train_from=last"], "with epochs=0 nothing is trained"),
+        *(
+            ([f"protocol.{key}"], f"protocol.{key.split('=')[0]}=")
+            for key in (
+                "train_from=last",
+                "sam.rho=0.05",
+                "swa.after=0.5",
+                "drw.weights=effective_number",
+                "ema=0.9",
+                "views_per_image=2",
+                "label_smoothing=0.1",
+                "batch_hook=mixup",
+                "clip_norm=1",
+                "layer_decay=0.5",
+                "head_lr=0.1",
+            )
+        ),
     ],
 )
 def test_what_a_frozen_backbone_cannot_have(place: Path, given: list[str], told: str) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,9 +10,13 @@ from torch import nn
 from fastlt.core.checkpoint import finished_state, save_checkpoint
 from fastlt.core.errors import UserError
 from fastlt.core.identity import Identity
+from fastlt.experiment.identity import head_scale_of
 from fastlt.models.backbones import build_model
 from fastlt.models.checkpoint.store import load_model
-from fastlt.models.heads import equiangular_frame
+from fastlt.models.heads import EtfClassifier, HeadConfig, equiangular_frame
+from fastlt.predict.export.head import HeadLayer, fold
+from fastlt.stage2.classifiers import CLASSIFIERS
+from fastlt.stage2.classifiers.base import Features, Stage2, Task, Training
 from fastlt.training.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -53,8 +58,35 @@ def test_cosines_are_scaled_before_a_loss_that_takes_logits() -> None:
 
 
 @pytest.mark.parametrize(
+    ("about", "scale"),
+    [
+        ({"protocol.head": "etf"}, HeadConfig.head_scale), ({"protocol.head": "cosine", "protocol.head_scale": 9.0}, 9),
+        ({"protocol.loss": "ldam"}, 30), ({"protocol.loss": "ldam_drw", "protocol.loss_options": {"scale": 8.0}}, 8),
+        ({"imported": "theirs.pth"}, 30), ({"protocol.loss": "own:loss", "protocol.head_scale": 5.0}, 5),
+    ],
+)  # fmt: skip
+def test_the_softmax_of_joint_is_what_was_trained(about: dict, scale: float) -> None:
+    assert head_scale_of(about) == scale
+    joint = EtfClassifier(16, 5)
+    x = 100 * joint.weight.detach()
+    rows = Features(x, torch.arange(5))
+    training = Training(2, 4, 0.1, 0.0)
+    task = Task(
+        rows, rows, None, "none", joint, np.ones(5, int), np.zeros(5, np.int8), Stage2(training, training), 0,
+        head_scale=scale,
+    )  # fmt: skip
+    tensors = CLASSIFIERS["joint"].fit(task).tensors
+    expected = (scale * joint(x)).softmax(1)
+    torch.testing.assert_close(CLASSIFIERS["joint"].scores(tensors, x).softmax(1), expected)
+    torch.testing.assert_close(HeadLayer(fold("joint", tensors))(x).softmax(1), expected)
+
+
+@pytest.mark.parametrize(
     ("wrong", "told"),
     [
+        ({"head_lr": float("inf")}, "head_lr=inf: it must be greater than 0"),
+        ({"clip_norm": float("nan")}, "clip_norm=nan: it must be 0"),
+        ({"loss": "focal", "loss_options": {"gamma": "x"}}, "protocol.loss_options.gamma=x: it must be a number"),
         ({"head": "mlp"}, "head=mlp is unknown: allowed are auto, linear, cosine, etf"),
         ({"head_scale": 0.0}, "head_scale=0.0: it must be greater than 0"),
         ({"head": "linear", "loss": "ldam"}, "head=linear: protocol.loss=ldam is one on cosines"),

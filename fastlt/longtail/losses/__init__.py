@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fastlt.core.checks import number
 from fastlt.longtail.losses import (
     balanced_softmax,
     class_balanced,
@@ -20,7 +21,7 @@ from fastlt.longtail.losses import (
     logit_adjusted,
 )
 from fastlt.longtail.losses.base import Loss
-from fastlt.registry import call_part, find_part
+from fastlt.registry import call_part, check_options, find_part
 
 LOSSES: dict[str, Callable[..., Loss]] = {
     "cross_entropy": cross_entropy.make,
@@ -53,7 +54,12 @@ def make_loss(name: str, counts: Tensor, progress: float = 0.0, options: Mapping
     >>> loss(torch.zeros(3, 2), torch.tensor([0, 1, 1]))  # -(1 - p) log p at p = 1/2
     tensor([0.3466, 0.3466, 0.3466])
     """
-    return call_part("loss", name, find_part("loss", name, LOSSES), options or {}, counts, progress)
+    part = find_part("loss", name, LOSSES)
+    if name in LOSSES:
+        check_options("loss", name, part, options or {}, 2)
+        for option, value in (options or {}).items():
+            number(f"loss_options.{option}", value)
+    return call_part("loss", name, part, options or {}, counts, progress)
 
 
 def classifier_of(name: str) -> str:

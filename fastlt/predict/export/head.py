@@ -63,7 +63,7 @@ def fold(name: str, tensors: Mapping[str, Tensor], temperature: float = 1.0, sca
     kept = {key: value.double() for key, value in tensors.items()}
     scores = find_classifier(name).scores
     if "cosine" in kept:  # a joint classifier that was trained as a cosine classifier
-        return _head(functional.normalize(kept["cosine"], dim=1), None, temperature, directions=True)
+        return _head(kept["cosine"], None, temperature, directions=True)
     if scores is cosine_scores:
         return _head(kept["weight"], None, temperature, directions=True)
     if scores is linear_scores or name == "joint":

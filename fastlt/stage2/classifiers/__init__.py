@@ -51,7 +51,10 @@ CLASSIFIERS: dict[str, Classifier] = {
 }
 PAPER = tuple(CLASSIFIERS)[:6]  # the classifiers of the paper's main tables
 SETS = {"paper": PAPER, "all": tuple(CLASSIFIERS)}  # names that stand for several classifiers
-NEED_NORMS = ("tau_norm", "tau_train", "tau_learned")  # of the joint classifier's weights, where these differ
+# Classifiers made from the logits of a linear joint classifier, or from the norms of its weights. One that compares by
+# cosine (protocol.head) has neither.
+NEED_LINEAR = ("tau_norm", "tau_train", "tau_learned", "lws", "logit_adjust", "logit_adjust_mult", "max_norm", "los")
+NEED_LINEAR += ("lws_images",)
 # Classifiers that are trained on images instead of features, see fastlt/experiment/retrain.py.
 IMAGE_CLASSIFIERS = ("crt_images", "lws_images", "retrain_all", "retrain_all_slow", "retrain_last")
 

@@ -1,5 +1,6 @@
 """The interface of the classifiers of stage 2: Task is what a classifier learns from, Fitted is what it returns."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,7 +48,7 @@ class Training(RateConfig):
         super().__post_init__()
         if self.epochs < 1 or self.batch < 1:
             raise UserError(f"epochs={self.epochs}, batch={self.batch}: both must be at least 1")
-        if self.lr <= 0 or self.weight_decay < 0:
+        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf):
             raise UserError(
                 f"lr={self.lr}, weight_decay={self.weight_decay}: the first must be greater than 0, the second at "
                 "least 0"
@@ -78,10 +79,11 @@ class Stage2Config:
     options: dict[str, Any] = field(default_factory=dict)  # {NAME: keyword arguments} of own classifiers module:NAME
 
     def __post_init__(self) -> None:
-        if self.lr is not None and (not self.lr or min(self.lr) <= 0):
+        if self.lr is not None and not (self.lr and all(0 < lr < math.inf for lr in self.lr)):
             raise UserError(f"lr={list(self.lr)}: one or more numbers greater than 0")
-        if self.weight_decay is not None and (not self.weight_decay or min(self.weight_decay) < 0):
-            raise UserError(f"weight_decay={list(self.weight_decay)}: one or more numbers of at least 0")
+        decays = self.weight_decay
+        if decays is not None and not (decays and all(0 <= decay < math.inf for decay in decays)):
+            raise UserError(f"weight_decay={list(decays)}: one or more numbers of at least 0")
         if self.seeds < 1:
             raise UserError(f"seeds={self.seeds}: it must be at least 1")
         if self.drawing not in DRAWINGS:
@@ -136,6 +138,7 @@ class Task:
     groups: groups of the classes, int8 [C]: 0 many, 1 medium, 2 few.
     stage2: the settings. seed: of initial weights, orders and folds.
     law, loss, loss_options, drw: of the training of the joint classifier, as in Sampler, `make_loss` and Recipe.
+    head_scale: factor on the cosines of a joint classifier that compares by cosine, in that training.
     """
 
     train: Features
@@ -151,6 +154,7 @@ class Task:
     loss: str = "cross_entropy"
     loss_options: Mapping[str, Any] = field(default_factory=dict)
     drw: Reweighting = field(default_factory=Reweighting)
+    head_scale: float = 1.0
 
     @property
     def classes(self) -> int:

@@ -13,16 +13,19 @@ from fastlt.stage2.classifiers.sgd import Draws, train
 
 
 def fit(task: Task) -> Fitted:
-    """Returns the classifier of stage 1, with scores W x + b, or cosines if it was trained as a cosine classifier."""
+    """Returns the classifier of stage 1, with scores W x + b, or s cos(w_c, x) if it was trained to compare by cosine.
+
+    s is the scale of the cosines in the loss of stage 1, so that the softmax of the scores is what was trained.
+    """
     if task.joint.bias is None:
-        return Fitted({"cosine": task.weight})
+        return Fitted({"cosine": task.head_scale * functional.normalize(task.weight, dim=1)})
     return Fitted({"weight": task.weight, "bias": task.bias})
 
 
 def scores(tensors: Tensors, x: Tensor) -> Tensor:
-    """Returns scores [n, C] of features [n, D]. tensors: `weight` and `bias`, or `cosine` [C, D] for cosines."""
+    """Returns scores [n, C] of features [n, D]. tensors: `weight` and `bias`, or `cosine` [C, D], s w_c / ||w_c||."""
     if "cosine" in tensors:
-        return functional.linear(functional.normalize(x, dim=1), functional.normalize(tensors["cosine"], dim=1))
+        return functional.linear(functional.normalize(x, dim=1), tensors["cosine"])
     return linear_scores(tensors, x)
 
 

@@ -7,7 +7,6 @@ import torch
 from fastlt.stage2.classifiers.base import Classifier, Fitted, Task, Tensors
 from fastlt.stage2.classifiers.fixed_scores import fixed_scores
 from fastlt.stage2.classifiers.heads import Power
-from fastlt.stage2.classifiers.tau_norm import check_norms
 from fastlt.stage2.classifiers.trained import FitConfig, fit_trained
 
 SLOWER = 0.1  # factor on the learning rate of lws, because tau changes the scales of all classes at once
@@ -15,7 +14,6 @@ SLOWER = 0.1  # factor on the learning rate of lws, because tau changes the scal
 
 def fit(task: Task) -> Fitted:
     """Learns tau of the scores w_j x / ||w_j||^tau by cross-entropy, starting from 0; it is the only parameter."""
-    check_norms(task)
     weight = task.weight
     norm = weight.norm(dim=1)
     log_norm = torch.where(norm > 0, norm, 1.0).log()  # a class with zero weights scores 0 for any tau

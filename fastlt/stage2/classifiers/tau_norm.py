@@ -9,8 +9,6 @@ from fastlt.kernels.winning_interval import winning_interval
 from fastlt.stage2.classifiers.base import Classifier, Features, Fitted, Task
 from fastlt.stage2.classifiers.tau_curve import choose_tau, choose_tau_on, curve_over_tau
 
-SAME = 1e-5  # difference from 1 up to which norms are 1
-
 
 def fit(task: Task, on_train: bool = False) -> Fitted:
     """Chooses tau of the scores w_j x / ||w_j||^tau: the middle of the widest interval with the best accuracy.
@@ -20,10 +18,7 @@ def fit(task: Task, on_train: bool = False) -> Fitted:
     Every tau is considered: one matrix product tells for each sample in which interval of tau its class has the largest
     score. If `stage2.tau` is given, it is taken; with `stage2.tau_bias` the bias is kept, as BagofTricks-LT does.
     Without features to choose on, tau is cross-validated with choose_on=folds, and 1 with choose_on=none.
-
-    Raises UserError if the joint classifier is that of head=etf, whose weights have one norm.
     """
-    check_norms(task)
     curve = curve_over_tau(task, _intervals)
     if on_train:
         choices = choose_tau_on(task, _intervals, task.train, "train")
@@ -35,16 +30,6 @@ def fit(task: Task, on_train: bool = False) -> Fitted:
             weight = _normalized(task, choices)
             return Fitted({"weight": weight, "bias": task.bias.clone()}, {**choices, "bias": "kept"})
     return Fitted({"weight": _normalized(task, choices)}, choices, curve)
-
-
-def check_norms(task: Task) -> None:
-    """Raises UserError if the joint classifier compares by cosine and its weights all have norm 1, as with head=etf."""
-    norms = torch.linalg.vector_norm(task.weight, dim=1)
-    if task.joint.bias is None and (norms - 1).abs().max() <= SAME:
-        raise UserError(
-            "all weights of the joint classifier have one norm, as with protocol.head=etf, so that every tau gives the "
-            "same classifier: take joint"
-        )
 
 
 def _intervals(features: Features, weight: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
