@@ -57,12 +57,13 @@ class Trainer:
     train: this rank's share of full batches. val: this rank's share of the validation images, or None.
     seed: of batch hooks and of random layers such as dropout.
     stage: what differs from stage 1, if anything.
-    class_counts: training images of each class, int64 [C]; every loss except cross_entropy needs them.
+    class_counts: training images of each class, int64 [C]; only plain cross_entropy, without DRW and ReMix, needs none.
     class_groups: groups of the classes, int8 [C], 0 many, 1 medium, 2 few; with them, val accuracy is logged by group.
 
     `epoch` counts the complete epochs; `step`, and `position` in images of all ranks, count within the next one.
 
-    Raises UserError if an epoch has too few batches to accumulate, or for an optimizer that cannot be made.
+    Raises UserError if an epoch has too few batches to accumulate, for an optimizer that cannot be made, and without
+    class counts that are needed.
     """
 
     def __init__(
@@ -83,7 +84,12 @@ class Trainer:
         assert compute.precision in PRECISIONS, "auto is settled before"
         self.seed, self.bf16, self.ranks, self.stage = seed, compute.precision == "bf16", ranks, stage
         self.compute, self.class_groups = compute, class_groups
-        assert recipe.loss == "cross_entropy" or class_counts is not None
+        plain = recipe.loss == "cross_entropy" and recipe.drw.weights == "none"
+        if class_counts is None and not (plain and recipe.batch_hook_options.get("remix_kappa") is None):
+            raise UserError(
+                "class_counts=None: losses other than cross_entropy, protocol.drw and ReMix need the number of "
+                "training images of each class"
+            )
         self.counts = torch.as_tensor(() if class_counts is None else class_counts, device=train.device)
         self.steps = len(train) // compute.accumulate
         if not self.steps:

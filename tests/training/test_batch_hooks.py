@@ -3,13 +3,20 @@
 import itertools
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from test_representation import Noise
 
 from fastlt.core.errors import UserError
+from fastlt.core.schedule import Schedule
+from fastlt.longtail.losses.reweighting import Reweighting
+from fastlt.models.backbones import build_model
 from fastlt.training.batch_hooks import make_batch_hook, partners
+from fastlt.training.recipe import Recipe
+from fastlt.training.trainer import Trainer
 
 LABELS = torch.tensor([0] * 24 + [1] * 6 + [2] * 2)
 
@@ -98,3 +105,17 @@ def test_wrong_options_are_named() -> None:
             told = re.escape(f"protocol.batch_hook_options.{option}={value}: it must be a number from ")
             with pytest.raises(UserError, match=told):
                 make_batch_hook(name, {option: value})
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"loss": "focal"},
+        {"drw": Reweighting(weights="inverse_frequency", after=0.0)},
+        {"batch_hook": "mixup", "batch_hook_options": {"remix_kappa": 3}},
+    ],
+)
+def test_what_needs_class_counts_says_so_before_it_trains(recipe: dict[str, Any]) -> None:
+    model = build_model("resnet32", 4, 0)
+    with pytest.raises(UserError, match=r"class_counts=None: losses other than cross_entropy, .* need the number"):
+        Trainer(model, Schedule(1, 0.1, 0.9, 0.0), Recipe(**recipe), Noise(images=8), None)

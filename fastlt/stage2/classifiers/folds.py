@@ -1,7 +1,8 @@
 """Cross-validation of classifiers on the training images, for datasets without other images to choose on.
 
 The backbone was trained on all of these images, but a classifier is measured only on the fold that it was not trained
-on. docs/findings/cifar100-lt.md compares this with other ways to choose.
+on. Those that start from the joint classifier of stage 1 (lws, max_norm, los) start from one that has seen all folds.
+docs/findings/cifar100-lt.md compares this with other ways to choose.
 """
 
 from collections.abc import Callable
