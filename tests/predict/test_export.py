@@ -58,8 +58,9 @@ def test_every_classifier_as_one_layer(name: str, task: Task) -> None:
 
 def test_cosines_of_stage_1_as_one_layer() -> None:
     weight, x = torch.randn(C, D), torch.randn(50, D)
-    ours = HeadLayer(fold("joint", {"cosine": weight}, 2.0, 4.0))(4 * x).detach()
-    expected = torch.nn.functional.cosine_similarity(x[:, None], weight[None], dim=2) / 2
+    tensors = {"cosine": 16 * torch.nn.functional.normalize(weight, dim=1)}
+    ours = HeadLayer(fold("joint", tensors, 2.0, 4.0))(4 * x).detach()
+    expected = 16 * torch.nn.functional.cosine_similarity(x[:, None], weight[None], dim=2) / 2
     torch.testing.assert_close(ours, expected)
 
 
