@@ -25,7 +25,7 @@ commands are modules (`fastlt.train` is run by `python -m fastlt.train`); no pub
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from fastlt import classifiers

@@ -54,7 +54,7 @@ def write_dataset(
 
     source: one of three things.
         - A path: a folder with one folder of images per class, such a folder for each split, a CSV table, a list of
-          image files, ... The kind of source is guessed from the path, as `python tools/convert.py PATH` does.
+          image files, ... The kind of source is guessed from the path, as `python -m fastlt.convert PATH` does.
         - The name of a kind of source, such as `"cifar100_lt"` or `"image_list"`: the command's key `dataset=`.
         - The images themselves, or a dict such as {"train": images, "test": images}: an iterable of (image, label)
           pairs; a map-style dataset such as those of torchvision (without a transform), whose images are fetched one
@@ -62,7 +62,7 @@ def write_dataset(
           the bytes of an image file, a uint8 array [H, W, 3] or a PIL image. Triples (image, label, group), or a column
           group_by= of a table, keep images of a group in one split.
     out: the folder of the dataset.
-    keys: keys of `python tools/convert.py`, such as split=(0.7, 0.1, 0.2), seed=, source=, root=, encode= or
+    keys: keys of `python -m fastlt.convert`, such as split=(0.7, 0.1, 0.2), seed=, source=, root=, encode= or
         workers=.
         class_names may be a list of names, or the path of a file of names (see `read_class_names`).
 

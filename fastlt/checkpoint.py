@@ -24,7 +24,15 @@ from fastlt.predict.export.formats import FORMATS, INPUTS, export_run
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m fastlt.checkpoint", description="Weights of others for fastlt, and the reverse.")
+    parser = Parser(
+        prog="python -m fastlt.checkpoint",
+        description="Weights of others for fastlt, and the reverse.",
+        examples=(
+            "python -m fastlt.checkpoint import theirs.pth --out theirs.pt",
+            "python -m fastlt.checkpoint export runs/photos --out photos.safetensors",
+            "python -m fastlt.checkpoint describe theirs.pth",
+        ),
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable[[argparse.Namespace], str], file: str, help: str, more: str) -> Parser:

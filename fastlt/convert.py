@@ -68,17 +68,17 @@ def configuration(node: Any) -> ConvertConfig:
 
 
 HELP = Help(
-    "python tools/convert.py PATH out=DIR [KEY=VALUE ...]    or    dataset=KIND ... out=DIR",
+    "python -m fastlt.convert PATH out=DIR [KEY=VALUE ...]    or    dataset=KIND ... out=DIR",
     "Converts labelled images once into a dataset that training reads. The kind of a source PATH (a folder with a "
     "folder of images per class, a CSV table, a list, ...) is guessed and printed. A source without splits is divided "
     "into train, val and test. Every image is decoded; damaged ones are listed. The same command goes on where it was "
     "stopped.",
     [
-        "python tools/convert.py photos/ out=data/photos",
-        "python tools/convert.py labels.csv root=images out=data/mine test=0.2 group_by=patient max_bad=0.001",
-        "python tools/convert.py dataset=cifar100_lt source=cifar-100-python.tar.gz out=data/c100 imbalance=100",
-        "python tools/convert.py photos/ append=true out=data/photos",
-        "python tools/convert.py remove=withdrawn.txt out=data/photos",
+        "python -m fastlt.convert photos/ out=data/photos",
+        "python -m fastlt.convert labels.csv root=images out=data/mine test=0.2 group_by=patient max_bad=0.001",
+        "python -m fastlt.convert dataset=cifar100_lt source=cifar-100-python.tar.gz out=data/c100 imbalance=100",
+        "python -m fastlt.convert photos/ append=true out=data/photos",
+        "python -m fastlt.convert remove=withdrawn.txt out=data/photos",
     ],
     ["dataset"],
 )

@@ -203,6 +203,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m fastlt.doctor",
         description="Prints what this machine has, tries conversion, loader and kernels on it, and says what would be "
         "slow and why. A line each: ok, slow or bad. Exit code 0, or 1 if something does not work.",
+        examples=(
+            "python -m fastlt.doctor",
+            "python -m fastlt.doctor --device cpu",
+            "python -m fastlt.doctor > doctor.txt",
+        ),
     )
     parser.add_argument("--device", default="auto", help="where to try: auto (the default), cpu, cuda, cuda:N")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

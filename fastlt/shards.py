@@ -17,7 +17,15 @@ DAMAGED = 1  # exit code of verify if it found damage
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m fastlt.shards", description="Looks into a converted dataset and changes nothing.")
+    parser = Parser(
+        prog="python -m fastlt.shards",
+        description="Looks into a converted dataset and changes nothing.",
+        examples=(
+            "python -m fastlt.shards describe data/photos",
+            "python -m fastlt.shards describe data/photos --picture classes.png",
+            "python -m fastlt.shards verify data/photos",
+        ),
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     check = commands.add_parser(
         "verify",

@@ -25,6 +25,8 @@ from fastlt.core.overrides import quoted
 from fastlt.core.ranks import ALONE, Ranks, join, ranks_here
 from fastlt.core.structured import from_node
 from fastlt.core.yaml_file import read_yaml, write_yaml
+from fastlt.data.convert.engine import PROTOCOLS
+from fastlt.data.hold_out import hold_out
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.choosing import choose_split
 from fastlt.experiment.config import TrainConfig
@@ -33,6 +35,7 @@ from fastlt.experiment.embedded import EMBEDDED, draw_embedded
 from fastlt.experiment.given import GivenDataset, open_dataset, usual_trainings
 from fastlt.experiment.identity import run_folder
 from fastlt.experiment.kept import CONFIG_FILE, keep_rows, take_from_run
+from fastlt.experiment.loaders import check_batch
 from fastlt.experiment.memory import memory_told
 from fastlt.experiment.precision import take_precision
 from fastlt.experiment.results import write_results
@@ -41,6 +44,7 @@ from fastlt.experiment.run import run_experiment
 from fastlt.models.libraries import inputs_of
 from fastlt.report import write_report
 from fastlt.report.table import results_table
+from fastlt.stage2.estimators.trained import STEPS
 
 FROZEN = "frozen"  # default protocol for epochs=0
 SEEN_BY = ("backbone.name", "protocol.name", "protocol.pretrained")  # keys that determine how images are preprocessed
@@ -114,15 +118,41 @@ def resolve(composed: Any, overrides: list[str], dataset: Dataset) -> TrainConfi
     if composed.protocol.name == "auto":
         frozen = any(one.replace(" ", "") in ("epochs=0", "protocol.epochs=0") for one in overrides)
         protocol = FROZEN if frozen else dataset.about["protocol"]
-        if frozen:
-            usual = usual_trainings(len(dataset.split("train")))
+        named = f"protocol={quoted(protocol)}"  # quoted: no null, no true
+        images = len(dataset.split("train"))
+        composed = hydra.compose("train", [*overrides, named])
+        usual = usual_trainings(images) if frozen else _for_few(composed.protocol, images, _keys(overrides))
+        if usual:
             overrides = [*(f"{key}={value}" for key, value in usual.items() if key not in _keys(overrides)), *overrides]
-        composed = hydra.compose("train", [*overrides, f"protocol={quoted(protocol)}"])  # quoted: no null, no true
+            composed = hydra.compose("train", [*overrides, named])
     if not isinstance(dataset, GivenDataset):
         see_as_backbone(composed, overrides)
     config = from_node(composed, TrainConfig)
     retrainings(config)  # raises an error, if any, before anything is written
+    if config.epochs and not config.representation and not isinstance(dataset, GivenDataset):
+        train = dataset.split("train")
+        kept, _ = hold_out(train.class_start, train.class_members, config.hold_out, config.seed)
+        check_batch(config.protocol.batch, len(kept))
     return config
+
+
+def _for_few(protocol: Any, images: int, given: list[str]) -> dict[str, Any]:
+    """Returns settings by key that suit few images of one's own, in place of those of a default protocol.
+
+    protocol: the composed protocol. images: number of training images. given: keys that the user has set.
+
+    Stage 1 then has at least four batches an epoch, with the learning rate in proportion, and a training of a
+    classifier at least 300 steps, as on features that are given.
+    """
+    few: dict[str, Any] = {}
+    if protocol.name not in PROTOCOLS or "protocol" in given:
+        return few
+    if 4 * protocol.batch > images and "protocol.batch" not in given:
+        few["protocol.batch"] = batch = 1 << max(images // 4, 1).bit_length() - 1
+        few["protocol.lr"] = protocol.lr * batch / protocol.batch
+    if protocol.crt.epochs * (images // min(images, protocol.crt.batch)) < STEPS:
+        few |= usual_trainings(images)
+    return few
 
 
 def see_as_backbone(composed: Any, overrides: list[str]) -> None:

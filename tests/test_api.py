@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from importlib import metadata
 from pathlib import Path
 from unittest import mock
 
@@ -20,6 +21,10 @@ def test_importing_costs_nothing() -> None:
     code = "import sys, fastlt; heavy = {'torch', 'nvidia', 'hydra', 'numba', 'h5py', 'numpy'} & set(sys.modules); "
     done = run("-c", code + "assert not heavy, heavy; assert set(fastlt.__all__) <= set(dir(fastlt))", cwd=Path())
     assert done.returncode == 0, done.stderr
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert fastlt.__version__ == metadata.version("fastlt")
 
 
 def test_every_public_name_is_there() -> None:

@@ -110,8 +110,25 @@ def own_parts(arguments: Sequence[str]) -> list[str]:
     return [re.sub(r"^(sampler|backbone)=(?=['\"]?[\w.,]*\w:\w)", r"\1.name=", argument) for argument in arguments]
 
 
+class _Help(argparse.HelpFormatter):
+    """Leaves the lines of examples as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(_EXAMPLES) else super()._fill_text(text, width, indent)
+
+
+_EXAMPLES = "examples:\n"
+
+
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises UserError, so that an error is one line without the usage that argparse prints."""
+    """An ArgumentParser that raises UserError, so that an error is one line without the usage that argparse prints.
+
+    examples: commands that the help ends with.
+    """
+
+    def __init__(self, *given: Any, examples: Sequence[str] = (), **options: Any):
+        told = _EXAMPLES + "".join(f"  {one}\n" for one in examples) if examples else None
+        super().__init__(*given, **{"formatter_class": _Help, "epilog": told, **options})
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")

@@ -126,6 +126,7 @@ class Progress:
         self._line = self._start + FIRST_LINE - LINE_EVERY
         self._file = -TELL_EVERY
         self._first = done
+        self._shown: int | None = None
         self._bar = None
         if self._stream.isatty() and not _silent:
             self._bar = tqdm(
@@ -146,6 +147,8 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+        elif error is None and self._shown not in (None, self.done) and self.done >= self.total:
+            self._say()  # work that was shown is shown to its end
 
     @property
     def seconds(self) -> float:
@@ -167,12 +170,16 @@ class Progress:
             self._bar.update(count)
         elif time.monotonic() - self._line >= LINE_EVERY:
             self._line = time.monotonic()
-            left = duration((self.total - self.done) / max(self.rate, 1e-9))
-            note = f", {self.note}" if self.note else ""
-            say(f"{self.label}: {self.done}/{self.total} {self.unit}, {self.rate:.0f} {self.unit}/s, {left} left{note}")
+            self._say()
         if _told is not None and time.monotonic() - self._file >= TELL_EVERY:
             self._file = time.monotonic()
             self._tell(_told)
+
+    def _say(self) -> None:
+        self._shown = self.done
+        left = duration(max(self.total - self.done, 0) / max(self.rate, 1e-9))
+        note = f", {self.note}" if self.note else ""
+        say(f"{self.label}: {self.done}/{self.total} {self.unit}, {self.rate:.0f} {self.unit}/s, {left} left{note}")
 
     def _tell(self, path: Path) -> None:
         state = {name: getattr(self, name) for name in ("label", "done", "total", "unit", "rate", "note")}

@@ -31,6 +31,7 @@ def announced(config: TrainConfig, dataset: Dataset, choose_on: str, device: tor
     kind = "training row" if given else "training image"
     others = [f"{len(dataset.split(name)):,} for {name}" for name in ("val", "test") if name in dataset.splits]
     data = f"data: {dataset.name}, {counted(dataset.classes, 'class')} ({groups}), {counted(int(counts.sum()), kind)}"
+    data += f" ({100 * config.hold_out:g} % of them held out)" if config.hold_out else ""
     data += f", from {counts.max():,} to {counts.min():,} a class; {', '.join(others)}"
 
     names = config.classifier_names

@@ -10,7 +10,7 @@ from fastlt.data.convert import convert_configured
 from fastlt.data.convert.config import ConvertConfig
 from fastlt.data.shards.format import DATASET_FILE
 
-# The folder of an embedded dataset -> the arguments of tools/convert.py that make it.
+# The folder of an embedded dataset -> the arguments of fastlt.convert that make it.
 EMBEDDED = {"data/shapes": ["dataset=shapes"], "data/shapes_6": ["dataset=shapes", "classes=6"]}
 PATIENCE = 600.0  # seconds to wait for another process that is drawing the same dataset
 

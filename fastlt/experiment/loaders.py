@@ -15,6 +15,19 @@ from fastlt.experiment.config import TrainConfig
 from fastlt.longtail.sampler import InOrder, Order
 
 
+def check_batch(batch: int, images: int, parts: int = 1) -> None:
+    """Raises UserError if a batch of stage 1 is larger than the number of training images.
+
+    parts: what the suggested batch is a multiple of.
+    """
+    if batch > images:
+        fits = max(1, images // 4 // parts) * parts
+        raise UserError(
+            f"protocol.batch={batch} is larger than the number of training images ({images}): choose a smaller "
+            f"one, such as protocol.batch={fits}"
+        )
+
+
 class Loaders:
     """Makes the loaders of an experiment: for training, for evaluation, and for features of augmented images."""
 
@@ -62,12 +75,7 @@ class Loaders:
         the number of ranks times `accumulate`.
         """
         batch, parts = self.config.protocol.batch, self.ranks.world * self.config.accumulate
-        if batch > images:
-            fits = max(1, images // 4 // parts) * parts
-            raise UserError(
-                f"protocol.batch={batch} is larger than the number of training images ({images}): choose a smaller "
-                f"one, such as protocol.batch={fits}"
-            )
+        check_batch(batch, images, parts)
         if batch % parts:
             raise UserError(
                 f"protocol.batch={batch} cannot be shared out to {self.ranks.world} ranks in {self.config.accumulate} "

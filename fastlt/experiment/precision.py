@@ -17,6 +17,7 @@ from torch.nn import functional
 from fastlt.core.checkpoint import load_checkpoint
 from fastlt.core.errors import UserError
 from fastlt.core.files import NotWritten, write_file
+from fastlt.core.log import say
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.config import TrainConfig
 from fastlt.experiment.identity import determined_by
@@ -117,6 +118,7 @@ def _times_as_fast(
     try:
         return float(json.loads(path.read_text())["times_as_fast"]), f"measured before, {path}"
     except (OSError, ValueError, KeyError, TypeError):
+        say(f"measuring whether bf16 is faster for {backbone} on this processor: a few seconds, once")
         times = measure(backbone, train_from, image_size, batch, json.loads(own), trained)
     try:
         write_file(path, json.dumps({**about, "times_as_fast": round(times, 4)}, indent=1) + "\n", shared=True)

@@ -277,6 +277,8 @@ def read_results(run: Path) -> Results:
     allowed.
     """
     path = run / NAME
+    if not run.is_dir():
+        raise UserError(f"{run}: no such folder of a run")
     try:
         return from_json(read_json(path))
     except UserError as error:

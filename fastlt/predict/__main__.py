@@ -30,6 +30,11 @@ def _parser() -> argparse.ArgumentParser:
         "and the group (many, medium or few training images) of each. Images are seen as they were when the run was "
         "evaluated. A backbone or classifier of one's own, package.module:NAME, is imported. With --out or --features, "
         "the same command goes on after an interruption. Exit code 0, or 1 if an image could not be read.",
+        examples=(
+            "python -m fastlt.predict runs/photos photo.jpg",
+            "python -m fastlt.predict runs/photos new/ --classifier tau_norm --format csv --out predictions.csv",
+            "find new -name '*.jpg' | python -m fastlt.predict runs/photos - --coverage 0.9",
+        ),
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a finished run")
     parser.add_argument(

@@ -4,13 +4,12 @@ With --out DIR it writes one report across all runs instead, with means over see
 
 from __future__ import annotations
 
-import argparse
 import sys
 import webbrowser
 from pathlib import Path
 from typing import NoReturn
 
-from fastlt.core.cli import guard
+from fastlt.core.cli import Parser, guard
 from fastlt.core.errors import UserError
 from fastlt.core.log import printed, regrets
 from fastlt.experiment.results import read_results
@@ -18,7 +17,7 @@ from fastlt.report import write_report
 from fastlt.report.find import find_runs
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     def error(self, message: str) -> NoReturn:
         # argparse would print the usage as well, but every fastlt command reports errors in one line.
         raise UserError(f"{message}; allowed is RUN [RUN ...] [--out DIR] [--open], see python -m fastlt.report --help")
@@ -29,7 +28,16 @@ def main(arguments: list[str] | None = None) -> int:
 
     0: success. 1: a figure or the page could not be made. 2: wrong input, which one line on stderr names.
     """
-    parser = _Parser(prog="python -m fastlt.report", description=__doc__)
+    parser = _Parser(
+        prog="python -m fastlt.report",
+        description="Writes report.md and figures/ of each run anew from its results.json. With --out DIR it writes "
+        "one report across all runs instead, with means over seeds beside the published numbers.",
+        examples=(
+            "python -m fastlt.report runs/photos --open",
+            "python -m fastlt.report runs/photos runs/photos_class --out compared",
+            "python -m fastlt.report runs --out compared    # all runs in a folder",
+        ),
+    )
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run, a folder of runs, or a grid")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where one report across all of them goes")
     parser.add_argument("--open", action="store_true", help="open the last report in the browser")

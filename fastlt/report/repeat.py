@@ -11,6 +11,7 @@ from fastlt.experiment.results import Results
 from fastlt.report.departures import departures
 from fastlt.report.names import PAPER, escaped, label
 
+FEATURES = "features"  # protocol and backbone of runs on features that were given
 _TOLD = ("backbone", "sampler", "protocol", "seed", "epochs", "image_size", "precision")  # keys in results.json
 
 
@@ -42,15 +43,21 @@ def how_it_was_run(results: Results) -> str:
     lines = ["## How this was run", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items() if value]
     lines += ["", "Run it again with", "", "```", printed(command(results)), "```"]
-    if results.dataset != "shapes":
+    if results.protocol == FEATURES:
+        lines += ["", "where FILE holds the features."]
+    elif results.dataset != "shapes":
         lines += ["", "where DIR is the converted dataset."]
     return "\n".join(lines)
 
 
 def command(results: Results) -> str:
-    """Returns the command line that repeats the run. It says data=DIR unless the data set is the embedded one."""
-    words = [] if results.dataset == "shapes" else ["data=DIR"]
-    for key in _TOLD:
+    """Returns the command line that repeats the run.
+
+    It says features=FILE for features that were given, and data=DIR unless the data set is the embedded one.
+    """
+    features = results.protocol == FEATURES
+    words = ["features=FILE"] if features else [] if results.dataset == "shapes" else ["data=DIR"]
+    for key in ("sampler", "seed") if features else _TOLD:
         if (value := getattr(results, key)) is not None:
             words.append(f"{key}={value}")
     names = list(results.classifiers)

@@ -46,7 +46,8 @@ def columns(results: Results) -> list[Column]:
         head.append(Column("mean_class", "mean class"))
     if any(row.macro_f1 is not None for row in rows):
         head.append(Column("macro_f1", "F1"))
-    head.append(Column("top5", "top-5"))
+    if len(results.class_counts["train"]) > 5:
+        head.append(Column("top5", "top-5"))
     head.append(Column("ece", "ECE", lowest_is_best=True))
     return head
 

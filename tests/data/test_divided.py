@@ -111,7 +111,10 @@ def test_a_split_that_is_there_stays() -> None:
         ({"val": 0.5, "test": 0.5}, "val=0.5 and test=0.5 leave nothing to train on"),
         ({"test": 0.2, "seed": -1}, "seed=-1: allowed is a whole number from 0 up"),
         ({"test": 0.2, "group_by": "("}, r"group_by=\(: no regular expression .*, and no column"),
-        ({"test": 0.2, "group_by": "g1/"}, "is no column, and as a regular expression it matches 120 of 123 paths not"),
+        (
+            {"test": 0.2, "group_by": "g1/"},
+            "is no column, and as a regular expression it does not match 120 of 123 paths",
+        ),
         ({"test": 0.2, "group_by": "jpg"}, "test=0.2 of these 123 images is none: every class keeps an image in train"),
     ],
 )

@@ -63,6 +63,7 @@ def test_ranks_share_an_epoch() -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # more than there are cores here
 @pytest.mark.parametrize("workers", [0, 2])
 def test_it_works_in_a_dataloader_and_goes_on_in_it(workers: int) -> None:
     """With workers, which take numbers ahead of the batches, the caller says how many were used."""

@@ -580,3 +580,15 @@ def test_out_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     (tmp_path / "file").write_text("")
     assert main([str(run), "--out", str(tmp_path / "file")]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_five_classes_have_no_top_5() -> None:
+    for classes, shown in ((5, False), (6, True)):
+        results = measured(made(np.geomspace(200, 5, classes).astype(int).tolist()))
+        assert ("top-5" in results_table(results)) == shown
+
+
+def test_runs_on_given_features_are_repeated_with_them() -> None:
+    given = {**made(), "dataset": "mine", "backbone": "features", "protocol": "features", "image_size": None}
+    assert command(given).startswith("python -m fastlt.train features=FILE sampler=instance seed=0")
+    assert "backbone" not in command(given) and "where FILE holds the features." in how_it_was_run(given)

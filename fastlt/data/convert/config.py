@@ -20,7 +20,7 @@ class DatasetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
-    """The keys of `python tools/convert.py` and of `fastlt.write_dataset`."""
+    """The keys of `python -m fastlt.convert` and of `fastlt.write_dataset`."""
 
     dataset: DatasetConfig
     out: str  # the folder to write

@@ -65,6 +65,10 @@ class Dataset:
         self.maps = [_mapped(path, shard["size"]) for path, shard in zip(self.shards, about["shards"], strict=True)]
         self.splits = read_index(self.root / layout.INDEX_FILE, about)
 
+    def __repr__(self) -> str:
+        images = ", ".join(f"{name}: {len(index):,} images" for name, index in self.splits.items())
+        return f"Dataset({str(self.root)!r}, {self.name}, {self.classes} classes, {images})"
+
     @property
     def classes(self) -> int:
         """The number of classes."""
@@ -132,13 +136,14 @@ def read_description(root: Path) -> dict[str, Any]:
     path = root / layout.DATASET_FILE
     if not root.is_dir():
         raise UserError(
-            f"data={root}: no such folder; convert a data set first (python tools/convert.py dataset=... out={root})"
+            f"data={root}: no such folder; convert a data set first (python -m fastlt.convert dataset=... out={root})"
         )
     try:
         path.lstat()  # os.path.lexists calls a file missing whose folder may not be read
     except FileNotFoundError:
         raise UserError(
-            f"data={root} has no {layout.DATASET_FILE}, so it is no converted dataset; make one with tools/convert.py"
+            f"data={root} has no {layout.DATASET_FILE}, so it is no converted dataset; make one with "
+            "python -m fastlt.convert"
         ) from None
     if not path.is_file():  # reading from a named pipe would block
         raise UserError(f"{path} is no file: put it back, or convert the data set again")

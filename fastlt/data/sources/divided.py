@@ -157,8 +157,8 @@ def _matched(keys: list[str], expression: str) -> list[str] | None:
     if not all(found):
         key = keys[found.index(None)]
         raise UserError(
-            f"group_by={expression} is no column, and as a regular expression it matches {found.count(None):,} of "
-            f"{len(keys):,} paths not, such as {shown(key)}; it must match each"
+            f"group_by={expression} is no column, and as a regular expression it does not match "
+            f"{found.count(None):,} of {len(keys):,} paths, such as {shown(key)}; it must match each"
         )
     return [(match[1] if match.re.groups else match[0]) or "" for match in found if match]
 
