@@ -113,7 +113,7 @@ def test_a_split_that_is_there_stays() -> None:
         ({"test": 0.2, "group_by": "("}, r"group_by=\(: no regular expression .*, and no column"),
         (
             {"test": 0.2, "group_by": "g1/"},
-            "is no column, and as a regular expression it does not match 120 of 123 paths",
+            "is no column, and as a regular expression it does not match 120 of 123",
         ),
         ({"test": 0.2, "group_by": "jpg"}, "test=0.2 of these 123 images is none: every class keeps an image in train"),
     ],
