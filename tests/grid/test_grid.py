@@ -93,13 +93,26 @@ def settled(place: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> li
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_every_grid_can_be_settled(grid: str, place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    arguments = (f"grid={grid}", "data=data", f"out={tmp_path}", "protocol.pretrained=null")
+    arguments = (f"grid={grid}", "data=data", f"out={tmp_path}", "protocol.pretrained=null", "protocol.batch=16")
     cells = settled(place, monkeypatch, *arguments)
     assert {cell.config.sampler.name for cell in cells} == {"instance", "class", "sqrt", "progressive"}
     assert len({cell.name for cell in cells}) == len(cells) == len({cell.key for cell in cells})
     plan = json.loads((tmp_path / "grid.json").read_text())
     assert plan["grid"] == grid
     assert [entry["name"] for entry in plan["cells"]] == [cell.name for cell in cells]
+
+
+def test_a_plan_is_refused_if_a_cell_could_not_begin(
+    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(
+        "sys.argv", ["grid", "grid=samplers", "data=data", "protocol=cifar_lt_200", f"out={tmp_path}/new"]
+    )
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2 and not (tmp_path / "new").exists()
+    assert "protocol.batch=128 is larger than the number of training images (68)" in capsys.readouterr().err
 
 
 def test_the_demos_are_of_the_embedded_data(place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
