@@ -81,7 +81,7 @@ def frozen_representation(
         if not config.protocol.pretrained:
             say(
                 f"backbone={config.backbone.name}: nothing is trained and protocol.pretrained is not given, so its "
-                "weights are those that it is made with"
+                "weights are random, or those that a network of your own comes with"
             )
         start = time.monotonic()
         raw = train_features(Representation(model, identity.key, {}, 0, "", 0.0, 0, 1.0, features_key))

@@ -93,5 +93,5 @@ def test_an_image_hook_has_a_key_for_every_view(raw_dataset: Dataset) -> None:
 
 
 def test_a_number_of_views_that_cannot_be_is_refused() -> None:
-    with pytest.raises(UserError, match="views_per_image=0: it must be from 1 to 16"):
+    with pytest.raises(UserError, match="views_per_image=0: it must be a whole number from 1 to 16"):
         Augment(32, views_per_image=0)

@@ -310,7 +310,9 @@ def test_the_authors_habits_in_one_word(place: Path) -> None:
 
 
 def test_keeping_the_best_epoch_needs_images_to_choose_on(place: Path, tmp_path: Path) -> None:
-    line = refusal(main, "data=data", "protocol=authors", "choose_on=train", "run=never", cwd=place)
+    line = refusal(
+        main, "data=data", "protocol=authors", "protocol.batch=16", "choose_on=train", "run=never", cwd=place
+    )
     assert line.startswith("stage2.keep=best needs images to choose the epoch on") and "hold_out=0.1" in line
     assert not (place / "never" / "checkpoint.pt").exists()
 

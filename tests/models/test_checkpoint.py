@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from test_backbones import OWN
 from torch import Tensor, nn
 
+from fastlt import __version__
 from fastlt.checkpoint import main
 from fastlt.core.checkpoint import SCHEMA, read_checkpoint, save_checkpoint
 from fastlt.core.errors import UserError
@@ -417,7 +418,7 @@ def test_an_exported_model_comes_back(tmp_path: Path) -> None:
     with safe_open(out, framework="pt") as file:
         assert file.metadata() == {
             "format": "pt",
-            "fastlt": "0.1.0",
+            "fastlt": __version__,
             "key": key,
             "backbone": "resnet32",
             "classes": "7",

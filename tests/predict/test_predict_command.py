@@ -299,7 +299,7 @@ def test_no_path_on_stdin(run: Path) -> None:
 
 
 def test_a_run_that_is_not_whole(run: Path, tmp_path: Path) -> None:
-    assert "no such run/results.json: does not exist" in refused(tmp_path / "no such run", "x.jpg")
+    assert "no such run: no such folder of a run" in refused(tmp_path / "no such run", "x.jpg")
     kept = run / "classifiers" / "crt.pt"
     whole = torch.load(kept, weights_only=True)
     for state, message in (
