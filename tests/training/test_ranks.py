@@ -89,7 +89,8 @@ def test_two_ranks_train_as_one_process_does(place: Path) -> None:
 @pytest.mark.parametrize("name", ["given", "frozen"])
 def test_two_ranks_extract_and_fit_what_one_process_does(name: str, place: Path) -> None:
     """213 training images are no multiple of two, and a pass of augmented ones follows."""
-    stage_1 = {"given": ("representation=alone/checkpoint.pt",), "frozen": ("epochs=0", "protocol=frozen")}[name]
+    frozen = "epochs=0", "protocol=frozen", "protocol.sam.rho=0", "protocol.swa.after=1"
+    stage_1 = {"given": ("representation=alone/checkpoint.pt",), "frozen": frozen}[name]
     options = (*stage_1, "augmented_passes=1", "classifiers=[joint,ncm_l2,crt,tau_norm,nowhere:mine]", "image_size=32")
     (place / "nowhere.py").write_text(UNLUCKY)
     alone = train(*OPTIONS, *options, f"run={name}_1", cwd=place, PYTHONPATH=path(place))
