@@ -145,7 +145,7 @@ def _for_few(protocol: Any, images: int, given: list[str]) -> dict[str, Any]:
     classifier at least 300 steps, as on features that are given.
     """
     few: dict[str, Any] = {}
-    if protocol.name not in PROTOCOLS or "protocol" in given:
+    if protocol.name not in PROTOCOLS:
         return few
     if 4 * protocol.batch > images and "protocol.batch" not in given:
         few["protocol.batch"] = batch = 1 << max(images // 4, 1).bit_length() - 1

@@ -110,14 +110,14 @@ def own_parts(arguments: Sequence[str]) -> list[str]:
     return [re.sub(r"^(sampler|backbone)=(?=['\"]?[\w.,]*\w:\w)", r"\1.name=", argument) for argument in arguments]
 
 
+_EXAMPLES = "examples:\n"
+
+
 class _Help(argparse.HelpFormatter):
     """Leaves the lines of examples as they are."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return text if text.startswith(_EXAMPLES) else super()._fill_text(text, width, indent)
-
-
-_EXAMPLES = "examples:\n"
 
 
 class Parser(argparse.ArgumentParser):

@@ -38,9 +38,9 @@ def announced(config: TrainConfig, dataset: Dataset, choose_on: str, device: tor
     told = f"stage 2: {', '.join(names) if len(names) <= SHOWN else counted(len(names), 'classifier')}"
     if choose_on in CHOSEN_ON and names != ["joint"]:
         told += f"; settings are chosen on {CHOSEN_ON[choose_on]}"
-    left_out = {name for asked in config.classifiers for name in SETS.get(asked, ())} & set(NEED_LINEAR) - set(names)
-    if left_out - {"lws"} or (left_out and "lws_images" not in names):
-        told += f"; without {', '.join(one for one in NEED_LINEAR if one in left_out)}, as the head is no linear one"
+    left_out = [name for name in NEED_LINEAR if any(name in SETS.get(asked, ()) for asked in config.classifiers)]
+    if left_out and config.head_kind != "linear":
+        told += f"; without {', '.join(left_out)}, as the head is no linear one"
     lines = [data, *([] if given else [_stage_1(config, device, threads)]), told]
     return lines
 

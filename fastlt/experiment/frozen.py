@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from fastlt.core.checkpoint import finished_state, load_checkpoint, save_checkpoint
+from fastlt.core.config import assemble, changed
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
 from fastlt.core.ranks import ALONE, Ranks
@@ -19,7 +20,12 @@ from fastlt.stage2.classifiers import IMAGE_CLASSIFIERS
 from fastlt.stage2.classifiers.base import Features
 from fastlt.stage2.classifiers.joint import linear_layer, train_joint
 from fastlt.stage2.estimators.scale import fixed_scale, scale_of
+from fastlt.training.recipe import Recipe
 from fastlt.training.representation import Representation
+
+# Keys below `protocol` that do nothing where the backbone is not trained.
+OF_TRAINING = ("train_from", "label_smoothing", "drw.weights", "batch_hook", "views_per_image", "sam.rho", "swa.after")
+OF_TRAINING += ("ema", "clip_norm", "layer_decay", "head_lr")
 
 
 def check_frozen(config: TrainConfig) -> None:
@@ -35,23 +41,13 @@ def check_frozen(config: TrainConfig) -> None:
         raise UserError(f"protocol.loss={protocol.loss}: with epochs=0 it is cross_entropy")
     if protocol.head not in ("auto", "linear"):
         raise UserError(f"protocol.head={protocol.head}: with epochs=0 it is linear")
-    given = {
-        "train_from": protocol.train_from,
-        "label_smoothing": protocol.label_smoothing,
-        "drw.weights": protocol.drw.weights if protocol.drw.weights != "none" else None,
-        "batch_hook": protocol.batch_hook if protocol.batch_hook != "none" else None,
-        "views_per_image": protocol.views_per_image if protocol.views_per_image > 1 else None,
-        "sam.rho": protocol.sam.rho,
-        "swa.after": protocol.swa.after if protocol.swa.after < 1 else None,
-        "ema": protocol.ema,
-        "clip_norm": protocol.clip_norm,
-        "layer_decay": protocol.layer_decay if protocol.layer_decay < 1 else None,
-        "head_lr": protocol.head_lr,
-    }
-    for key, value in given.items():
-        if value:
+    given = {"train_from": protocol.train_from, **changed(assemble(Recipe, protocol))}
+    if protocol.views_per_image > 1:
+        given["views_per_image"] = protocol.views_per_image
+    for key in OF_TRAINING:
+        if given.get(key) is not None:
             raise UserError(
-                f"protocol.{key}={value}: with epochs=0 the backbone is not trained: leave it out, or give epochs=N"
+                f"protocol.{key}={given[key]}: with epochs=0 the backbone is not trained: leave it out or train"
             )
 
 

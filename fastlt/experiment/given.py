@@ -15,6 +15,7 @@ from fastlt.core.log import say
 from fastlt.core.torch_file import Unreadable, read_torch_file, write_torch_file
 from fastlt.data.shards.reader import Dataset, SplitIndex
 from fastlt.experiment.config import TrainConfig
+from fastlt.experiment.results import GIVEN
 from fastlt.longtail.sampler import LAWS
 from fastlt.stage2.classifiers import IMAGE_CLASSIFIERS
 from fastlt.stage2.classifiers.base import Features
@@ -26,7 +27,7 @@ from fastlt.stage2.features.given.given import GivenFeatures
 from fastlt.stage2.features.given.labels import SPLITS
 from fastlt.training.representation import Representation
 
-PROTOCOL = "features"
+PROTOCOL = GIVEN
 # Keys that concern images or stage 1. With features=FILE they would have no effect, so they are refused.
 OF_IMAGES = (
     "data",

@@ -13,6 +13,7 @@ from fastlt.stage2.decision_regions import read_regions
 
 SCHEMA = 1
 NAME = "results.json"
+GIVEN = "features"  # protocol and backbone of runs on features that were given
 _AGAIN = "give its training command again: it writes the file anew and trains nothing that is there"
 
 

@@ -7,11 +7,10 @@ from typing import Any
 
 from fastlt.core.groups import GROUPS
 from fastlt.core.log import duration, printed
-from fastlt.experiment.results import Results
+from fastlt.experiment.results import GIVEN, Results
 from fastlt.report.departures import departures
 from fastlt.report.names import PAPER, escaped, label
 
-FEATURES = "features"  # protocol and backbone of runs on features that were given
 _TOLD = ("backbone", "sampler", "protocol", "seed", "epochs", "image_size", "precision")  # keys in results.json
 
 
@@ -43,7 +42,7 @@ def how_it_was_run(results: Results) -> str:
     lines = ["## How this was run", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items() if value]
     lines += ["", "Run it again with", "", "```", printed(command(results)), "```"]
-    if results.protocol == FEATURES:
+    if results.protocol == GIVEN:
         lines += ["", "where FILE holds the features."]
     elif results.dataset != "shapes":
         lines += ["", "where DIR is the converted dataset."]
@@ -55,7 +54,7 @@ def command(results: Results) -> str:
 
     It says features=FILE for features that were given, and data=DIR unless the data set is the embedded one.
     """
-    features = results.protocol == FEATURES
+    features = results.protocol == GIVEN
     words = ["features=FILE"] if features else [] if results.dataset == "shapes" else ["data=DIR"]
     for key in ("sampler", "seed") if features else _TOLD:
         if (value := getattr(results, key)) is not None:

@@ -159,7 +159,7 @@ def test_given_keys_go_before_the_backbones(place: Path) -> None:
         (["classifiers=[crt_images]"], "these train on images, and with epochs=0 there are only features"),
         (["protocol.loss=focal"], "protocol.loss=focal: with epochs=0 it is cross_entropy"),
         *(
-            ([f"protocol.{key}"], f"protocol.{key.split('=')[0]}=")
+            ([f"protocol.{key}"], f"protocol.{key}: with epochs=0 the backbone is not trained")
             for key in (
                 "train_from=last",
                 "sam.rho=0.05",
@@ -169,7 +169,7 @@ def test_given_keys_go_before_the_backbones(place: Path) -> None:
                 "views_per_image=2",
                 "label_smoothing=0.1",
                 "batch_hook=mixup",
-                "clip_norm=1",
+                "clip_norm=1.0",
                 "layer_decay=0.5",
                 "head_lr=0.1",
             )
