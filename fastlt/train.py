@@ -25,6 +25,7 @@ from fastlt.core.overrides import quoted
 from fastlt.core.ranks import ALONE, Ranks, join, ranks_here
 from fastlt.core.structured import from_node
 from fastlt.core.yaml_file import read_yaml, write_yaml
+from fastlt.data.augmentations import AUGMENTATIONS
 from fastlt.data.convert.engine import PROTOCOLS
 from fastlt.data.hold_out import hold_out
 from fastlt.data.shards.reader import Dataset
@@ -41,9 +42,11 @@ from fastlt.experiment.precision import take_precision
 from fastlt.experiment.results import write_results
 from fastlt.experiment.retrain import retrainings
 from fastlt.experiment.run import run_experiment
+from fastlt.longtail.losses import LOSSES
 from fastlt.models.libraries import inputs_of
 from fastlt.report import write_report
 from fastlt.report.table import results_table
+from fastlt.stage2.classifiers import CLASSIFIERS, IMAGE_CLASSIFIERS, SETS
 from fastlt.stage2.estimators.trained import STEPS
 
 FROZEN = "frozen"  # default protocol for epochs=0
@@ -63,10 +66,25 @@ HELP = Help(
         "python -m fastlt.train features=features.npz                             # stage 2 on features of your own",
     ],
     ["protocol", "backbone", "sampler"],
+    {
+        "classifiers": (*SETS, *CLASSIFIERS, *IMAGE_CLASSIFIERS),
+        "protocol.loss": LOSSES,
+        "protocol.augment": AUGMENTATIONS,
+    },
 )
 
 
-@hydra_command("train", TrainConfig, HELP)
+def _values(composed: Any) -> dict[str, Any]:
+    """Returns the values that a training would take, for --cfg job."""
+    overrides = list(HydraConfig.get().overrides.task)
+    composed = take_from_run(composed, overrides)
+    if composed.data in EMBEDDED and not composed.features and not Path(composed.data).exists():
+        named = ["protocol=demo"] if composed.protocol.name == "auto" else []
+        return asdict(from_node(hydra.compose("train", [*overrides, *named]), TrainConfig))
+    return asdict(resolve(composed, overrides, open_dataset(composed)))
+
+
+@hydra_command("train", TrainConfig, HELP, _values)
 def main(config: Any) -> None:
     """Runs the command. The last line of stdout is the path of the report."""
     run_configured(config, list(HydraConfig.get().overrides.task))

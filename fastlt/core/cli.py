@@ -17,7 +17,7 @@ from typing import Any, NoReturn, get_type_hints
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, UnsupportedInterpolationType
 
 from fastlt.core.errors import DEBUG, UserError
@@ -51,10 +51,13 @@ _OTHER_NAMES = {
 }
 
 
-def hydra_command(name: str, schema: type, about: Help) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+def hydra_command(
+    name: str, schema: type, about: Help, values: Callable[[DictConfig], dict[str, Any]] | None = None
+) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Decorator that makes a function a command configured by conf/`name`.yaml and key=value arguments.
 
     schema: the dataclass that declares the keys. about: what --help says beside them.
+    values: returns what `--cfg job` prints of the composed DictConfig; by default it is printed itself.
     The decorated function takes the composed DictConfig.
 
     Wrong input ends the command with one line on stderr and exit code 2; --debug or HYDRA_FULL_ERROR=1 adds the
@@ -69,14 +72,25 @@ def hydra_command(name: str, schema: type, about: Help) -> Callable[[Callable[[D
     register(name, schema)
 
     def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        asked = False  # for the values, by --cfg job
+
+        def run_or_show(config: DictConfig) -> None:
+            if values and asked:
+                sys.stdout.write(OmegaConf.to_yaml(OmegaConf.create(values(config))))
+            else:
+                main(config)
+
         @functools.wraps(main)
         def job(config: DictConfig) -> None:
             # The guard stands inside the job, because Hydra would print lines of its own about an error that leaves it.
-            guard(lambda: main(config), schema)
+            guard(lambda: run_or_show(config), schema)
 
         command = hydra.main(config_path="pkg://fastlt.conf", config_name=name, version_base="1.3")(job)
 
         def understood() -> None:
+            nonlocal asked
+            if values:
+                sys.argv[1:], asked = without_cfg_job(sys.argv[1:])
             sweeps = any(argument in ("-m", "--multirun") for argument in sys.argv)
             sys.argv[1:] = quoted_strings(own_parts(sys.argv[1:]), schema, sweeps)
             command()
@@ -97,6 +111,20 @@ def hydra_command(name: str, schema: type, about: Help) -> Callable[[Callable[[D
         return run
 
     return decorate
+
+
+def without_cfg_job(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """Returns the arguments without Hydra's `--cfg job`, and whether it was among them.
+
+    >>> without_cfg_job(["seed=1", "--cfg", "job"])
+    (['seed=1'], True)
+    """
+    rest = list(arguments)
+    for given in (["--cfg", "job"], ["-c", "job"], ["--cfg=job"]):
+        for place in range(len(rest)):
+            if rest[place : place + len(given)] == given:
+                return rest[:place] + rest[place + len(given) :], True
+    return rest, False
 
 
 def own_parts(arguments: Sequence[str]) -> list[str]:

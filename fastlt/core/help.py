@@ -1,8 +1,8 @@
 """The text that --help prints for a command that is configured by key=value arguments."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -16,28 +16,34 @@ class Help:
     """What --help says of a command beside its keys.
 
     usage: the command line. about: a paragraph. examples: command lines. groups: the folders of conf/ with the named
-    values of keys, such as `protocol`.
+    values of keys, such as `protocol`. values: further named values, {key: names}.
     """
 
     usage: str
     about: str
     examples: Sequence[str]
     groups: Sequence[str] = ()
+    values: Mapping[str, Iterable[str]] = field(default_factory=dict)
 
     def text(self, schema: type) -> str:
         """Returns the whole text. schema: the dataclass that declares the command's keys."""
         lines = [f"usage: {self.usage}", "", *textwrap.wrap(self.about, WIDTH), "", "examples:"]
         lines += [f"  {example}" for example in self.examples]
-        if self.groups:
-            lines += ["", "named values:", *(line for group in self.groups for line in _names(group))]
+        named = {**{group: _files(group) for group in self.groups}, **self.values}
+        if named:
+            lines += ["", "named values:", *(line for key, names in named.items() for line in _names(key, names))]
         lines += ["", "keys, with defaults in brackets:", *(line for key in described(schema) for line in _key(key))]
         return "\n".join([*lines, "", "--debug shows the traceback of an error; --cfg job prints all values.", ""])
 
 
-def _names(group: str) -> Iterator[str]:
+def _files(group: str) -> list[str]:
     names = sorted(path.name.removesuffix(".yaml") for path in files("fastlt.conf").joinpath(group).iterdir())
-    shown = f"{group}=" + ", ".join(name for name in names if name != "auto" and not name.startswith("__"))
-    yield from textwrap.wrap(shown, WIDTH, initial_indent="  ", subsequent_indent=" " * 6)
+    return [name for name in names if name != "auto" and not name.startswith("__")]
+
+
+def _names(key: str, names: Iterable[str]) -> list[str]:
+    shown = f"{key}=" + ", ".join(names)
+    return textwrap.wrap(shown, WIDTH, initial_indent="  ", subsequent_indent=" " * 6)
 
 
 def _key(key: Key) -> Iterator[str]:

@@ -104,6 +104,17 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole // 60 % 60:02d}m"
 
 
+def speed(rate: float, unit: str) -> str:
+    """Returns units per second as a text, or seconds per unit where that says more.
+
+    >>> [speed(rate, "images") for rate in (417.3, 2.5, 0.04)]
+    ['417 images/s', '2.5 images/s', '25s each']
+    """
+    if 0 < rate < 0.5:
+        return f"{duration(1 / rate)} each"
+    return f"{rate:.1f} {unit}/s" if 0 < rate < 9.95 else f"{rate:.0f} {unit}/s"
+
+
 class Progress:
     """Shows the progress of work: a bar with rate and time left on a terminal, a line every ten seconds elsewhere.
 
@@ -179,7 +190,7 @@ class Progress:
         self._shown = self.done
         left = duration(max(self.total - self.done, 0) / max(self.rate, 1e-9))
         note = f", {self.note}" if self.note else ""
-        say(f"{self.label}: {self.done}/{self.total} {self.unit}, {self.rate:.0f} {self.unit}/s, {left} left{note}")
+        say(f"{self.label}: {self.done}/{self.total} {self.unit}, {speed(self.rate, self.unit)}, {left} left{note}")
 
     def _tell(self, path: Path) -> None:
         state = {name: getattr(self, name) for name in ("label", "done", "total", "unit", "rate", "note")}

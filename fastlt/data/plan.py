@@ -33,14 +33,15 @@ class Augment:
         `resized`: torchvision's RandomResizedCrop (training on ImageNet and the like);
         `pad`: a random window of the image padded by `pad` pixels on every side (training on CIFAR);
         `center`: torchvision's Resize(round(image_size / crop_pct)) + CenterCrop(image_size) (evaluation).
-    scale, ratio: for `resized`, the ranges of the crop's share of the image's area and of its width / height.
+    scale: for `resized`, the range of the crop's share of the image's area.
+    ratio: for `resized`, the range of the crop's width / height.
     pad: for `pad`, in pixels.
     crop_pct: for `center`, the share of the short side that is kept, in (0, 1]. Resize(256) + CenterCrop(224) is
     image_size=224, crop_pct=224 / 256.
     flip: whether images are mirrored horizontally with probability one half.
     jitter: strength of brightness, contrast and saturation jitter, 0 (none) to 1.
     interpolation: the filter of every resize, Pillow's `bilinear` or `bicubic` with antialiasing.
-    augment: augmentations that are applied next, in this order: names of AUGMENTATIONS (augmentations.py).
+    augment: names of augmentations that are applied next, in this order.
     augment_options: the options of each augmentation by its name, such as {"randaugment": {"magnitude": 7}}.
     image_hook: a function of your own that is applied to each normalized image last, as `package.module:NAME`; "" for
     none. It is called as NAME(image, key, **image_hook_options) and returns an image of the same shape. `image` is a

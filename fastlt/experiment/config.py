@@ -44,7 +44,7 @@ class ProtocolConfig(Recipe, Augment, Schedule):
     std: tuple[float, ...] | None = None  # standard deviation, as mean
     lr_batch: int = 0  # batch size that lr is meant for; lr is scaled linearly to the actual one; 0: it is not scaled
     # Initial weights of the backbone: true (those published for it), torchvision, local-dir:DIR, hf-hub:NAME, a file,
-    # or a run folder; see `weights_file`.
+    # or a run folder.
     pretrained: str | None = None
     train_from: str | None = None  # first layer of the backbone that is trained, such as layer4; earlier ones are fixed
     crt: Training = field(metadata=STAGE_2)  # training of classifiers with new weights, such as crt

@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
 
-from fastlt.core.log import duration, say
+from fastlt.core.log import duration, say, speed
 from fastlt.core.words import counted
+from fastlt.experiment.choosing import choose_split
 from fastlt.grid.cells import Cell
 from fastlt.grid.measure import Rates, measure
-from fastlt.stage2.classifiers import IMAGE_CLASSIFIERS
+from fastlt.stage2.classifiers import CLASSIFIERS, IMAGE_CLASSIFIERS
+from fastlt.stage2.classifiers.base import FOLDS
 
-FIXED = ("joint", "ncm_", "tau_norm", "tau_train", "logit_adjust")  # prefixes of classifiers without training
+# Classifiers without training, but for the joint ones on the folds that choose tau.
+OVER_TAU = ("tau_norm", "logit_adjust", "logit_adjust_mult")
+FIXED = ("joint", "tau_train", *OVER_TAU, *(name for name in CLASSIFIERS if name.startswith("ncm_")))
+START = 5.0  # seconds, about, until the process of a cell begins to compute
 WEIGHT = 4  # bytes
 # Checkpoints of an unfinished training, in multiples of the model: weights and momentum, of this one and the last one.
 UNDER_WAY = 4
@@ -41,12 +46,12 @@ def print_estimate(cells: Sequence[Cell], slots: int, threads: int, out: Path) -
         config, backbone = cell.config, cell.config.backbone.name
         key = (cell.dataset.root, backbone, config.image_size, config.protocol.batch, config.precision)
         if key not in rates:
-            what = backbone if config.features else f"{backbone} at {config.image_size} pixels"
+            what = "classifiers" if config.features else f"{backbone} at {config.image_size} pixels"
             say(f"measuring {what} on {cell.dataset.name}")
             rates[key] = found = measure(cell, threads)
             where = f"{cell.config.device}, {counted(threads, 'thread')}"
-            told = f"trains {found.train:.0f} and extracts {found.extract:.0f} images/s"
-            told = f"multiply at {found.products / 1e9:.3g} GFLOP/s" if config.features else told
+            told = f"trains {speed(found.train, 'images')} and extracts {speed(found.extract, 'images')}"
+            told = f"train on {found.rows:,.0f} features/s" if config.features else told
             sys.stdout.write(f"measured here ({where}): {what} {told}\n")
         costs[cell.name] = cost(cell, rates[key])
     width = max(len(cell.name) for cell in cells)
@@ -54,7 +59,9 @@ def print_estimate(cells: Sequence[Cell], slots: int, threads: int, out: Path) -
     for cell in cells:
         found = costs.get(cell.name)
         told = f"{duration(found.seconds):>8}  {_size(found.kept):>8}" if found else "finished"
-        sys.stdout.write(f"{cell.name:{width}}  {cell.config.epochs:6}  {told}\n")
+        config = cell.config
+        epochs = config.trainings.crt.epochs if config.features else config.epochs
+        sys.stdout.write(f"{cell.name:{width}}  {epochs:6}  {told}\n")
     seconds = sum(found.seconds for found in costs.values())
     longest = max((found.seconds for found in costs.values()), default=0.0)
     kept, peak = (sum(getattr(found, name) for found in costs.values()) for name in ("kept", "peak"))
@@ -71,24 +78,24 @@ def print_estimate(cells: Sequence[Cell], slots: int, threads: int, out: Path) -
 def cost(cell: Cell, rates: Rates) -> Cost:
     """Estimates the cost of a cell from measured rates."""
     sizes = {name: len(split.label) for name, split in cell.dataset.splits.items()}
-    config, trained = cell.config, 0
+    config, names = cell.config, cell.config.classifier_names
     stage2 = config.trainings
-    for name in config.classifier_names:
-        trained += not name.startswith(FIXED) and name not in IMAGE_CLASSIFIERS
-    on_images = sum(name in IMAGE_CLASSIFIERS for name in config.classifier_names)
-    settings = len(stage2.rates(stage2.crt)) * len(stage2.decays(stage2.crt)) * stage2.seeds
+    trained = sum(name not in FIXED and name not in IMAGE_CLASSIFIERS for name in names)
+    trained += config.features is not None  # the joint classifier
+    if choose_split(config, cell.dataset) == "folds" and any(name in OVER_TAU for name in names):
+        trained += FOLDS
+    on_images = sum(name in IMAGE_CLASSIFIERS for name in names)
     rows, classes = sizes["train"] * (1 + config.augmented_passes), cell.dataset.classes
-    # A training step of a linear classifier has two matrix products, for the scores and for the gradient.
-    operations = trained * settings * stage2.crt.epochs * rows * rates.length * classes * 4
     seconds = (
-        (0 if config.representation else config.epochs) * sizes["train"] / rates.train
+        START
+        + (0 if config.representation else config.epochs) * sizes["train"] / rates.train
         + (sum(sizes.values()) + config.augmented_passes * sizes["train"]) / rates.extract
         + on_images * stage2.crt.epochs * sizes["train"] / rates.train
-        + operations / rates.products
+        + trained * stage2.crt.epochs * rows / rates.rows
     )
     features = (sum(sizes.values()) + config.augmented_passes * sizes["train"]) * rates.length * WEIGHT
     model = rates.weights * WEIGHT
-    classifiers = len(config.classifier_names) * stage2.seeds * rates.length * classes * WEIGHT
+    classifiers = len(names) * stage2.seeds * rates.length * classes * WEIGHT
     kept = features + model * (1 + on_images) + classifiers
     return Cost(seconds, kept + UNDER_WAY * model, kept)
 

@@ -1,4 +1,4 @@
-"""Measures how fast this machine trains, extracts features and multiplies matrices for a cell, in a few seconds."""
+"""Measures how fast this machine trains, extracts features and trains classifiers for a cell, in a few seconds."""
 
 import contextlib
 import time
@@ -13,11 +13,16 @@ from fastlt.core.device import pick_device, work_on
 from fastlt.core.log import Progress
 from fastlt.core.ranks import ALONE
 from fastlt.data.pipeline.loader import Loader
+from fastlt.experiment.config import TrainConfig
 from fastlt.experiment.given import GivenDataset
 from fastlt.experiment.loaders import Loaders
 from fastlt.grid.cells import Cell
+from fastlt.longtail.losses import make_loss
 from fastlt.longtail.sampler import make_sampler
 from fastlt.models.backbones import Model, build_model, parameters
+from fastlt.stage2.classifiers.base import Features
+from fastlt.stage2.classifiers.heads import Linear
+from fastlt.stage2.classifiers.sgd import Step
 from fastlt.stage2.features.extract import extract
 from fastlt.training.trainer import Trainer
 
@@ -31,13 +36,13 @@ class Rates:
     """Measured rates and sizes.
 
     train: images per second of stage 1, including loading. extract: images per second of feature extraction.
-    products: floating-point operations per second of stage 2. length: dimension of the features. weights: number of the
-    model's parameters.
+    rows: features per second at which a classifier is trained on features, with all its seeds and settings at once.
+    length: dimension of the features. weights: number of the model's parameters.
     """
 
     train: float
     extract: float
-    products: float
+    rows: float
     length: int
     weights: int
 
@@ -45,18 +50,17 @@ class Rates:
 def measure(cell: Cell, threads: int) -> Rates:
     """Measures the rates of a cell by training and extracting features with its images for a few seconds.
 
-    For a cell on given features only matrix products are measured. threads: of the CPU.
+    For a cell on given features only the training of a classifier is measured. threads: of the CPU.
     """
     device = pick_device(cell.config.device)
     work_on(device)
+    torch.set_num_threads(threads)
     if isinstance(cell.dataset, GivenDataset):
         dim, classes = cell.dataset.given.dim, cell.dataset.classes
-        products = _product_rate(cell.config.protocol.crt.batch, dim, classes, device)
-        return Rates(inf, inf, products, dim, (dim + 1) * classes)
+        return Rates(inf, inf, _row_rate(cell.config, dim, classes, device), dim, (dim + 1) * classes)
     protocol, backbone = cell.config.protocol, cell.config.backbone
     batch = protocol.batch if device.type == "cuda" else min(protocol.batch, CPU_BATCH)
     config = replace(cell.config, protocol=replace(protocol, batch=batch, pretrained=None), accumulate=1)
-    torch.set_num_threads(threads)
     loaders = Loaders(cell.dataset, config, device, threads, ALONE)
     train = cell.dataset.split("train")
     sampler = make_sampler(train.class_members, train.class_start, config.sampler, 0, 1)
@@ -68,8 +72,8 @@ def measure(cell: Cell, threads: int) -> Rates:
     with loaders.evaluation("test", np.resize(cell.dataset.split("test").class_members, ENDLESS)) as images:
         extracted = _extract_rate(model, images, config.precision)
     length = model.classifier.in_features
-    products = _product_rate(protocol.crt.batch, length, cell.dataset.classes, device)
-    return Rates(trained, extracted, products, length, parameters(model))
+    rows = _row_rate(config, length, cell.dataset.classes, device)
+    return Rates(trained, extracted, rows, length, parameters(model))
 
 
 class _Enough(Exception):
@@ -103,12 +107,21 @@ def _extract_rate(model: Model, images: Loader, precision: str) -> float:
     return _rate(marks)
 
 
-def _product_rate(batch: int, length: int, classes: int, device: torch.device) -> float:
-    x, weight = torch.randn(batch, length, device=device), torch.randn(length, classes, device=device)
+def _row_rate(config: TrainConfig, length: int, classes: int, device: torch.device) -> float:
+    stage2 = config.trainings
+    batch, seeds = stage2.crt.batch, list(range(stage2.seeds))
+    settings = [{"lr": lr, "weight_decay": 0.0} for lr in stage2.rates(stage2.crt) for _ in stage2.decays(stage2.crt)]
+    labels = torch.arange(batch, device=device) % classes
+    rows = Features(torch.randn(batch, length, device=device), labels)
+    loss = make_loss("cross_entropy", torch.bincount(labels, minlength=classes))
+    head = Linear(length, classes, seeds, len(settings), device)
+    step = Step(head, rows, len(seeds), batch, settings, loss)
+    ids = torch.arange(batch).expand(len(seeds), batch)
     marks: list[tuple[float, int]] = []
     while not marks or marks[-1][0] - marks[0][0] < SECONDS / 8:
-        float((x @ weight)[0, 0])  # reading a value waits for the GPU
-        marks.append((time.monotonic(), 2 * len(marks) * batch * length * classes))
+        step(ids, 0.0)
+        float(head.parameters[0].detach().flatten()[0])  # reading a value waits for the GPU
+        marks.append((time.monotonic(), len(marks) * batch))
     return _rate(marks)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 from fastlt.core.errors import UserError
-from fastlt.core.log import duration, printed
+from fastlt.core.log import duration, printed, speed
 from fastlt.core.typed import read_json, typed
 from fastlt.core.words import counted
 from fastlt.grid.cells import Cell
@@ -80,7 +80,7 @@ class View:
         parts = [
             f"{counted(len(progress.done), 'cell')} done{ready}, {len(cells)} running, {waiting} waiting{failed}",
             *([f"{duration(left)} left"] if left else []),
-            *([f"{rate:.0f} images/s"] if rate else []),
+            *([speed(rate, "images")] if rate else []),
             f"{duration(time.monotonic() - self.begin)} so far",
         ]
         return "; ".join(parts)
@@ -116,7 +116,7 @@ def running_rows(progress: Progress) -> list[str]:
             text = "starting"
             if state:
                 text = f"{state['label']} {100 * state['done'] / max(state['total'], 1):.0f} %"
-                text += f", {state['rate']:.0f} {state['unit']}/s" + (f", {state['note']}" if state["note"] else "")
+                text += f", {speed(state['rate'], state['unit'])}" + (f", {state['note']}" if state["note"] else "")
             # The name goes without its key, to save room.
             rows.append(printed(f"{name.rpartition('_')[0] or name}{where}: {text}"))
     return rows

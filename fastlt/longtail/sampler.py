@@ -114,9 +114,11 @@ def quotas(probabilities: np.ndarray, length: int, seed: int, epoch: int) -> np.
 class SamplerConfig:
     """The sampler of a training.
 
-    name: a law: instance, class, sqrt, progressive or root_N, as in `class_probabilities`, or package.module:NAME of an
-        own law or own order (see `make_sampler`).
-    drawing: how images are drawn with these probabilities: quota, iid, dataloader or reference, as in Sampler.
+    name: a law: instance, class, sqrt, progressive, root_N (a class of n images has a probability in proportion to the
+        N-th root of n), or package.module:NAME of an own law or own order.
+    drawing: how images are drawn with these probabilities: quota (each class gets its share of the epoch, its images
+        take turns), iid (independently), dataloader (as code with PyTorch's samplers does) or reference (as the paper's
+        code does).
     options: keyword arguments for an own law or order.
     """
 

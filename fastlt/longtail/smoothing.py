@@ -10,7 +10,8 @@ from fastlt.core.errors import UserError
 class SmoothingConfig:
     """Label smoothing for the classifier crt_las and for loss=label_aware_smoothing, unless its options say otherwise.
 
-    smoothing_head, smoothing_tail: label smoothing of the largest and of the smallest class, as shares in [0, 1).
+    smoothing_head: label smoothing of the largest class, a share in [0, 1).
+    smoothing_tail: label smoothing of the smallest class, from 0 to smoothing_head.
     """
 
     smoothing_head: float = field(default=0.3, metadata=STAGE_2)

@@ -56,8 +56,8 @@ class Layout(Protocol):
 class Table:
     """An aligned table. Long class names are cut, and control characters are escaped."""
 
-    def __init__(self, top: int, class_names: Sequence[str], longest: int, title: str, sets: bool = False):
-        """top: classes per image. longest: the number of characters of the longest path. title: the first line.
+    def __init__(self, top: int, class_names: Sequence[str], longest: int, sets: bool = False):
+        """top: classes per image. longest: the number of characters of the longest path.
 
         sets: whether the rows have prediction sets.
         """
@@ -65,7 +65,7 @@ class Table:
         self._path = max(len("image"), longest)
         columns = [f"{f'class {rank}':{self._width + len(' 0.') + DIGITS + 1 + GROUP}}" for rank in range(1, top + 1)]
         columns = "  ".join([*columns, "set"] if sets else columns)
-        self.head = f"{title}\n" + f"{'image':{self._path}}  {columns}".rstrip() + "\n"
+        self.head = f"{'image':{self._path}}  {columns}".rstrip() + "\n"
 
     def line(self, row: Row) -> str:
         if row.error is None:
@@ -119,14 +119,14 @@ class JsonLines:
 LAYOUTS = ("table", "csv", "jsonl")
 
 
-def layout(name: str, top: int, class_names: Sequence[str], longest: int, title: str, sets: bool = False) -> Layout:
+def layout(name: str, top: int, class_names: Sequence[str], longest: int, sets: bool = False) -> Layout:
     """Returns an output format.
 
-    name: one of LAYOUTS. top: classes per image. class_names, longest, title, sets: see `Table`.
+    name: one of LAYOUTS. top: classes per image. class_names, longest, sets: see `Table`.
     """
     if name == "csv":
         return Csv(top, sets)
-    return JsonLines() if name == "jsonl" else Table(top, class_names, longest, title, sets)
+    return JsonLines() if name == "jsonl" else Table(top, class_names, longest, sets)
 
 
 def _cut(name: str) -> str:

@@ -57,7 +57,7 @@ class Work:
         self.top = min(options.top, len(predictor.class_names))
         self.told = f"classifier {predictor.name} of {options.run}"
         names, sets = predictor.class_names, calibration is not None
-        self.text: Layout = layout(options.format, self.top, names, paths.longest, self.told, sets)
+        self.text: Layout = layout(options.format, self.top, names, paths.longest, sets)
 
     def to_stdout(self) -> int:
         """Prints all predictions; returns the number of images without one."""
@@ -92,7 +92,7 @@ class Work:
                     )
             parts.save()
             self._finish(parts, files)
-            return self._end(progress, parts.failed)
+            return self._end(progress, parts.failed, files)
 
     def _write(self, parts: Parts, files: dict[str, Path], batch: Batch) -> None:
         if "--out" in files:
@@ -127,8 +127,9 @@ class Work:
         say(f"{self.told}, {counted(self.paths.count, 'image')}")
         return Progress("predicting", self.paths.count, done=done)
 
-    def _end(self, progress: Progress, failed: int) -> int:
-        say(f"{counted(self.paths.count, 'image')} in {duration(progress.seconds)}, {failed:,} failed")
+    def _end(self, progress: Progress, failed: int, files: dict[str, Path] | None = None) -> int:
+        where = f": {', '.join(map(str, files.values()))}" if files else ""
+        say(f"{counted(self.paths.count, 'image')} in {duration(progress.seconds)}, {failed:,} failed{where}")
         return failed
 
     def _batches(self, done: int) -> Generator[Batch, None, None]:

@@ -121,6 +121,10 @@ def _bootstrap(choices: dict[str, Any]) -> str:
     error = f", that accuracy varies by {bootstrap['accuracy_se']:.1f}" if "accuracy_se" in bootstrap else ""
     if "tau" in bootstrap:
         low, _, high = bootstrap["tau"]
+        if "interval" in choices:
+            first, last = (number(end) for end in choices["interval"])
+            if (first is None or first <= low) and (last is None or high <= last):
+                return f"9 of 10 bootstrap samples choose a tau that is equally good{error}"
         return f"9 of 10 bootstrap samples choose {low:.2f} to {high:.2f}{error}"
     if "same_choice" in bootstrap:
         return f"{bootstrap['same_choice']:.0f} % of bootstrap samples choose the same{error}"

@@ -17,14 +17,15 @@ _TOLD = ("backbone", "sampler", "protocol", "seed", "epochs", "image_size", "pre
 def how_it_was_run(results: Results) -> str:
     """Returns Markdown with a table of facts about the run, and its command."""
     counts = results.class_counts
-    images = ", ".join(f"{sum(counts[split]):,} {split}" for split in ("train", "val", "test") if split in counts)
+    given = results.protocol == GIVEN
+    rows = ", ".join(f"{sum(counts[split]):,} {split}" for split in ("train", "val", "test") if split in counts)
     facts = {
         "dataset": escaped(results.dataset) + ("" if "val" in counts else " (no val split)"),
         "dataset digest": _code(results.dataset_digest),
-        "images": images,
+        "features" if given else "images": rows,
         "held out of train": f"{100 * results.hold_out:g} %" if results.hold_out else "",
         "classes": f"{len(counts['train']):,}: " + ", ".join(f"{results.groups[g]:,} {g}" for g in GROUPS),
-        "backbone": escaped(results.backbone) + _brackets(results.parameters, "{:,} parameters"),
+        "backbone": "" if given else escaped(results.backbone) + _brackets(results.parameters, "{:,} parameters"),
         "image size": _optional(results.image_size, "{} px"),
         "sampler": escaped(results.sampler) + _brackets(results.drawing, "{} drawing"),
         "protocol": _optional(results.protocol, "{}"),
@@ -81,7 +82,8 @@ def _fitting(results: Results) -> str:
 def _speed(results: Results) -> str:
     seconds, rate = results.seconds, results.images_per_second
     parts = [] if seconds is None else [duration(seconds)]
-    return ", ".join(parts + ([] if rate is None else [f"{rate:,.0f} training images per second"]))
+    rows = "features" if results.protocol == GIVEN else "images"
+    return ", ".join(parts + ([] if rate is None else [f"{rate:,.0f} training {rows} per second"]))
 
 
 def _optional(value: Any, form: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastlt.core.groups import FEW, GROUPS, class_groups
 from fastlt.core.words import agree, counted
-from fastlt.experiment.results import Results
+from fastlt.experiment.results import GIVEN, Results
 from fastlt.report.choices import DAGGER, chosen_on_test
 from fastlt.report.departures import departures
 from fastlt.report.names import SCOPES, escaped, listed, long_name, sampling
@@ -27,15 +27,18 @@ def _trained(results: Results) -> str:
     usual = next((one.usual for one in departures(results) if one.shortens), "")
     epochs += f" (shortened: its protocol has {usual})" if usual else ""
     rows = len(results.classifiers)
-    how, joint = "was trained on", f"with {escaped(sampling(results))}{epochs}"
-    if results.epochs == 0:
+    what, how, joint = escaped(results.backbone), "was trained on", f"with {escaped(sampling(results))}{epochs}"
+    seen = "image"
+    if results.protocol == GIVEN:
+        what, how, seen = "A linear joint classifier", "was trained on the features of", "row"
+    elif results.epochs == 0:
         how = "gives, as it came, features of"
         joint = f"; its joint classifier is trained with {escaped(sampling(results))}"
     return (
-        f"{escaped(results.backbone)} {how} {escaped(results.dataset)} ({counted(len(train), 'class')}, "
-        f"{counted(sum(train), 'training image')}, from {max(train):,} in the largest class to {min(train):,} in the "
+        f"{what} {how} {escaped(results.dataset)} ({counted(len(train), 'class')}, "
+        f"{counted(sum(train), f'training {seen}')}, from {max(train):,} in the largest class to {min(train):,} in the "
         f"smallest){'' if results.epochs == 0 else ' '}{joint}; {counted(rows, 'classifier')} "
-        f"{agree(rows, 'is', 'are')} measured on {counted(sum(test), 'test image')}."
+        f"{agree(rows, 'is', 'are')} measured on {counted(sum(test), f'test {seen}')}."
     )
 
 

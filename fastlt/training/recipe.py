@@ -29,7 +29,7 @@ class Recipe(SmoothingConfig, HeadConfig):
     Every field is also a key protocol.NAME of the command line.
     """
 
-    loss: str = "cross_entropy"  # a key of fastlt.longtail.losses.LOSSES, or package.module:NAME of your own
+    loss: str = "cross_entropy"  # a named loss, or package.module:NAME of your own
     loss_options: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the loss; default: its paper's
     drw: Reweighting = field(default_factory=Reweighting)
     label_smoothing: float = 0.0  # for cross_entropy: share of the target that is spread over all classes
@@ -39,8 +39,8 @@ class Recipe(SmoothingConfig, HeadConfig):
     batch_hook: str = "none"  # mixup, cutmix, or package.module:NAME; changes a batch on the device
     batch_hook_options: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the batch hook
     clip_norm: float = 0.0  # maximum norm of the gradient of all parameters together; 0: no clipping
-    # Layer-wise learning rate decay: a layer of the backbone with d layers after it (see `layer_depths`) has the
-    # learning rate lr * layer_decay^d.
+    # Layer-wise learning rate decay: a layer of the backbone with d layers after it has the learning
+    # rate lr * layer_decay^d.
     layer_decay: float = 1.0
     ema: float = 0.0  # decay per step of a moving average of the weights, which is evaluated and kept; 0: none
     swa: SWA = field(default_factory=SWA)

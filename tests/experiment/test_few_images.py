@@ -1,8 +1,16 @@
 """Few photos: the default protocol suits them, and a batch that does not is refused before anything runs."""
 
-from dataclasses import replace
+import contextlib
+import io
+import json
+import os
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from unittest import mock
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_module
 from pictures import Pictures, conversion
 
@@ -10,7 +18,7 @@ from fastlt.core.errors import UserError
 from fastlt.data.convert import convert
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.config import TrainConfig
-from fastlt.train import resolve
+from fastlt.train import main, resolve
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +52,32 @@ def test_a_batch_that_is_too_large_is_refused_at_once(few: Dataset) -> None:
         with pytest.raises(UserError, match=rf"protocol.batch=74 is larger .* training images \({images}\): choose"):
             settled(few, "protocol.batch=74", *given)
     assert settled(few, "protocol.batch=74", "epochs=0").epochs == 0
+
+
+@pytest.mark.parametrize("asked", [["--cfg", "job"], ["--cfg=job"], ["-c", "job"]])
+def test_cfg_job_prints_the_values_that_a_training_takes(few: Dataset, tmp_path: Path, asked: list[str]) -> None:
+    text = printed(f"data={few.root}", "seed=3", *asked, cwd=tmp_path)
+    assert "???" not in text
+    expected = asdict(replace(settled(few), seed=3))
+    assert yaml.safe_load(text) == json.loads(json.dumps(expected))  # which has lists for tuples
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cfg_job_draws_no_embedded_data(tmp_path: Path) -> None:
+    for given, name in (([], "demo"), (["protocol=small_64"], "small_64")):
+        values = yaml.safe_load(printed(*given, "--cfg", "job", cwd=tmp_path))
+        assert values["protocol"]["name"] == name and values["protocol"]["epochs"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def printed(*arguments: str, cwd: Path) -> str:
+    """What the command prints on stdout."""
+    out = io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        mock.patch.object(sys, "argv", ["train", *arguments]),
+        mock.patch.dict(os.environ, {"HYDRA_FULL_ERROR": ""}),
+        contextlib.redirect_stdout(out),
+    ):
+        main()
+    return out.getvalue()

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from commands import refusal
@@ -194,12 +195,43 @@ def test_a_dry_run_writes_nothing(
     assert not out.exists()
     assert "2 of 2 cells to compute, 2 side by side: about" in once
     assert re.match(
-        r"measured here \(cpu, 1 thread\): resnet32 at 32 pixels trains \d+ and extracts \d+ images/s", once
+        r"measured here \(cpu, 1 thread\): resnet32 at 32 pixels trains [\d.]+ images/s and extracts [\d.]+ images/s",
+        once,
     )
     rows = [[line.split() for line in text.splitlines()[2:4]] for text in (once, often)]
     assert [row[1] for row in rows[1]] == ["5000", "5000"]
     assert all("m" in row[2] or "h" in row[2] for row in rows[1])  # 340,000 images are minutes at least
     assert all(row[2].endswith("s") and "m" not in row[2] for row in rows[0])
+
+
+def test_a_dry_run_on_given_features_measures_the_training_of_classifiers(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fastlt.grid.measure.SECONDS", 0.2)
+    y = np.arange(3).repeat((40, 20, 8))
+    x = np.random.default_rng(0).normal(size=(len(y), 4)).astype(np.float32)
+    np.savez(place / "mine.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    arguments = ("grid=features", "features=mine.npz", f"out={place / 'none'}", "sampler=class", "seed=0", "--dry-run")
+
+    def seconds(*others: str) -> float:
+        settled(place, monkeypatch, *arguments, *others)
+        out, err = capsys.readouterr()
+        assert "measuring classifiers on mine" in err
+        assert "resnet" not in out + err
+        assert re.match(r"measured here \(cpu, \d threads?\): classifiers train on [\d,]+ features/s", out)
+        epochs, time = out.splitlines()[2].split()[1:3]
+        assert epochs == "100000"
+        hours, _, minutes = time.partition("h")
+        return 60 * int(hours) + int(minutes.removesuffix("m")) if minutes else int(time.partition("m")[0])
+
+    long = ("protocol.crt.epochs=100000", "protocol.crt.batch=8")
+    joint, both = (
+        seconds(*long, "classifiers=[joint]"),
+        seconds(*long, "classifiers=[joint,logit_adjusted_loss,ncm_l2]"),
+    )
+    folds = seconds(*long, "classifiers=[joint,tau_norm]")
+    assert 1.3 < both / joint < 3  # one more is trained
+    assert 4 < folds / joint < 9  # five more
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,22 @@ def test_interval_without_end() -> None:
     assert accuracy_over_tau(results, "tau_norm") is not None
 
 
+@pytest.mark.parametrize(
+    ("interval", "told"),
+    [
+        ([-1.0, 1.26], "choose a tau that is equally good"),
+        ([None, 0.2], "choose a tau that is equally good"),
+        ([0.13, None], "choose a tau that is equally good"),
+        ([-1.0, 0.15], "choose 0.13 to 0.20, that accuracy varies by 3.0"),
+    ],
+)
+def test_what_bootstrap_samples_choose_is_said_beside_what_is_equally_good(interval: list[Any], told: str) -> None:
+    results = made(names=("joint", "tau_norm"))
+    bootstrap = {"draws": 200, "tau": [0.13, 0.15, 0.2], "accuracy_se": 3.0}
+    results["classifiers"]["tau_norm"]["choices"] |= {"tau": 0.0, "interval": interval, "bootstrap": bootstrap}
+    assert f"9 of 10 bootstrap samples {told}" in results_table(results)
+
+
 def test_command_of_another_dataset() -> None:
     results = {**made(names=("joint", "crt")), "dataset": "cifar100_lt", "sampler": "sqrt", "seed": 3}
     assert command(results) == (

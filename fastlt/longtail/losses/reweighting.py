@@ -22,7 +22,7 @@ class Reweighting:
     after: the share of the epochs that is trained without weights: 0 weights all epochs, 0.8 those after epoch 160 of
         200, 1 none.
     beta: of effective_number, in [0, 1): with 0 all weights are equal, towards 1 they approach inverse_frequency.
-    weighted_mean: divide the weights by their mean over the samples of a batch, see `weights_of`.
+    weighted_mean: divide the weights by their mean over the samples of a batch.
 
     >>> import torch
     >>> Reweighting(weights="inverse_frequency").of_classes(torch.tensor([90, 10]))

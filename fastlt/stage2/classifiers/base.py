@@ -69,8 +69,8 @@ class Stage2Config:
     lr: tuple[float, ...] | None = None  # top learning rates to choose from; default: the protocol's
     weight_decay: tuple[float, ...] | None = None  # weight decays to choose from; default: the protocol's
     seeds: int = 1  # number of trainings of each classifier, each with its own initial weights and order
-    drawing: str = "quota"  # of class-balanced batches: quota, iid, dataloader or reference, see Sampler
-    stepped: str = "batch"  # change the learning rate with every `batch` or once an `epoch`, see Schedule
+    drawing: str = "quota"  # of class-balanced batches: quota, iid, dataloader or reference, as sampler.drawing
+    stepped: str = "batch"  # change the learning rate with every `batch` or once an `epoch`
     keep: str = "last"  # epoch that is kept of each training: last, or best by top-1 where choices are made
     tau: float | None = None  # tau of tau_norm; default: it is chosen
     tau_bias: bool = False  # with a given tau, keep the bias of the joint classifier, as BagofTricks-LT does

@@ -69,7 +69,8 @@ class CRT(TrainedClassifier):
 class SmoothedCRT(TrainedClassifier):
     """cRT with label-aware smoothing (`crt_las`).
 
-    smoothing_head, smoothing_tail: label smoothing of the largest and of the smallest class, as shares in [0, 1).
+    smoothing_head: label smoothing of the largest class, a share in [0, 1).
+    smoothing_tail: label smoothing of the smallest class, from 0 to smoothing_head.
     """
 
     smoothing_head: float = 0.3
