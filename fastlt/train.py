@@ -87,15 +87,16 @@ def _values(composed: Any) -> dict[str, Any]:
 @hydra_command("train", TrainConfig, HELP, _values)
 def main(config: Any) -> None:
     """Runs the command. The last line of stdout is the path of the report."""
-    run_configured(config, list(HydraConfig.get().overrides.task))
+    run_configured(config, list(HydraConfig.get().overrides.task), sys.stdout.write)
 
 
-def run_configured(composed: Any, overrides: list[str]) -> Path | None:
+def run_configured(composed: Any, overrides: list[str], tell: Callable[[str], object] | None = None) -> Path | None:
     """Runs the experiment that a configuration describes and returns its folder; returns None on ranks other than 0.
 
     composed: the configuration (a DictConfig) that Hydra composed from `overrides`.
     overrides: the key=value arguments of the user. They are composed again if they leave the protocol to the dataset,
         so Hydra must be initialized.
+    tell: as in `train`.
     """
     composed = take_from_run(composed, overrides)
     ranks = ranks_here()
@@ -122,7 +123,7 @@ def run_configured(composed: Any, overrides: list[str]) -> Path | None:
         train(config, dataset, folder, device, threads, departures, ranks)
         return None
     with locked(folder / LOCK, f"run={folder}"):
-        train(config, dataset, folder, device, threads, departures, ranks)
+        train(config, dataset, folder, device, threads, departures, ranks, tell=tell)
     return folder
 
 
@@ -220,16 +221,18 @@ def train(
     departures: dict[str, list[Any]],
     ranks: Ranks = ALONE,
     cell: str | None = None,
+    tell: Callable[[str], object] | None = None,
 ) -> None:
     """Runs an experiment in `folder` and writes its results and report.
 
-    The caller holds the lock of the folder. Rank 0 prints the table of results and the path of the report. Classifiers
-    that an earlier run in this folder has fitted stay in the results.
+    The caller holds the lock of the folder. Classifiers that an earlier run in this folder has fitted stay in the
+    results.
 
     threads: CPU threads, for the loaders and for the description of the device in results.json.
     departures: settings that differ from the protocol's, as `find_departures` returns them.
     cell: the key of the grid cell that the experiment belongs to, if any. It is written to results.json only if all
         classifiers could be fitted, so that an incomplete cell is computed again.
+    tell: takes the table of results and the path of the report, each with a line break at its end.
 
     Raises UserError at the end, when everything is written, if a classifier of a grid cell could not be fitted.
     """
@@ -246,9 +249,10 @@ def train(
     results = keep_rows(results, folder)
     write_results(results, folder)
     keep(replace(config, classifiers=(*results.classifiers, *results.failed)))
-    sys.stdout.write(results_table(results) + "\n")
+    tell = tell or (lambda _: None)
+    tell(results_table(results) + "\n")
     with regretted("report"):  # a failing report must not turn a finished experiment into a failed one
-        sys.stdout.write(f"{write_report(results, folder)}\n")
+        tell(f"{write_report(results, folder)}\n")
     if cell and results.failed:
         raise UserError("; ".join(f"{name}: {error}" for name, error in results.failed.items()))
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -62,7 +63,7 @@ def run_cell(frozen: Path, threads: int = 0, slot: Path | None = None, forgiven:
             used = set_threads(threads or config.threads)
             dataset = open_dataset(config)
             departures: Any = OmegaConf.to_container(cell.departures)
-            train(config, dataset, run, device, used, departures, cell=cell.key)
+            train(config, dataset, run, device, used, departures, cell=cell.key, tell=sys.stdout.write)
             (run / PROGRESS).unlink(missing_ok=True)
             (run / FAILURE).unlink(missing_ok=True)  # not earlier: another command may still have to read the failure
         except Stopped:

@@ -11,7 +11,7 @@ from fastlt.report.compare.runs import RunGroup, sampling
 from fastlt.report.names import label, number
 
 # ncm_l2 is the default of the authors' code; crt_images and lws_images are for protocols that train them on images.
-PAPER = ("joint", "ncm_l2", "crt", "crt_images", "tau_norm", "lws", "lws_images")
+PAPER = ("joint", "ncm_l2", "ncm_cosine", "crt", "crt_images", "tau_norm", "lws", "lws_images")
 TAU = ("tau_norm", "tau_train", "tau_learned")
 NCM = ("ncm_l2", "ncm_cosine", "ncm_l2n_l2", "ncm_l2n_cosine", "ncm_un_l2", "ncm_un_cosine", "ncm_authors_cos")
 HEADS = ("crt", "mlp_1", "mlp_2", "mlp_3", "cosine")
