@@ -76,7 +76,8 @@ def _table(results: Results) -> str:
         about += "; F1: mean over the classes of 2 TP / (2 TP + FP + FN) in %"
     if seeds := seeds_note(results):
         about += f"; {', '.join(SPREAD)}: {escaped(seeds)}"
-    lines += ["", f"{about}{bold}."]
+    keys = ", ".join(f"`{name}`" for name in names)
+    lines += ["", f"{about}{bold}. `classifiers=` and `--classifier` call them {keys}."]
     lines += [line for failed in not_fitted(results) for line in ("", escaped(failed))]
     if any(chosen_on_test(results, name) for name in names):
         lines += ["", f"{DAGGER} {DAGGER_NOTE}."]

@@ -200,6 +200,11 @@ def test_only_ncm_and_no_joint() -> None:
     assert "the nearest class mean (cosine) reaches 28.4 %, the highest of 2 classifiers." in text
 
 
+def test_the_names_that_commands_take_stand_below_the_table() -> None:
+    text = page(made(names=("joint", "ncm_l2", "mine.own:FIT")), [])
+    assert "`classifiers=` and `--classifier` call them `joint`, `ncm_l2`, `mine.own:FIT`." in text
+
+
 def test_interval_without_end() -> None:
     results = made(names=("joint", "tau_norm"))
     results["classifiers"]["tau_norm"]["choices"]["interval"] = [0.69, None]
