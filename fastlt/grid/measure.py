@@ -1,6 +1,7 @@
 """Measures how fast this machine trains, extracts features and trains classifiers for a cell, in a few seconds."""
 
 import contextlib
+import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -80,6 +81,13 @@ class _Enough(Exception):
     """Raised to end a measurement."""
 
 
+class _Unseen(Progress):
+    """Counts and shows nothing: a measurement is over in seconds, and never at the end of the epoch."""
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.done += count
+
+
 def _train_rate(fit: Trainer) -> float:
     marks: list[tuple[float, int]] = []
 
@@ -90,7 +98,7 @@ def _train_rate(fit: Trainer) -> float:
         if len(marks) > 1 and marks[-1][0] - marks[0][0] > SECONDS:
             raise _Enough
 
-    with contextlib.suppress(_Enough), Progress("measuring", fit.batch * fit.steps) as progress:
+    with contextlib.suppress(_Enough), _Unseen("", 0, stream=io.StringIO()) as progress:
         for _ in range(fit.schedule.epochs):
             fit.finish_epoch(progress, between)
     return _rate(marks)
