@@ -15,7 +15,25 @@ from fastlt.data.convert import convert
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.precision import VARIABLE
 
+# Files that take a minute or more: the first to be begun, so that no process of tests ends long behind the others.
+LONG = (
+    "grid/test_grid_runs.py",
+    "experiment/test_train.py",
+    "training/test_training_kills.py",
+    "training/test_ranks.py",
+    "data/test_conversion_kills.py",
+    "bench/test_bench_loader.py",
+    "test_wheel.py",
+    "test_examples.py",
+)
+
 os.environ[VARIABLE] = "fp32"  # what a training computes must not depend on the machine; inherited by commands
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts long files first; all others stay in their order."""
+    place = {str(Path(__file__).parent / name): number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(str(item.path), len(LONG)))
 
 
 @pytest.fixture(scope="session")
