@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import time
+from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,8 +22,10 @@ from fastlt.grid import local
 from fastlt.grid.__main__ import main
 from fastlt.grid.arguments import combinations, split_arguments
 from fastlt.grid.cells import Cell
+from fastlt.grid.estimate import START, cost
 from fastlt.grid.job import write_failure
 from fastlt.grid.local import Progress, Slot, _Node, slots_here
+from fastlt.grid.measure import Rates
 from fastlt.grid.view import View
 
 GRIDS = ("cifar10_lt", "cifar100_lt", "imagenet_lt", "inaturalist2018", "places_lt", "samplers")
@@ -204,34 +207,29 @@ def test_a_dry_run_writes_nothing(
     assert all(row[2].endswith("s") and "m" not in row[2] for row in rows[0])
 
 
-def test_a_dry_run_on_given_features_measures_the_training_of_classifiers(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_given_features_take_the_time_of_all_trainings_of_classifiers(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr("fastlt.grid.measure.SECONDS", 0.2)
     y = np.arange(3).repeat((40, 20, 8))
     x = np.random.default_rng(0).normal(size=(len(y), 4)).astype(np.float32)
     np.savez(place / "mine.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    arguments = ("grid=features", "features=mine.npz", f"out={place / 'none'}", "sampler=class", "seed=0", "--dry-run")
+    given = ("grid=features", "features=mine.npz", f"out={tmp_path}/out", "sampler=class", "seed=0")
+    settled(place, monkeypatch, *given, "protocol.crt.epochs=7", "--dry-run")
+    out, err = capsys.readouterr()
+    assert "measuring classifiers on mine" in err
+    assert "resnet" not in out + err
+    assert re.match(r"measured here \(cpu, \d+ threads?\): classifiers train on [\d,]+ features/s", out)
+    assert out.splitlines()[2].split()[1] == "7"
 
-    def seconds(*others: str) -> float:
-        settled(place, monkeypatch, *arguments, *others)
-        out, err = capsys.readouterr()
-        assert "measuring classifiers on mine" in err
-        assert "resnet" not in out + err
-        assert re.match(r"measured here \(cpu, \d threads?\): classifiers train on [\d,]+ features/s", out)
-        epochs, time = out.splitlines()[2].split()[1:3]
-        assert epochs == "100000"
-        hours, _, minutes = time.partition("h")
-        return 60 * int(hours) + int(minutes.removesuffix("m")) if minutes else int(time.partition("m")[0])
+    def trainings(*names: str) -> float:
+        keys = (f"classifiers=[{','.join(names)}]", "protocol.crt.epochs=50", f"out={tmp_path}/{'_'.join(names)}")
+        (cell,) = settled(place, monkeypatch, *given, *keys)
+        return (cost(cell, Rates(inf, inf, 1000.0, 4, 15)).seconds - START) / (50 * 68 / 1000)
 
-    long = ("protocol.crt.epochs=100000", "protocol.crt.batch=8")
-    joint, both = (
-        seconds(*long, "classifiers=[joint]"),
-        seconds(*long, "classifiers=[joint,logit_adjusted_loss,ncm_l2]"),
-    )
-    folds = seconds(*long, "classifiers=[joint,tau_norm]")
-    assert 1.3 < both / joint < 3  # one more is trained
-    assert 4 < folds / joint < 9  # five more
+    assert trainings("joint", "ncm_l2", "tau_train") == pytest.approx(1)
+    assert trainings("joint", "crt", "logit_adjusted_loss") == pytest.approx(3)
+    assert trainings("joint", "crt", "tau_norm", "logit_adjust") == pytest.approx(2 + 5)  # there is no val split
 
 
 @pytest.mark.parametrize(
