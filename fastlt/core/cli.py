@@ -123,7 +123,8 @@ def without_cfg_job(arguments: Sequence[str]) -> tuple[list[str], bool]:
     for given in (["--cfg", "job"], ["-c", "job"], ["--cfg=job"]):
         for place in range(len(rest)):
             if rest[place : place + len(given)] == given:
-                return rest[:place] + rest[place + len(given) :], True
+                others = rest[:place] + rest[place + len(given) :]
+                return [one for one in others if one != "--resolve"], True  # all values are resolved
     return rest, False
 
 

@@ -54,7 +54,7 @@ def test_a_batch_that_is_too_large_is_refused_at_once(few: Dataset) -> None:
     assert settled(few, "protocol.batch=74", "epochs=0").epochs == 0
 
 
-@pytest.mark.parametrize("asked", [["--cfg", "job"], ["--cfg=job"], ["-c", "job"]])
+@pytest.mark.parametrize("asked", [["--cfg", "job"], ["--cfg=job", "--resolve"], ["-c", "job"]])
 def test_cfg_job_prints_the_values_that_a_training_takes(few: Dataset, tmp_path: Path, asked: list[str]) -> None:
     text = printed(f"data={few.root}", "seed=3", *asked, cwd=tmp_path)
     assert "???" not in text
