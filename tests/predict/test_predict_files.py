@@ -91,7 +91,8 @@ def test_an_interrupted_one_ends_with_the_same_bytes(
     code, _, err = predict(run, new, *asked(halves, ending))
     assert code == 1
     assert f"going on behind 16 images in {halves}/p.csv.part, {halves}/f{ending}.part" in err
-    assert err.splitlines()[-1].startswith("29 images in ") and err.splitlines()[-1].endswith(", 2 failed")
+    assert err.splitlines()[-1].startswith("29 images in ")
+    assert err.splitlines()[-1].endswith(f", 2 failed: {halves}/p.csv, {halves}/f{ending}")
     assert contents(halves) == contents(whole)
 
 
