@@ -36,7 +36,7 @@ def print_estimate(cells: Sequence[Cell], slots: int, threads: int, out: Path) -
     """Prints the estimated time and disk space of each cell and of the whole grid.
 
     slots: how many cells run at the same time. threads: of each slot. Rates are measured on this machine, with the real
-    data, once for every backbone and kind of input among the unfinished cells.
+    data, once for every backbone, kind of input and number of classifiers at once among the unfinished cells.
     """
     costs: dict[str, Cost] = {}
     rates: dict[tuple, Rates] = {}
@@ -44,7 +44,8 @@ def print_estimate(cells: Sequence[Cell], slots: int, threads: int, out: Path) -
         if cell.finished:
             continue
         config, backbone = cell.config, cell.config.backbone.name
-        key = (cell.dataset.root, backbone, config.image_size, config.protocol.batch, config.precision)
+        stage2 = (config.stage2.seeds, config.stage2.lr, config.stage2.weight_decay, config.protocol.crt.batch)
+        key = (cell.dataset.root, backbone, config.image_size, config.protocol.batch, config.precision, *stage2)
         if key not in rates:
             what = "classifiers" if config.features else f"{backbone} at {config.image_size} pixels"
             say(f"measuring {what} on {cell.dataset.name}")

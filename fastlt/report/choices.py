@@ -121,8 +121,9 @@ def _bootstrap(choices: dict[str, Any]) -> str:
     error = f", that accuracy varies by {bootstrap['accuracy_se']:.1f}" if "accuracy_se" in bootstrap else ""
     if "tau" in bootstrap:
         low, _, high = bootstrap["tau"]
-        if "interval" in choices:
-            first, last = (number(end) for end in choices["interval"])
+        interval = choices.get("interval")
+        if isinstance(interval, list | tuple) and len(interval) == 2:
+            first, last = (number(end) for end in interval)  # None: without an end on that side
             if (first is None or first <= low) and (last is None or high <= last):
                 return f"9 of 10 bootstrap samples choose a tau that is equally good{error}"
         return f"9 of 10 bootstrap samples choose {low:.2f} to {high:.2f}{error}"
