@@ -52,7 +52,7 @@ def print_estimate(cells: Sequence[Cell], slots: int, threads: int, out: Path) -
             rates[key] = found = measure(cell, threads)
             where = f"{cell.config.device}, {counted(threads, 'thread')}"
             told = f"trains {speed(found.train, 'images')} and extracts {speed(found.extract, 'images')}"
-            told = f"train on {found.rows:,.0f} features/s" if config.features else told
+            told = f"train on {found.rows:,.0f} rows/s" if config.features else told
             sys.stdout.write(f"measured here ({where}): {what} {told}\n")
         costs[cell.name] = cost(cell, rates[key])
     width = max(len(cell.name) for cell in cells)

@@ -37,7 +37,7 @@ class Rates:
     """Measured rates and sizes.
 
     train: images per second of stage 1, including loading. extract: images per second of feature extraction.
-    rows: features per second at which a classifier is trained on features, with all its seeds and settings at once.
+    rows: rows per second at which a classifier is trained on features, with all its seeds and settings at once.
     length: dimension of the features. weights: number of the model's parameters.
     """
 

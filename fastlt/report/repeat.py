@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from fastlt.core.groups import GROUPS
-from fastlt.core.log import duration, printed
+from fastlt.core.log import duration, printed, speed
 from fastlt.experiment.results import GIVEN, Results
 from fastlt.report.departures import departures
 from fastlt.report.names import PAPER, escaped, label
@@ -22,7 +22,7 @@ def how_it_was_run(results: Results) -> str:
     facts = {
         "dataset": escaped(results.dataset) + ("" if "val" in counts else " (no val split)"),
         "dataset digest": _code(results.dataset_digest),
-        "features" if given else "images": rows,
+        "rows" if given else "images": rows,
         "held out of train": f"{100 * results.hold_out:g} %" if results.hold_out else "",
         "classes": f"{len(counts['train']):,}: " + ", ".join(f"{results.groups[g]:,} {g}" for g in GROUPS),
         "backbone": "" if given else escaped(results.backbone) + _brackets(results.parameters, "{:,} parameters"),
@@ -82,8 +82,8 @@ def _fitting(results: Results) -> str:
 def _speed(results: Results) -> str:
     seconds, rate = results.seconds, results.images_per_second
     parts = [] if seconds is None else [duration(seconds)]
-    rows = "features" if results.protocol == GIVEN else "images"
-    return ", ".join(parts + ([] if rate is None else [f"{rate:,.0f} training {rows} per second"]))
+    unit = "training rows" if results.protocol == GIVEN else "training images"
+    return ", ".join(parts + ([] if rate is None else [speed(rate, unit)]))
 
 
 def _optional(value: Any, form: str) -> str:

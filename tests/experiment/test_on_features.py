@@ -65,7 +65,7 @@ def test_the_whole_of_stage_2(finished: "fastlt.Run") -> None:
     assert "trees" in report and "cRT" in report and "224" not in report
     assert "A linear joint classifier was trained on the features of trees (" in report
     rows = [line.split(" | ")[0] for line in report.splitlines()]
-    assert "| features" in rows and "| images" not in rows and "| backbone" not in rows
+    assert "| rows" in rows and "| images" not in rows and "| backbone" not in rows
 
 
 def test_estimators_give_the_numbers_of_the_run(finished: "fastlt.Run") -> None:

@@ -219,7 +219,7 @@ def test_given_features_take_the_time_of_all_trainings_of_classifiers(
     out, err = capsys.readouterr()
     assert "measuring classifiers on mine" in err
     assert "resnet" not in out + err
-    assert re.match(r"measured here \(cpu, \d+ threads?\): classifiers train on [\d,]+ features/s", out)
+    assert re.match(r"measured here \(cpu, \d+ threads?\): classifiers train on [\d,]+ rows/s", out)
     assert out.splitlines()[2].split()[1] == "7"
 
     def trainings(*names: str) -> float:
