@@ -56,9 +56,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _rows(path: Path) -> list[dict[str, Any] | None]:
     """Returns the values of every line of a metrics file, None for damaged ones; no lines if there is no file."""
     text = path.read_bytes().decode("utf-8", "replace") if path.is_file() else ""
-    lines = text.splitlines()
-    summed = any(_SUM in line for line in lines)  # files of older versions have no checksums
-    return [_row(line, summed) for line in lines]
+    return [_row(line) for line in text.splitlines()]
 
 
 def _lines_until(path: Path, epoch: int | None) -> list[str]:
@@ -82,11 +80,11 @@ def _line(values: dict[str, Any]) -> str:
     return json.dumps({**values, _SUM: zlib.crc32(json.dumps(values).encode())})
 
 
-def _row(line: str, summed: bool) -> dict[str, Any] | None:
-    """Returns the values of a line without its checksum, or None if it is damaged. summed: it must have a checksum."""
+def _row(line: str) -> dict[str, Any] | None:
+    """Returns the values of a line without its checksum, or None if it is damaged."""
     try:
         values = {name: value for name, value in json.loads(line).items() if name != _SUM}
-        whole = type(values["epoch"]) is int and (not summed or line == _line(values))
+        whole = type(values["epoch"]) is int and line == _line(values)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     return values if whole else None

@@ -165,9 +165,8 @@ class Trainer:
             "lr": self.schedule.rate((self.epoch + 1) * self.steps - 1, self.steps),
             "images_per_second": self.batch * (self.steps - first) / seconds,
         }
-        right = self.ranks.sum(self.right).item()
-        if self.recipe.batch_hook == "none" and not math.isnan(right):  # with a batch hook an image may have two labels
-            row["train_accuracy"] = 100.0 * right / (self.batch * self.steps)
+        if self.recipe.batch_hook == "none":  # with a batch hook an image may have two labels
+            row["train_accuracy"] = 100.0 * self.ranks.sum(self.right).item() / (self.batch * self.steps)
         if self.average is not None:
             self.average.after_epoch(self.model, (self.epoch + 1) / self.schedule.epochs)
             if self.epoch + 1 == self.schedule.epochs:
@@ -317,7 +316,7 @@ class Trainer:
         self.epoch, self.step, self.position = state["epoch"], state["step"], state["position"]
         self.best, self.kept = state["best"], state["kept"]
         self.losses.copy_(state["losses"])
-        self.right.fill_(state.get("right", math.nan))  # checkpoints of earlier versions lack this count
+        self.right.copy_(state["right"])
 
     def seed_random(self, state: dict[str, Any] | None) -> None:
         """Sets torch's random generators, which layers such as dropout use.
