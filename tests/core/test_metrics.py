@@ -16,12 +16,25 @@ def epochs(path: Path) -> list[int]:
 
 def test_later_and_damaged_lines_are_dropped_on_resuming(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "metrics.jsonl"
-    damaged = [b'{"epoch": 2, "lo', b"\xff\x00", b"[" * 100_000, b"[]", b'{"loss": 1}', b'{"epoch": "2"}']
-    path.write_bytes(b'{"epoch": 1}\n' + b"\n".join(damaged) + b'\n{"epoch": 2}\n{"epoch": 3}\n')
+    with MetricsFile(path) as file:
+        for epoch in (1, 2, 3):
+            file.write(epoch=epoch, loss=0.25)
+    first, second, third = path.read_bytes().splitlines()
+    damaged = [
+        b'{"epoch": 2, "lo',
+        b"\xff\x00",
+        b"[" * 100_000,
+        b"[]",
+        b'{"loss": 1}',
+        b'{"epoch": "2"}',
+        b'{"epoch": 2}',
+    ]
+    damaged.append(second.replace(b"0.25", b"0.75"))
+    path.write_bytes(b"\n".join([first, *damaged, second, third]) + b"\n")
     with MetricsFile(path, keep_epochs=2) as file:
         file.write(epoch=3, loss=0.5)
     assert epochs(path) == [1, 2, 3]
-    assert capsys.readouterr().err == f"{path}: 6 damaged lines of 9 dropped\n"
+    assert capsys.readouterr().err == f"{path}: 8 damaged lines of 11 dropped\n"
 
 
 def test_a_new_training_begins_a_new_file(tmp_path: Path) -> None:
