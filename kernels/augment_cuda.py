@@ -1,5 +1,7 @@
 """Operations of augment_codes.py on a batch of images on a GPU: what augment_cpu.py does, pixel for pixel.
 
+Products that go into sums are rounded as on a CPU (gpu.product32).
+
 A block has an image and carries out its operations one after the other; its threads meet behind each. The pixels of an
 image lie together in the caches of the device, so that going over them again costs little. What moves pixels writes
 into a second image.
@@ -37,7 +39,7 @@ def _grey(image, t):
 @gpu.device_function
 def _blend(base, level, factor):
     base = np.float32(base)
-    return np.uint8(_clipped(base + factor * (np.float32(level) - base)))
+    return np.uint8(_clipped(base + gpu.product32(factor, np.float32(level) - base)))
 
 
 @gpu.device_function
@@ -88,7 +90,7 @@ def _adapt(image, code, counts, table):
             scale = 255.0 / (high - low)
             offset = -low * scale
             for level in range(256):
-                table[first + level] = min(max(int(level * scale + offset), 0), 255)
+                table[first + level] = min(max(int(gpu.product64(np.float64(level), scale) + offset), 0), 255)
         elif low != high:
             step = (pixels - counts[first + high]) // 255
             reached = step // 2
@@ -122,7 +124,8 @@ def _move(out, image, size, code, slot):
             for colour in range(3):
                 out[t, colour] = image[row * size + column, colour] if inside else slot[7]
         else:
-            across, down = a * (x + 0.5) + b * (i + 0.5) + c, d * (x + 0.5) + e * (i + 0.5) + f
+            across = gpu.product64(a, x + 0.5) + gpu.product64(b, i + 0.5) + c
+            down = gpu.product64(d, x + 0.5) + gpu.product64(e, i + 0.5) + f
             inside = 0 <= across < size and 0 <= down < size
             left, top = int(math.floor(across - 0.5)), int(math.floor(down - 0.5))
             dx, dy = np.float32(across - 0.5 - left), np.float32(down - 0.5 - top)
@@ -131,9 +134,9 @@ def _move(out, image, size, code, slot):
             for colour in range(3):
                 if inside:
                     v1, v2 = np.float32(image[top + left, colour]), np.float32(image[bottom + left, colour])
-                    v1 += (np.float32(image[top + right, colour]) - v1) * dx
-                    v2 += (np.float32(image[bottom + right, colour]) - v2) * dx
-                    out[t, colour] = int(v1 + (v2 - v1) * dy)
+                    v1 += gpu.product32(np.float32(image[top + right, colour]) - v1, dx)
+                    v2 += gpu.product32(np.float32(image[bottom + right, colour]) - v2, dx)
+                    out[t, colour] = int(v1 + gpu.product32(v2 - v1, dy))
                 else:
                     out[t, colour] = slot[7]
 
@@ -170,7 +173,8 @@ def _blur(out, image, size, taps, sigma, weights, wide):
             part = weights[0] * np.float32(image[t, colour])
             for k in range(1, reach + 1):
                 left, right = start + abs(x - k), start + size - 1 - abs(size - 1 - x - k)
-                part += weights[k] * (np.float32(image[left, colour]) + np.float32(image[right, colour]))
+                pair = np.float32(image[left, colour]) + np.float32(image[right, colour])
+                part += gpu.product32(weights[k], pair)
             wide[t, colour] = part
     cu.syncthreads()
     for t in range(cu.threadIdx.x, size * size, THREADS):
@@ -179,7 +183,7 @@ def _blur(out, image, size, taps, sigma, weights, wide):
             part = weights[0] * wide[t, colour]
             for k in range(1, reach + 1):
                 above, below = abs(i - k) * size + x, (size - 1 - abs(size - 1 - i - k)) * size + x
-                part += weights[k] * (wide[above, colour] + wide[below, colour])
+                part += gpu.product32(weights[k], wide[above, colour] + wide[below, colour])
             out[t, colour] = _clipped(part + np.float32(0.5))
 
 
@@ -210,7 +214,7 @@ def _turn_hue(image, turn):
         for colour in range(3):
             place = (part + 5 - 2 * colour) % 6 + rest
             low = min(max(min(place, 4.0 - place), 0.0), 1.0)
-            image[t, colour] = int(most * (1.0 - share * low) + 0.5)
+            image[t, colour] = int(gpu.product64(np.float64(most), 1.0 - gpu.product64(share, low)) + 0.5)
 
 
 @gpu.kernel("uint8[:, :, ::1], uint8[:, :, ::1], float32[:, :, ::1], float64[:, :, ::1], int64[::1], int64")

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from commands import ROOT, refused
 from fastlt.bench.kernel_data import SIZES, KernelData
 from fastlt.bench.kernels import cases as kernel_cases
 from fastlt.bench.loader_cases import Cases as LoaderCases
-from fastlt.bench.peers import ON_GPU
+from fastlt.bench.peers import LOADERS
 
 SCRIPT = ROOT / "tools" / "gpu_check.sh"
 
@@ -30,7 +31,11 @@ def check(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     [
         ((), "sees no CUDA device: this check is for a machine with a GPU"),
         (("--images", "nowhere"), "nowhere: no such folder"),
-        (("training",), "training is unknown: allowed are --images FOLDER, --out FOLDER, tests, kernels, loader"),
+        (("--cifar", "none"), "none: no such folder"),
+        (
+            ("training",),
+            "training is unknown: allowed are --images FOLDER, --cifar DATASET, --out FOLDER, smoke loader",
+        ),
     ],
 )
 def test_what_it_cannot_do_is_said_in_a_line(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
@@ -43,7 +48,20 @@ def test_its_cases_are_known() -> None:
     with contextlib.ExitStack() as stack:
         data: Any = None  # is read by what makes a case, not by what names it
         loader = LoaderCases(data, 64, 2, 3000, 1, stack, torch.device("cuda")).rates()
-    listed = [names.split(",") for names in re.findall(r"cases=\[(.*?)\]", SCRIPT.read_text())]
-    assert len(listed) == 3
-    for names, known in zip(listed, (kernels, [*loader, *ON_GPU], loader), strict=True):
-        assert set(names) <= set(known)
+    peers = [name for name, script in LOADERS.items() if "cuda" in script.devices]
+    known = {"loader": [*loader, *peers], "kernels": list(kernels), "train": ["real", "synthetic"]}
+    listed = re.findall(r"bench .*? (loader|kernels|train) [^\n]*?(?:\\\n\s+)?'cases=\[(.*?)\]'", SCRIPT.read_text())
+    assert [bench for bench, _ in listed] == ["loader"] * 5 + ["kernels", "train"]
+    for bench, names in listed:
+        assert set(names.split(",")) <= set(known[bench])
+
+
+def test_its_smoke_tests_are_there() -> None:
+    (block,) = re.findall(r"^readonly SMOKE=\(\n(.*?)^\)$", SCRIPT.read_text(), re.MULTILINE | re.DOTALL)
+    names = shlex.split(block)
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", *names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert {name.partition("[")[0] for name in names} == {
+        line.partition("[")[0] for line in done.stdout.splitlines() if "::" in line
+    }

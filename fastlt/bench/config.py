@@ -13,7 +13,7 @@ class BenchConfig:
     copies: int = 10  # how often each image is listed; a short run would measure little but the start
     peers: bool = False  # measure other libraries on the same files in the same run; needs `make bench-peers`
     files: int = 500  # loader, train: largest number of images to use, spread evenly over all
-    cases: tuple[str, ...] = ()  # loader, kernels, stage2: run only these cases
+    cases: tuple[str, ...] = ()  # loader, kernels, stage2, train: run only these cases
     samples: int = 10_000_000  # index, loader: samples of the simulated index
     batch: int = 64  # loader, train: images per batch
     backbone: BackboneConfig  # train: the network

@@ -19,6 +19,7 @@ class Goal:
 
     bench: the name of the benchmark. device: `cpu` or `gpu`. case: the name of the case or ratio.
     least, most: the allowed range, in the unit of the row.
+    backbone: the only network the goal is for; None if the benchmark has none, or for all.
     """
 
     bench: str
@@ -26,6 +27,13 @@ class Goal:
     case: str
     least: float = float("-inf")
     most: float = float("inf")
+    backbone: str | None = None
+
+    def fits(self, line: dict[str, Any]) -> bool:
+        """Whether the goal is about a row. line: as a benchmark writes it."""
+        device = "cpu" if line["device"].startswith("cpu") else "gpu"
+        same = (self.bench, self.device, self.case) == (line["bench"], device, line["case"])
+        return same and self.backbone in (None, line.get("settings", {}).get("backbone"))
 
     @property
     def bound(self) -> str:
@@ -46,6 +54,7 @@ GOALS = [
     Goal("loader", "cpu", "fastlt_small_augmented / torch_small_augmented", least=3),
     Goal("loader", "cpu", "first_batch_warm", most=3),
     Goal("loader", "gpu", "fastlt_jpeg / decode_ceiling", least=0.95),
+    Goal("loader", "gpu", "fastlt_jpeg", least=8000),  # torchvision's decoder on an A100
     *(
         Goal("loader", device, f"fastlt_jpeg_{law} / fastlt_jpeg", least=0.97)
         for device in ("cpu", "gpu")
@@ -61,6 +70,7 @@ GOALS = [
         )
     ),
     Goal("train", "gpu", "real / synthetic", least=0.98),
+    Goal("train", "gpu", "real", least=3040, backbone="resnet50"),  # FFCV on an A100
     Goal("stage2", "gpu", "every_classifier", most=STAGE2_GOAL),
 ]
 
@@ -72,9 +82,8 @@ def judge(lines: list[dict[str, Any]]) -> list[list[str]]:
     """
     table = []
     for line in lines:
-        device = "cpu" if line["device"].startswith("cpu") else "gpu"
         for goal in GOALS:
-            if (goal.bench, goal.device, goal.case) == (line["bench"], device, line["case"]):
+            if goal.fits(line):
                 settings = ", ".join(f"{key}={value}" for key, value in line.get("settings", {}).items())
                 value = f"{line['median']:.3g} ({line['p20']:.3g}..{line['p80']:.3g}) {line['unit']}"
                 met = goal.least <= line["median"] <= goal.most

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from fastlt.bench.config import BenchConfig
+from fastlt.bench.cores import counting_cores
 from fastlt.bench.images import take_images
-from fastlt.bench.loader_cases import SIZE, SMALL_INDEX, Case, Cases
+from fastlt.bench.loader_cases import HARDWARE_SHARES, SIZE, SMALL_INDEX, Case, Cases
 from fastlt.bench.loader_data import MEAN, SMALL_SIZE, STD, Data
 from fastlt.bench.loader_stages import stage_rows
-from fastlt.bench.peers import LOADERS, ON_GPU, Peer, PeerError, write_ffcv
+from fastlt.bench.peers import LOADERS, Peer, PeerError, write_ffcv
 from fastlt.bench.rows import Row, measure, measure_series, ratio, row
 from fastlt.core import device as machine
 from fastlt.core.errors import UserError
@@ -48,10 +49,11 @@ RATIOS = [
     ("fastlt_small_augmented", "torch_small_augmented"),
     *((f"augment_jpeg_{name}", "fastlt_jpeg") for name in AUGMENTATIONS),
     *((f"augment_small_{name}", "fastlt_small") for name in AUGMENTATIONS),
-    ("decode_ceiling", "decode_ceiling_cuda"),
-    ("decode_ceiling_repeated", "decode_ceiling"),
+    ("fastlt_jpeg", "torch_gpu"),
+    ("decode_repeated", "decode_ceiling"),
     ("decode_whole", "decode_ceiling"),
-    ("decode_whole_hardware", "decode_whole_cuda"),
+    *((f"decode_hw{percent}", "decode_ceiling") for percent in HARDWARE_SHARES),
+    *((f"decode_whole_hw{percent}", "decode_ceiling") for percent in HARDWARE_SHARES),
 ]
 
 
@@ -80,8 +82,8 @@ def bench_loader(config: BenchConfig) -> list[Row]:
             the clock starts.
         index_order_1000, index_order_N (s): drawing the order of an epoch from these indices.
         decode_ceiling: DALI only decodes the crop windows of fastlt_jpeg. On a GPU there are also decode_whole, which
-            decodes whole images; _cuda and _hardware, without the GPU's JPEG decoder or with it alone (by default DALI
-            divides the images); and _repeated, where chroma samples are repeated instead of interpolated.
+            decodes whole images; _hw0 to _hw100 of both, which give this percentage of the images to the GPU's JPEG
+            decoder (DALI's default is 65); and decode_repeated, where chroma samples are repeated, not interpolated.
         first_batch_warm, first_batch_cold (s): from the call of Loader in a new process to its first batch, with or
             without Numba's compiled functions in the cache.
         stage_*: microseconds of a thread per image (loader_stages.py); two of them are cases above in that unit.
@@ -90,7 +92,8 @@ def bench_loader(config: BenchConfig) -> list[Row]:
     A library that does not run here is left out, with a message. Only one case works at a time. Ratios (unit x) are
     computed within rounds. The key `cases` restricts the run to some cases.
 
-    With device=cuda the GPU graph is measured, and every case ends with float16 channels-last batches on the GPU.
+    With device=cuda the GPU graph is measured, and every case ends with float16 channels-last batches on the GPU. Rows
+    in the unit `cores` tell how many CPU cores a case kept busy.
     """
     device = machine.pick_device(config.device)
     threads = config.threads or len(os.sched_getaffinity(0))
@@ -104,7 +107,7 @@ def bench_loader(config: BenchConfig) -> list[Row]:
         makers, seconds = ours.rates(), ours.seconds()
         asked = {name: make for name, make in ours.augmentations().items() if name in config.cases}
         makers |= asked
-        peers = list(ON_GPU if device.type == "cuda" else LOADERS)
+        peers = [name for name, script in LOADERS.items() if device.type in script.devices]
         names = _chosen(config, [*makers, *seconds], peers)
         if config.batch > len(data.paths):
             raise UserError(
@@ -116,12 +119,16 @@ def bench_loader(config: BenchConfig) -> list[Row]:
                 cases[name] = _peer(name, data, config.batch, threads, device, stack)
             except PeerError as error:
                 say(f"{name} is left out, it does not run here: {error}")
+        used: dict[str, list[float]] = {}
+        if device.type == "cuda":
+            cases = {name: counting_cores(case, used.setdefault(name, [])) for name, case in cases.items()}
         series = measure_series(cases, config.rounds, "images/s")
         rates = [row(name, values, "images/s") for name, values in series.items()]
         rows = [rate for rate in rates if not rate.case.startswith("stage_")]
         pairs = [*RATIOS, (f"index_{config.samples}", f"index_{SMALL_INDEX}")]
         rows += [ratio(*pair, series) for pair in pairs if series.keys() >= set(pair)]
         rows += stage_rows(rates, threads if device.type == "cpu" else 1)
+        rows += [row(f"{name}_cores", cores[1:], "cores") for name, cores in used.items()]  # without the warm-up
         return rows + measure({name: make() for name, make in seconds.items() if name in names}, config.rounds, "s")
 
 

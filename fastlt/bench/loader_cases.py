@@ -30,6 +30,7 @@ SMALL = Augment(SMALL_SIZE, "pad", flip=True)
 AUGMENTED = replace(WORK, augment=("randaugment",))
 SMALL_AUGMENTED = replace(SMALL, augment=("autoaugment_cifar", "cutout"))
 SMALL_INDEX = 1000  # samples
+HARDWARE_SHARES = (0, 50, 65, 75, 90, 100)  # percent of the images that a GPU's JPEG decoder is given, where it has one
 
 Case = Callable[[], float]  # runs the next epoch and returns images per second
 
@@ -86,12 +87,12 @@ class Cases:
                 makers["stage_transfer"] = lambda: self._stages.transfer
         else:
             decodings: dict[str, dict[str, Any]] = {
-                "decode_ceiling_cuda": {"hw_decoder_load": 0.0},
-                "decode_ceiling_repeated": {"jpeg_fancy_upsampling": False},
+                "decode_repeated": {"jpeg_fancy_upsampling": False},
                 "decode_whole": {"whole": True},
-                "decode_whole_cuda": {"whole": True, "hw_decoder_load": 0.0},
-                "decode_whole_hardware": {"whole": True, "hw_decoder_load": 1.0},
             }
+            for percent in HARDWARE_SHARES:
+                decodings[f"decode_hw{percent}"] = {"hw_decoder_load": percent / 100}
+                decodings[f"decode_whole_hw{percent}"] = {"whole": True, "hw_decoder_load": percent / 100}
             for name, options in decodings.items():
                 makers[name] = lambda options=options: partial(self._stages.decode, **options)
         for samples in self._sizes:

@@ -16,34 +16,34 @@ PEERS = Path(".venv-peers/bin/python")  # made by `make bench-peers`
 OURS = Path(sys.executable)
 
 
+BOTH = ("cpu", "cuda")
+
+
 class Script(NamedTuple):
-    """A script of this folder (`name`), the Python that runs it, and options that are added to the request."""
+    """A script of this folder (`name`), the Python that runs it, and options that are added to the request.
+
+    devices: where it can deliver batches.
+    """
 
     name: str
     python: Path
     options: dict[str, str]
+    devices: tuple[str, ...] = ("cpu",)
 
 
 LOADERS = {
-    "torch": Script("peer_torch.py", OURS, {"decoder": "pillow"}),
-    "torch_tensor": Script("peer_torch.py", OURS, {"decoder": "torchvision"}),
-    "torch_randaugment": Script("peer_torch.py", OURS, {"decoder": "pillow", "augment": "randaugment"}),
-    "torch_small": Script("peer_torch.py", OURS, {"decoder": "array"}),
-    "torch_small_augmented": Script("peer_torch.py", OURS, {"decoder": "array", "augment": "autoaugment_cifar"}),
-    "dali": Script("peer_dali.py", OURS, {}),
+    "torch": Script("peer_torch.py", OURS, {"decoder": "pillow"}, BOTH),
+    "torch_tensor": Script("peer_torch.py", OURS, {"decoder": "torchvision"}, BOTH),
+    "torch_gpu": Script("peer_torch_gpu.py", OURS, {}, ("cuda",)),
+    "torch_randaugment": Script("peer_torch.py", OURS, {"decoder": "pillow", "augment": "randaugment"}, BOTH),
+    "torch_small": Script("peer_torch.py", OURS, {"decoder": "array"}, BOTH),
+    "torch_small_augmented": Script("peer_torch.py", OURS, {"decoder": "array", "augment": "autoaugment_cifar"}, BOTH),
+    "dali": Script("peer_dali.py", OURS, {}, BOTH),
     "webdataset": Script("peer_webdataset.py", PEERS, {"decoder": "pillow"}),
     "ffcv_jpg": Script("peer_ffcv_loader.py", PEERS, {"mode": "jpg"}),
     "ffcv_raw": Script("peer_ffcv_loader.py", PEERS, {"mode": "raw"}),
     "spdl": Script("peer_spdl.py", PEERS, {}),
 }
-ON_GPU = (
-    "torch",
-    "torch_tensor",
-    "torch_randaugment",
-    "torch_small",
-    "torch_small_augmented",
-    "dali",
-)  # those that can deliver batches on a GPU
 LIMIT = 600  # seconds allowed for a start or an epoch; a library whose worker died may wait forever
 PATIENCE = 10  # seconds allowed for ending
 

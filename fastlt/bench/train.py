@@ -42,7 +42,7 @@ def bench_train(config: BenchConfig) -> list[Row]:
         CPU and bf16 on a GPU.
     data_stall (x): the share of the time of real that synthetic does not need, within rounds.
 
-    A round is an epoch of each case.
+    A round is an epoch of each case. The key `cases` restricts the run to some cases.
     """
     for key in ("files", "copies", "rounds", "batch", "image_size"):
         if getattr(config, key) < 1:
@@ -62,18 +62,30 @@ def bench_train(config: BenchConfig) -> list[Row]:
         with Loader(data.jpeg, "train", sampler, augment, config.batch, 0, device, config.threads, **options) as real:
             classes = data.jpeg.classes
             noise = Synthetic(len(real), config.batch, config.image_size, classes, device, real.dtype)
-            theirs = TorchLoader(data.paths, train.label, config.batch, config.image_size, config.threads, device)
-            sources: dict[str, Batches] = {"real": real, "synthetic": noise, "torch": theirs}
             usual, other = ("fp32", "bf16") if device.type == "cpu" else ("bf16", "fp32")
-            cases = {name: _case(config, source, classes, usual) for name, source in sources.items()}
+
+            def theirs() -> TorchLoader:
+                given = data.paths, train.label, config.batch, config.image_size, config.threads, device
+                return TorchLoader(*given)
+
+            makers: dict[str, Callable[[], Callable[[], float]]] = {
+                "real": lambda: _case(config, real, classes, usual),
+                "synthetic": lambda: _case(config, noise, classes, usual),
+                "torch": lambda: _case(config, theirs(), classes, usual),
+            }
             if device.type == "cuda" or computes_in_bf16():
-                cases[f"real_{other}"] = _case(config, real, classes, other)
+                makers[f"real_{other}"] = lambda: _case(config, real, classes, other)
+            if unknown := [name for name in config.cases if name not in makers]:
+                raise UserError(f"cases: {unknown[0]} is unknown, allowed are {', '.join(makers)}")
+            cases = {name: make() for name, make in makers.items() if name in (config.cases or makers)}
             series = measure_series(cases, config.rounds, "images/s")
     rows = [row(name, values, "images/s") for name, values in series.items()]
-    rows += [ratio("real", "synthetic", series), ratio("real", "torch", series)]
-    rows += [ratio(name, "real", series) for name in series if name.startswith("real_")]
-    stalls = [1 - real / free for real, free in zip(series["real"], series["synthetic"], strict=True)]
-    return [*rows, row("data_stall", stalls, RATIO)]
+    pairs = [("real", "synthetic"), ("real", "torch"), (f"real_{other}", "real")]
+    rows += [ratio(*pair, series) for pair in pairs if series.keys() >= set(pair)]
+    if series.keys() >= {"real", "synthetic"}:
+        stalls = [1 - real / free for real, free in zip(series["real"], series["synthetic"], strict=True)]
+        rows.append(row("data_stall", stalls, RATIO))
+    return rows
 
 
 def _case(config: BenchConfig, source: Batches, classes: int, precision: str) -> Callable[[], float]:

@@ -10,7 +10,17 @@ import torch
 from fastlt.core.errors import UserError
 from fastlt.core.words import counted
 
-PACKAGES = ("fastlt", "torch", "torchvision", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "numba", "numpy", "h5py")
+PACKAGES = (
+    "fastlt",
+    "torch",
+    "torchvision",
+    "nvidia-dali-cuda120",
+    "nvidia-dali-cuda130",
+    "numba",
+    "numba-cuda",
+    "numpy",
+    "h5py",
+)
 
 
 def pick_device(name: str, local: int = 0) -> torch.device:

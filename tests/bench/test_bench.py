@@ -53,11 +53,19 @@ def test_goals_are_judged_by_the_device_they_are_set_for(tmp_path: Path) -> None
     append([Row(case, 0.94, 0.9, 0.96, "x")], {**about, "device": "cpu, 2 threads"}, tmp_path / "rows")
     append([Row("tau_all / matmul", 1.21, 1, 2, "x")], {**about, "bench": "kernels"}, tmp_path / "rows")
     append([Row("every_classifier", 15.0, 15, 15, "s")], {**about, "bench": "stage2"}, tmp_path / "rows")
+    for network in ("resnet50", "resnext50"):  # the goal is for one of them
+        settings = {"backbone": network, "batch": 256}
+        append(
+            [Row("real", 3e3, 3e3, 3e3, "images/s")],
+            {**about, "bench": "train", "settings": settings},
+            tmp_path / "rows",
+        )
     done = run("-m", "fastlt.bench.goals", "rows", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     first, *table = (line.split("  ") for line in done.stdout.splitlines())
     assert [[line[0], *(cell.strip() for cell in line if cell)][-2:] for line in table] == [
-        *([">= 0.95", "MISSED"], [">= 0.85", "met"], ["<= 1.2", "MISSED"], ["<= 15", "met"])
+        *([">= 0.95", "MISSED"], [">= 8000", "met"], [">= 0.85", "met"], ["<= 1.2", "MISSED"], ["<= 15", "met"]),
+        [">= 3040", "MISSED"],
     ]
     assert first[0] == "bench" and "batch=256" in done.stdout and "0.94 (0.9..0.96) x" in done.stdout
     (tmp_path / "wrong").write_text("{}\n")

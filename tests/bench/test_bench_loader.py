@@ -1,7 +1,9 @@
 """python -m fastlt.bench loader: its cases, its data, its rows and what it says about wrong input."""
 
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from pictures import jpeg, picture
 from fastlt.bench import __main__ as command
 from fastlt.bench import peers
 from fastlt.bench.config import BenchConfig
+from fastlt.bench.cores import counting_cores
 from fastlt.bench.images import take_images
 from fastlt.bench.loader import bench_loader
 from fastlt.bench.loader_data import equal_mix, long_tail
@@ -190,6 +193,34 @@ def test_peers_serve_epochs_and_name_their_faults(tmp_path: Path, monkeypatch: p
         Peer(Script("peer.py", Path(sys.executable), {}), request)
     with pytest.raises(PeerError, match="no missing/python: make bench-peers"):
         Peer(Script("peer.py", Path("missing/python"), {}), request)
+
+
+def test_torchvisions_decoder_of_batches(photographs: Path) -> None:
+    paths = [str(path) for path in sorted(photographs.iterdir())]
+    request = {
+        "paths": paths,
+        "batch": 2,
+        "threads": 1,
+        "device": "cpu",
+        "size": 32,
+        "mean": [0.5] * 3,
+        "std": [0.2] * 3,
+    }
+    peer = Peer(peers.LOADERS["torch_gpu"], request)
+    assert peer.rate() > 0
+    peer.close()
+
+
+def test_cores_count_the_work_of_child_processes() -> None:
+    def case() -> float:
+        work = "import time\nwhile time.process_time() < 0.5: pass"
+        subprocess.run([sys.executable, "-c", work], check=True)
+        return 3.0
+
+    used: list[float] = []
+    before = time.monotonic()
+    assert counting_cores(case, used)() == 3.0
+    assert len(used) == 1 and used[0] * (time.monotonic() - before) >= 0.4
 
 
 @pytest.mark.parametrize(

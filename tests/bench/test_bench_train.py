@@ -35,6 +35,13 @@ def test_rows(photos: Path) -> None:
     assert rows["data_stall"]["median"] == pytest.approx(1 - rows["real / synthetic"]["median"])
 
 
+def test_cases(photos: Path) -> None:
+    done = run(*bench(photos, "cases=[synthetic,real]"), cwd=photos)
+    assert done.returncode == 0, done.stderr
+    rows = [row["case"] for row in json.loads(done.stdout.splitlines()[-1])["rows"]]
+    assert rows == ["real", "synthetic", "real / synthetic", "data_stall"]
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [
@@ -42,6 +49,7 @@ def test_rows(photos: Path) -> None:
         ("rounds=0", "rounds=0: it must be at least 1"),
         ("backbone=vgg", "backbone=vgg is unknown: allowed are resnet10"),
         ("compile=fast", "compile=fast is unknown"),
+        ("cases=[real,ffcv]", "cases: ffcv is unknown, allowed are real, synthetic, torch"),
     ],
 )
 def test_wrong_input(photos: Path, key: str, message: str) -> None:

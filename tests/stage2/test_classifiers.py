@@ -359,8 +359,14 @@ def test_a_gpu_gives_the_same(name: str, task: Task, test_features: Features) ->
     def moved(features: Features) -> Features:
         return Features(features.x.cuda(), features.labels.cuda())
 
-    parts = {part: moved(getattr(task, part)) for part in ("train", "augmented_passes", "choose")}
-    there = replace(task, **parts, joint=copy.deepcopy(task.joint).cuda())  # type: ignore[arg-type]
+    assert task.choose is not None
+    there = replace(
+        task,
+        train=moved(task.train),
+        augmented=moved(task.augmented),
+        choose=moved(task.choose),
+        joint=copy.deepcopy(task.joint).cuda(),
+    )
     here = scores(name, task, test_features.x)
     torch.testing.assert_close(scores(name, there, test_features.x.cuda()).cpu(), here, rtol=1e-2, atol=1e-2)
 
