@@ -114,7 +114,13 @@ def check_options(
 
     Raises UserError, in one line, for an option that the part does not have, or one that it requires and is missing.
     """
-    parameters = [one for one in inspect.signature(part).parameters.values() if one.name not in also][given:]
+    if not callable(part):
+        raise UserError(f"{key}={name} is a {type(part).__name__}: it must be something that can be called")
+    try:
+        signature = inspect.signature(part)
+    except ValueError:  # some functions that are written in C do not tell their parameters
+        return
+    parameters = [one for one in signature.parameters.values() if one.name not in also][given:]
     named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
     allowed = [one.name for one in named]
     unknown = [] if any(one.kind is one.VAR_KEYWORD for one in parameters) else [o for o in options if o not in allowed]

@@ -156,6 +156,32 @@ def test_a_sampler_of_ones_own() -> None:
         SamplerConfig("class", options={"q": 1})
 
 
+@pytest.mark.parametrize("key", ["sampler", "loss", "optimizer"])
+def test_what_cannot_be_called_is_no_part(key: str) -> None:
+    with pytest.raises(UserError, match=rf"^{key}=math:pi is a float: it must be something that can be called$"):
+        call_part(key, "math:pi", find_part(key, "math:pi", {}), {})
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_an_order_of_samples_that_are_not_there_is_refused(shift: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Beside(Sampler):
+        def order(self, epoch: int) -> np.ndarray:
+            return super().order(epoch) + shift
+
+    monkeypatch.setattr(sys.modules[__name__], "Beside", Beside, raising=False)
+    with pytest.raises(UserError, match=rf"gives the sample id {-1 if shift < 0 else 54}, which is none of `members`"):
+        make_sampler(np.arange(54), START, SamplerConfig(f"{__name__}:Beside"), 0, 1)
+
+
+def test_a_loss_with_parameters_is_refused_as_they_would_not_be_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = torch.nn.Linear(2, 2)
+    monkeypatch.setattr(sys.modules[__name__], "learned", lambda counts, progress: loss, raising=False)
+    with pytest.raises(UserError, match="has parameters, and only those of the network are trained"):
+        make_loss(f"{__name__}:learned", torch.tensor([2, 1]))
+    loss.requires_grad_(False)
+    assert make_loss(f"{__name__}:learned", torch.tensor([2, 1])) is loss
+
+
 @pytest.mark.usefixtures("write")
 def test_a_loss_of_ones_own() -> None:
     logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])

@@ -3,12 +3,17 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any, ClassVar
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Seconds in which a repeated signal counts as the same request under torchrun: what ends all processes of a job signals
+# each rank, and torchrun passes on the signal that it gets itself.
+REPEATED = 10.0
 
 
 @contextmanager
@@ -54,8 +59,9 @@ class Stopped(Exception):
 class Interrupts:
     """Context manager under which the first SIGINT or SIGTERM only sets `signal`, so that work can be saved first.
 
-    The next signal has its usual effect at once. If the code inside ends normally without having called `check` or
-    `stop`, the first signal has its usual effect at the end.
+    The next signal has its usual effect at once; under torchrun only after REPEATED seconds. If the code inside ends
+    normally without having called `check` or `stop`, the first signal has its usual effect at the end. Outside the main
+    thread it does nothing.
 
     Example:
 
@@ -70,13 +76,25 @@ class Interrupts:
 
     def __enter__(self) -> "Interrupts":
         self._outer, Interrupts.under_way = Interrupts.under_way, self
-        self._before = {number: signal.signal(number, self.note) for number in SIGNALS}
+        # Python gives signals to the main thread alone; work in another one is stopped by whoever started it.
+        main = threading.current_thread() is threading.main_thread()
+        self._before = {number: signal.signal(number, self.note) for number in SIGNALS} if main else {}
         return self
 
     def note(self, number: int, _: FrameType | None = None) -> None:
-        """Handles the first signal: stores its number and restores the previous handlers."""
+        """Handles the first signal: stores its number, so that the next one has its usual effect."""
         self.signal = number
-        self._restore()
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            again = partial(self._note_again, time.monotonic())
+            for one in self._before:
+                signal.signal(one, again)
+        else:
+            self._restore()
+
+    def _note_again(self, first: float, number: int, _: FrameType | None = None) -> None:
+        if time.monotonic() - first > REPEATED:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from fastlt.core.errors import UserError
 from fastlt.core.log import silence
 
 PATIENCE = timedelta(minutes=30)  # how long the other ranks wait while rank 0 writes or evaluates
@@ -86,10 +87,23 @@ ALONE = Ranks()
 
 
 def ranks_here() -> Ranks:
-    """Returns the Ranks that torchrun's environment variables describe, or ALONE without them."""
+    """Returns the Ranks that torchrun's environment variables describe, or ALONE without them.
+
+    Raises UserError if some of them are missing or no whole numbers.
+    """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return ALONE
-    return Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
+    numbers = []
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        text = os.environ.get(name)
+        if text is None or not text.isdecimal():
+            found = "is not set" if text is None else f"is {text!r}, no whole number"
+            raise UserError(
+                f"the environment variable {name} {found}, though RANK and WORLD_SIZE are set: start with torchrun, or "
+                "unset these"
+            )
+        numbers.append(int(text))
+    return Ranks(*numbers)
 
 
 def join(ranks: Ranks, device: torch.device) -> None:

@@ -4,6 +4,7 @@ A plan is drawn before any image is read, and the pipeline executes it. It is a 
 position, so augmentation does not depend on batch size, threads, ranks or resumption.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -92,6 +93,16 @@ class Augment:
         if self.interpolation not in INTERPOLATIONS:
             raise UserError(f"interpolation={self.interpolation} is unknown: allowed are {', '.join(INTERPOLATIONS)}")
         whole("views_per_image", self.views_per_image, 1, MAX_VIEWS)
+        for name, most in (("scale", 1.0), ("ratio", math.inf)):
+            given = getattr(self, name)
+            if len(given) != 2 or not 0 < given[0] <= given[1] <= most:
+                limit = "0 < low <= high <= 1" if most == 1 else "0 < low <= high"
+                raise UserError(f"{name}={list(given)}: it must be two numbers [low, high], {limit}")
+        if self.crop == "pad" and not 0 <= self.pad < self.image_size:
+            raise UserError(
+                f"pad={self.pad}: it must be from 0 to {self.image_size - 1}, so that every crop of {self.image_size} "
+                "pixels shows a part of the image"
+            )
         if not 0 <= self.jitter <= 1:
             raise UserError(f"jitter={self.jitter}: the strength must be in [0, 1]")
         assert self.augmentations is not None  # makes them once, so that wrong options are reported here

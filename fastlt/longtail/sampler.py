@@ -218,8 +218,9 @@ class Sampler:
 
     def described(self) -> dict[str, Any]:
         """Returns everything that the order depends on, as plain values by name."""
-        about = {"law": self.law, "seed": self.seed, "epochs": self.epochs, "drawing": self.drawing}
-        about |= {"samples": len(self), "crc32": zlib.crc32(self.members.tobytes())}
+        about = {"law": self.law, "seed": int(self.seed), "epochs": int(self.epochs), "drawing": self.drawing}
+        crc32 = zlib.crc32(self.class_start.tobytes(), zlib.crc32(self.members.tobytes()))
+        about |= {"samples": len(self), "crc32": crc32}
         own = {"options": dict(self.options), **own_sources(law=self.law)} if is_own(self.law) else {}
         return {**about, **own}
 
@@ -272,6 +273,8 @@ def make_sampler(members: np.ndarray, class_start: np.ndarray, config: SamplerCo
     ids = order.order(0)
     if not isinstance(ids, np.ndarray) or ids.dtype != np.int64 or ids.shape != (len(order),):
         raise UserError(f"sampler={law}: order(0) must give sample ids, int64 [{len(order)}]")
+    if strangers := np.setdiff1d(ids, members)[:1].tolist():
+        raise UserError(f"sampler={law}: order(0) gives the sample id {strangers[0]}, which is none of `members`")
     return order
 
 

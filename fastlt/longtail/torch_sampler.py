@@ -63,7 +63,7 @@ class TorchSampler(Resumable, torch.utils.data.Sampler[int]):
         class_start = np.concatenate([[0], np.cumsum(np.bincount(array))])
         self.order = make_sampler(members, class_start, SamplerConfig(law, drawing, dict(options or {})), seed, epochs)
         super().__init__(self.order.described(), len(self.order), world)
-        self._begun = 0
+        self._begun: int | None = None  # the epoch of the loop that has begun
 
     def __len__(self) -> int:
         """Returns the number of samples of an epoch on this rank."""
@@ -91,7 +91,17 @@ class TorchSampler(Resumable, torch.utils.data.Sampler[int]):
         if used is None:
             return super().state_dict()
         position = whole_number("used", used, 0, len(self)) * self.world
-        return {**self._about, "epoch": self._begun, "position": position}
+        return {**self._about, "epoch": self._next[0] if self._begun is None else self._begun, "position": position}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch of the next loop, as Resumable.set_epoch does."""
+        super().set_epoch(epoch)
+        self._begun = None
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from a state, as Resumable.load_state_dict does."""
+        super().load_state_dict(state)
+        self._begun = None
 
     def __repr__(self) -> str:
         about = ", ".join(f"{name}={value}" for name, value in self._about.items() if name != "crc32")

@@ -220,7 +220,7 @@ class Model(nn.Module):
     ):
         super().__init__()
         self.frozen: tuple[str, ...] = ()
-        self.backbone_name, self.classifier_kind = backbone, classifier
+        self.backbone_name, self.image_size, self.classifier_kind = backbone, image_size, classifier
         self.backbone_options = dict(options or {})
         self.backbone, length = build_backbone(backbone, image_size, options)
         self.classifier = JOINT[classifier](length, classes)
@@ -356,7 +356,8 @@ def layer_depths(backbone: nn.Module) -> dict[str, int]:
 
     def of(parameter: str) -> int:
         parts = parameter.split(".")
-        return next((behind[name] for n in (2, 1) if (name := ".".join(parts[:n])) in behind), len(layers) - 1)
+        first = max(len(layers) - 1, 0)  # none, if all parameters are the backbone's own
+        return next((behind[name] for n in (2, 1) if (name := ".".join(parts[:n])) in behind), first)
 
     return {name: of(name) for name, _ in backbone.named_parameters()}
 

@@ -72,11 +72,21 @@ def build_network(name: str, image_size: int, options: Mapping[str, Any]) -> nn.
             raise UserError(f"backbone.options.{option}={options[option]}: weights come by protocol.pretrained")
     if library_of(name) == "torchvision":
         network = call_part("backbone", name, lambda **given: library.get_model(wanted, weights=None, **given), options)
+        if getattr(network, "aux_logits", False):
+            raise UserError(
+                f"backbone={name} has further classifiers, whose outputs are added in training: give "
+                "backbone.options.aux_logits=false"
+            )
         return _without_classifier(name, network)
-    fixed = _timm_cfg(wanted).get("fixed_input_size") and image_size != _timm_cfg(wanted)["input_size"][-1]
-    sized = {"img_size": image_size} if fixed and "img_size" not in options else {}
-    created = {"num_classes": 0, **sized}
+    created = timm_arguments(wanted, image_size)
     return call_part("backbone", name, lambda **given: library.create_model(wanted, **{**created, **given}), options)
+
+
+def timm_arguments(wanted: str, image_size: int) -> dict[str, Any]:
+    """Returns keyword arguments of timm.create_model for a network without its classifier, for images of this size."""
+    cfg = _timm_cfg(wanted)
+    fixed = cfg.get("fixed_input_size") and image_size != cfg["input_size"][-1]
+    return {"num_classes": 0, **({"img_size": image_size} if fixed else {})}
 
 
 def _without_classifier(name: str, network: nn.Module) -> nn.Module:
@@ -107,7 +117,10 @@ def inputs_of(name: str, pretrained: str | None = None) -> Inputs | None:
     if library_of(name) == "torchvision":
         check_network(name)
         seen = default_weights(name).transforms()
-        size, resized = seen.crop_size[0], seen.resize_size[0]
+        try:
+            size, resized = seen.crop_size[0], seen.resize_size[0]
+        except AttributeError:
+            raise UserError(f"backbone={name} classifies no images: take a network of torchvision that does") from None
         return Inputs(size, tuple(seen.mean), tuple(seen.std), seen.interpolation.value, size / resized)
     return None
 

@@ -6,6 +6,7 @@ from fastlt.core.config import RUN
 from fastlt.core.errors import UserError
 
 COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
+REPLAYED = ("reduce-overhead", "max-autotune")  # modes that use CUDA graphs
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -30,3 +31,8 @@ class ComputeConfig:
             raise UserError(f"accumulate={self.accumulate}: it must be at least 1")
         if self.compile not in COMPILE:
             raise UserError(f"compile={self.compile} is unknown: allowed are {', '.join(COMPILE)}")
+        if self.accumulate > 1 and self.compile in REPLAYED:
+            raise UserError(
+                f"compile={self.compile} replays CUDA graphs, which overwrite the gradients that accumulate="
+                f"{self.accumulate} adds up: take compile=default"
+            )

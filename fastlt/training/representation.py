@@ -154,7 +154,7 @@ class _Run:
     def _metrics(self) -> contextlib.AbstractContextManager[Loggers | None]:
         if not self.fit.ranks.main:
             return contextlib.nullcontext()
-        policy, place = self.policy, Place(self.path.parent, self.fit.epoch)
+        policy, place = self.policy, Place(self.path.parent, self.fit.epoch, self.state is not None)
         return Loggers(policy.logger, policy.logger_options, place, self.identity.about)
 
     def _between_steps(self, together: bool) -> None:

@@ -102,7 +102,8 @@ class Trainer:
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 part, _, inner = name.partition(".")
-                factor = stage.rates.get(part, 1.0) * recipe.layer_decay ** depths.get(inner, 0)
+                depth = depths[inner] if part == "backbone" and depths else 0
+                factor = stage.rates.get(part, 1.0) * recipe.layer_decay**depth
                 groups.setdefault(factor, []).append(parameter)
         self.factors = list(groups)
         self.optimizer = make_optimizer(
@@ -125,9 +126,10 @@ class Trainer:
     def _replica(self) -> torch.nn.Module:
         """Returns the model as a step calls it: within DistributedDataParallel for several ranks, and compiled."""
         replica: torch.nn.Module = self.model
+        self.parallel: DistributedDataParallel | None = None
         if self.ranks.world > 1:
             ids = [self.train.device.index] if self.train.device.type == "cuda" else None
-            replica = DistributedDataParallel(replica, device_ids=ids, gradient_as_bucket_view=True)
+            replica = self.parallel = DistributedDataParallel(replica, device_ids=ids, gradient_as_bucket_view=True)
         if self.compute.compile != "off":
             replica = torch.compile(replica, mode=self.compute.compile)  # type: ignore[assignment]
         return replica
@@ -201,8 +203,8 @@ class Trainer:
     def _backward(self, parts: list[Batch], number: int, again: bool = False) -> None:
         """Adds the gradients of a step. number: of the step. again: these images have been counted already."""
         for place, batch in enumerate(parts):
-            if isinstance(self.replica, DistributedDataParallel):
-                self.replica.require_backward_grad_sync = place == len(parts) - 1
+            if self.parallel is not None:
+                self.parallel.require_backward_grad_sync = place == len(parts) - 1
             seen = _full(batch.images, self.bf16)
             key = self.seed, number, place, self.ranks.rank
             given = seen, batch.labels, key, self.criterion, self.hook
@@ -293,8 +295,9 @@ class Trainer:
             "kept": self.kept,
             "step": self.step,
             "position": self.position,
-            "losses": self.losses,
-            "right": self.right,
+            # Of all ranks, as their number may be another one when the training goes on.
+            "losses": self.ranks.sum(self.losses.clone()) / self.ranks.world,
+            "right": self.ranks.sum(self.right.clone()),
             "random": torch.get_rng_state(),
         }
         if self.average is not None:
@@ -316,7 +319,7 @@ class Trainer:
         self.epoch, self.step, self.position = state["epoch"], state["step"], state["position"]
         self.best, self.kept = state["best"], state["kept"]
         self.losses.copy_(state["losses"])
-        self.right.copy_(state["right"])
+        self.right.copy_(state["right"] if self.ranks.main else torch.zeros(()))
 
     def seed_random(self, state: dict[str, Any] | None) -> None:
         """Sets torch's random generators, which layers such as dropout use.

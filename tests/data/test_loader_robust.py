@@ -219,6 +219,27 @@ def test_numbers_that_cannot_be_are_refused(jpeg_dataset: Dataset, wrong: dict[s
         loader(jpeg_dataset, **wrong)
 
 
+def test_an_image_that_is_too_small_for_padded_crops_is_named(jpeg_dataset: Dataset) -> None:
+    index = jpeg_dataset.split("train")
+    least = int(min(index.height.min(), index.width.min()))
+    loader(jpeg_dataset, augment=Augment(least + 8, "pad", pad=4)).close()
+    told = rf"image_size={least + 9}: image \S+ of the train split has .* crops of up to {least + 8} pixels fit it"
+    with pytest.raises(UserError, match=told):
+        loader(jpeg_dataset, augment=Augment(least + 9, "pad", pad=4))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"scale": (0.5, 0.1)}, {"scale": (0.5,)}, {"scale": (0.0, 1.0)}, {"scale": (0.5, 1.5)}, {"ratio": (0, 1)},
+        {"ratio": (2.0, 1.0)}, {"crop": "pad", "pad": -3}, {"crop": "pad", "pad": 24},
+    ],
+)  # fmt: skip
+def test_crops_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"^(scale|ratio|pad)=.*: it must be "):
+        Augment(24, **{"crop": "resized", **wrong})
+
+
 def test_a_loader_tells_what_it_is(jpeg_dataset: Dataset) -> None:
     with loader(jpeg_dataset, rank=1, world=2) as opened:
         opened.set_epoch(2)

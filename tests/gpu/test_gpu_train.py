@@ -83,7 +83,7 @@ def test_recipes_in_fp32(name: str, device: torch.device, place: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # the compiler's own
-@pytest.mark.parametrize(("mode", "more"), [("default", ()), ("reduce-overhead", ("accumulate=2", "protocol.ema=0.9"))])
+@pytest.mark.parametrize(("mode", "more"), [("default", ()), ("reduce-overhead", ("protocol.ema=0.9",))])
 def test_compiled(
     mode: str, more: tuple[str, ...], device: torch.device, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,23 @@ def test_a_state_goes_on_with_other_ranks_and_survives_copies() -> None:
     )
 
 
+def test_a_state_before_the_first_loop_is_the_one_that_was_set() -> None:
+    sampler = TorchSampler(LABELS, "class", seed=np.int64(3))
+    sampler.set_epoch(7)
+    state = sampler.state_dict(used=0)
+    assert (state["epoch"], state["position"]) == (7, 0)
+    sampler.load_state_dict(json.loads(json.dumps({**state, "epoch": 5, "position": 2})))
+    assert sampler.state_dict(used=2)["epoch"] == 5
+    list(sampler)
+    assert sampler.state_dict(used=71)["epoch"] == 5
+
+
+def test_a_state_of_other_labels_is_refused_though_the_order_of_samples_is_the_same() -> None:
+    state = TorchSampler([0, 0, 1, 1, 1, 2], "class").state_dict()
+    with pytest.raises(UserError, match="state has crc32="):
+        TorchSampler([0, 1, 1, 2, 2, 2], "class").load_state_dict(state)
+
+
 def test_a_state_of_something_else_is_refused() -> None:
     state = TorchSampler(LABELS, "class").state_dict()
     for name, other in {

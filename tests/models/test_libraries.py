@@ -216,6 +216,39 @@ def test_published_weights_of_timm(tmp_path: Path, timm: Any, monkeypatch: pytes
         load_pretrained(model, "hf-hub:somebody/model")
 
 
+@pytest.mark.usefixtures("timm")
+def test_published_position_embeddings_are_resampled_for_images_of_another_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    options, name = {"depth": 1}, f"{VIT}.augreg_in21k_ft_in1k"
+    published = build_model(name, 3, 0, 224, options=options).backbone.state_dict()
+    save_file({**published, "head.weight": torch.zeros(1000, 192)}, tmp_path / "model.safetensors")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda place, file, **_: str(tmp_path / file))
+    model = build_model(name, 3, 1, 160, options=options)
+    load_pretrained(model, "true")
+    assert model.backbone.state_dict()["pos_embed"].shape == (1, 101, 192)
+    assert torch.equal(model.backbone.state_dict()["norm.weight"], published["norm.weight"])
+    assert model(torch.zeros(1, 3, 160, 160)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("torchvision:googlenet", r"backbone.options.aux_logits=false$"),
+        ("torchvision:fasterrcnn_resnet50_fpn", "it must give|its forward pass fails|does not end in|its output"),
+    ],
+)
+def test_networks_of_torchvision_that_are_no_backbones_are_refused(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_backbone(name, 64)
+
+
+def test_a_network_of_torchvision_that_finds_objects_has_no_inputs() -> None:
+    with pytest.raises(UserError, match=r"fasterrcnn_resnet50_fpn classifies no images"):
+        inputs_of("torchvision:fasterrcnn_resnet50_fpn")
+
+
 def test_the_file_that_an_own_factory_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, other = f"{__name__}:own", Net()
     model = build_model(name, 3, 0, 16)

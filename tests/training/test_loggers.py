@@ -133,7 +133,7 @@ def test_a_folder_of_that_name_is_no_package(tmp_path: Path, monkeypatch: pytest
 def tell(name: str, folder: Path, epoch: int = 0, **options: Any) -> None:
     """Two epochs behind `epoch`."""
     folder.mkdir(exist_ok=True)
-    with Loggers([name], {name: options}, Place(folder, epoch), CONFIG) as loggers:
+    with Loggers([name], {name: options}, Place(folder, epoch, bool(epoch)), CONFIG) as loggers:
         for step in (epoch + 1, epoch + 2):
             loggers.write(epoch=step, loss=1 / (step + 1))
     assert regrets() == []

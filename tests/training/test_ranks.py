@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,10 @@ import torch
 from commands import ROOT, train
 from pictures import Pictures, conversion
 
+from fastlt.core import interrupts
+from fastlt.core.errors import UserError
+from fastlt.core.interrupts import Interrupts, Stopped
+from fastlt.core.ranks import ranks_here
 from fastlt.data.convert import convert
 from fastlt.stage2.features import FeatureStore
 
@@ -112,6 +117,50 @@ def test_two_ranks_extract_and_fit_what_one_process_does(name: str, place: Path)
     assert rows.pop("nowhere:mine") == others["nowhere:mine"]
     for classifier, row in rows.items():
         assert row["all"] == pytest.approx(others[classifier]["all"], abs=9), classifier
+
+
+@pytest.mark.parametrize(("local", "told"), [(None, "is not set"), ("x", "is 'x', no whole number")])
+def test_ranks_that_are_described_in_part_are_refused(
+    local: str | None, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local is not None:
+        monkeypatch.setenv("LOCAL_RANK", local)
+    with pytest.raises(UserError, match=rf"LOCAL_RANK {told}"):
+        ranks_here()
+
+
+def test_a_signal_that_comes_twice_to_a_rank_is_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    got = []
+    monkeypatch.setattr(interrupts, "REPEATED", 30.0)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
+    try:
+        with pytest.raises(Stopped), Interrupts() as asked:
+            for _ in range(3):
+                signal.raise_signal(signal.SIGTERM)
+            assert asked.signal == signal.SIGTERM and not got
+            monkeypatch.setattr(interrupts, "REPEATED", 0.0)  # as if time had passed
+            signal.raise_signal(signal.SIGTERM)
+            assert got == [signal.SIGTERM]
+            asked.check("saved")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_interrupts_do_nothing_outside_the_main_thread() -> None:
+    done = []
+
+    def work() -> None:
+        with Interrupts() as asked:
+            done.append(asked.signal)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [None]
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(place: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import math
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fastlt.core.checkpoint import before, load_checkpoint, save_checkpoint
 from fastlt.core.errors import UserError
 from fastlt.core.identity import Identity
 from fastlt.core.log import Progress
+from fastlt.core.ranks import Ranks
 from fastlt.core.schedule import Schedule
 from fastlt.longtail.losses import LOSSES, classifier_of
 from fastlt.models.backbones import Model, build_model, freeze_before
@@ -432,6 +434,8 @@ def test_wrong_keeping_and_schedule_are_refused() -> None:
         ComputeConfig(accumulate=0)
     with pytest.raises(UserError, match="compile=fast is unknown: allowed are off, default"):
         ComputeConfig(compile="fast")
+    with pytest.raises(UserError, match="compile=max-autotune replays CUDA graphs, which overwrite the gradients"):
+        ComputeConfig(compile="max-autotune", accumulate=2)
     with pytest.raises(UserError, match="save_epochs=0"):
         CheckpointPolicy(save_epochs=0)
     with pytest.raises(UserError, match="save_minutes=-1"):
@@ -524,6 +528,27 @@ def test_metrics_tell_what_was_known_of_the_images_as_they_were_trained_on(tmp_p
     assert sum(row["train_accuracy"] for row in rows) == pytest.approx(100 * right / 48)
     trained(Recipe(batch_hook="mixup", batch_hook_options={"alpha": 0.2}), tmp_path / "mixed")
     assert "train_accuracy" not in (tmp_path / "mixed" / "metrics.jsonl").read_text()
+
+
+def test_what_was_counted_goes_on_on_another_number_of_ranks() -> None:
+    @dataclass(frozen=True)
+    class Alike(Ranks):  # every rank has what this one has
+        def sum(self, values: Tensor) -> Tensor:
+            return values.mul_(self.world)
+
+    trainer, other = fit(Recipe()), fit(Recipe())
+    batches = iter(trainer.train.epoch(0))
+    trainer.criterion = trainer.recipe.make_criterion(0.0, trainer.counts)
+    trainer._step([next(batches)])
+    right, losses = trainer.right.item(), trainer.losses.item()
+    trainer.ranks = Alike(0, 2)
+    state = trainer.state()
+    assert (state["right"].item(), state["losses"].item()) == (2 * right, pytest.approx(losses))
+    other.resume(state)
+    assert (other.right.item(), other.losses.item()) == (2 * right, pytest.approx(losses))
+    other.ranks = Alike(1, 2)  # its part is counted on rank 0
+    other.resume(state)
+    assert other.right.item() == 0
 
 
 def test_metrics_hold_the_groups_on_val(tmp_path: Path) -> None:

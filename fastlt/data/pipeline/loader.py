@@ -100,6 +100,8 @@ class Loader(Resumable):
         rank, seed = whole_number("rank", rank, 0, world - 1), whole_number("seed", seed, 0, 2**63 - 1)
         max_damaged = whole_number("max_damaged", max_damaged, 0)
         self.device = torch.device(device)
+        if self.device.type == "cuda" and self.device.index is None:
+            self.device = torch.device("cuda", torch.cuda.current_device())
         gpu = self.device.type != "cpu"
         self.dtype = dtype or (torch.float16 if gpu else torch.float32)
         self.channels_last = gpu if channels_last is None else channels_last
@@ -115,6 +117,8 @@ class Loader(Resumable):
                 f"batch={batch} is larger than the {split} split ({counted(self.positions, 'image')}{share}): choose "
                 "a smaller one"
             )
+        if augment.crop == "pad":
+            _check_padded(dataset, split, augment)
         self._stored = stored_as(self._index.encoding)
         self._together = self._stored == "raw" and _small_and_alike(self._index)
         told = [dataset.about["mean"] if mean is None else mean, dataset.about["std"] if std is None else std]
@@ -144,7 +148,7 @@ class Loader(Resumable):
             return graph_cpu.build(*common, bool(self._augment.augment), seekable, self.views)
         from fastlt.data.pipeline import graph_gpu
 
-        gpu = self.device.index or 0, self._augment.jitter > 0, self._augment.interpolation
+        gpu = self.device.index, self._augment.jitter > 0, self._augment.interpolation
         return graph_gpu.build(*common, *gpu, self.views)
 
     @property
@@ -345,6 +349,19 @@ def _described(dataset: Dataset, split: str, order: Order, seed: int, augment: A
             del named["augment"][name]
     parts = {f"{part}.{name}": value for part, values in named.items() for name, value in values.items()}
     return {"dataset": dataset.about["digest"], "split": split, "seed": seed, **parts}
+
+
+def _check_padded(dataset: Dataset, split: str, augment: Augment) -> None:
+    """Raises UserError if an image of the split is too small for crops of the padded image."""
+    index = dataset.split(split)
+    sides = np.minimum(index.height, index.width)
+    smallest = int(sides.argmin())
+    if (most := int(sides[smallest]) + 2 * augment.pad) < augment.image_size:
+        raise UserError(
+            f"image_size={augment.image_size}: image {dataset.key(split, smallest)} of the {split} split has "
+            f"{index.height[smallest]} x {index.width[smallest]} pixels; with pad={augment.pad} on every side, crops "
+            f"of up to {most} pixels fit it: choose a smaller image_size, or crop=resized"
+        )
 
 
 def _small_and_alike(index: SplitIndex) -> bool:

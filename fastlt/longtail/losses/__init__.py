@@ -7,9 +7,10 @@ LOSSES here.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastlt.core.checks import number
+from fastlt.core.errors import UserError
 from fastlt.longtail.losses import (
     balanced_softmax,
     class_balanced,
@@ -46,8 +47,8 @@ def make_loss(name: str, counts: Tensor, progress: float = 0.0, options: Mapping
     progress: share of the epochs that are done, in [0, 1).
     options: keyword arguments of the loss; the defaults are the values of its paper.
 
-    A loss never synchronizes with the GPU. Raises UserError for an unknown name, or for an option that is unknown or
-    has a value that is not allowed.
+    A loss never synchronizes with the GPU. Raises UserError for an unknown name, for an option that is unknown or has a
+    value that is not allowed, and for an own loss with parameters to train.
 
     >>> import torch
     >>> loss = make_loss("focal", torch.tensor([90, 10]), options={"gamma": 1.0})
@@ -59,7 +60,13 @@ def make_loss(name: str, counts: Tensor, progress: float = 0.0, options: Mapping
         check_options("loss", name, part, options or {}, 2)
         for option, value in (options or {}).items():
             number(f"loss_options.{option}", value)
-    return call_part("loss", name, part, options or {}, counts, progress)
+    made = call_part("loss", name, part, options or {}, counts, progress)
+    if isinstance(made, nn.Module) and any(one.requires_grad for one in made.parameters()):
+        raise UserError(
+            f"loss={name} has parameters, and only those of the network are trained: put them into a backbone of your "
+            "own, or let them be buffers"
+        )
+    return made
 
 
 def classifier_of(name: str) -> str:

@@ -33,7 +33,7 @@ def load_pretrained(model: Model, source: str) -> None:
     """
     path, name = weights_file(model.backbone_name, source), model.backbone_name
     if source == PUBLISHED and library_of(name) == "timm":
-        model.backbone.load_state_dict(read_published(name, path, model.backbone_options))
+        model.backbone.load_state_dict(read_published(name, path, model.image_size, model.backbone_options))
         return
     weights = read_weights(path, model.backbone.state_dict().keys())
     fill(model.backbone, weights.backbone, f"protocol.pretrained={source}", f"backbone={name}")

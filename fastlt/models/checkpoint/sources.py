@@ -14,7 +14,7 @@ from torch import Tensor
 from fastlt.core.errors import UserError
 from fastlt.core.torch_file import reason
 from fastlt.models.checkpoint.read import checkpoint_path
-from fastlt.models.libraries import default_weights, import_library, published
+from fastlt.models.libraries import default_weights, import_library, published, timm_arguments
 from fastlt.registry import find_part, is_own, library_of
 
 PUBLISHED = "true"  # value of protocol.pretrained for the weights that are published for the backbone
@@ -154,18 +154,21 @@ def _of_hub(name: str, files: tuple[str, ...], source: str) -> Path:
     raise UserError(f"protocol.pretrained={source}: {place} holds none of {', '.join(files)}")
 
 
-def read_published(name: str, path: Path, options: Mapping[str, Any]) -> dict[str, Tensor]:
+def read_published(name: str, path: Path, image_size: int, options: Mapping[str, Any]) -> dict[str, Tensor]:
     """Returns the state dict of a backbone of timm with its published weights, read from their file.
 
-    timm itself loads the file, because it renames and reshapes the tensors of older files. options: of the backbone.
+    timm itself loads the file, because it renames and reshapes the tensors of older files, and resamples the position
+    embeddings of a transformer for images of another size. image_size, options: of the backbone.
 
     Raises UserError if the file does not fit.
     """
     timm = import_library(name)
-    made = {"num_classes": 0, **options, "pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
+    wanted = name.partition(":")[2]
+    made = {**timm_arguments(wanted, image_size), **options}
+    made |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
     try:
         with torch.random.fork_rng(devices=[]):
-            return timm.create_model(name.partition(":")[2], **made).state_dict()
+            return timm.create_model(wanted, **made).state_dict()
     except Exception as error:
         raise UserError(
             f"protocol.pretrained={PUBLISHED}: {path} does not fit backbone={name} ({reason(error)})"

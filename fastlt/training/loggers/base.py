@@ -27,11 +27,13 @@ class Logger(Protocol):
 class Place(NamedTuple):
     """What a logger is made with: LOGGER(place, **options).
 
-    folder: of the training, for files. epoch: the epochs that are done already, more than 0 if a training is resumed.
+    folder: of the training, for files. epoch: the epochs that are done already.
+    resumed: whether the training was begun before, and goes on now.
     """
 
     folder: Path
     epoch: int
+    resumed: bool = False
 
     @property
     def name(self) -> str:
@@ -44,6 +46,6 @@ class Place(NamedTuple):
         It is kept in the file LOGGER.id of the folder. logger: its name. make: returns a new one.
         """
         path = self.folder / f"{logger}.id"
-        if not (self.epoch and path.exists()):
+        if not (self.resumed and path.exists()):
             write_file(path, make())
         return path.read_text(encoding="utf-8")

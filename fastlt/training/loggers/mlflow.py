@@ -25,7 +25,7 @@ class Mlflow(Logger):
     def start(self, config: Mapping[str, Any]) -> None:
         self._client = mlflow.MlflowClient(self._uri)
         self._run = self._place.kept_id("mlflow", self._created)
-        if not self._place.epoch:
+        if not self._place.resumed:
             given = [mlflow.entities.Param(key, str(value)[:LONGEST]) for key, value in config.items()]
             self._client.log_batch(self._run, params=given)
 
