@@ -101,7 +101,21 @@ def _gpu(device: str) -> Iterator[Finding]:
         about = torch.cuda.get_device_properties(number)
         text = f"cuda:{number} {about.name}, {about.total_memory / 1e9:.0f} GB, compute {about.major}.{about.minor}"
         yield Finding(OK, "gpu", text)
+    if chosen.type == "cuda":
+        yield from _compiler()
     yield Finding(OK, "gpu", f"device={device} is {chosen}")
+
+
+def _compiler() -> Iterator[Finding]:
+    """Looks for libNVVM, with which Numba compiles CUDA kernels; the wheels of torch do not bring it."""
+    from numba.cuda.cudadrv.nvvm import NVVM
+
+    try:
+        NVVM().get_version()
+    except Exception as error:  # depends on how it is missing
+        major = (torch.version.cuda or "12").partition(".")[0]
+        text = f"CUDA kernels cannot be compiled ({first_line(error)}): pip install 'numba-cuda[cu{major}]'"
+        yield Finding(BAD, "gpu", text)
 
 
 def _cores() -> Iterator[Finding]:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from fastlt.doctor import BAD, SLOW, examine, main
+from fastlt.doctor import BAD, SLOW, _compiler, examine, main
+from fastlt.kernels.gpu import SIMULATED
 
 
 def test_a_machine_that_works(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,6 +38,14 @@ def test_what_is_broken_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 class _Zeros:
     un = 0.0
+
+
+@pytest.mark.skipif(SIMULATED, reason="the simulator compiles nothing")
+def test_a_missing_compiler_of_cuda_kernels_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setattr("numba.cuda.cudadrv.nvvm._nvvm", None)
+    (found,) = _compiler()
+    assert found.verdict == BAD and found.text.endswith("): pip install 'numba-cuda[cu13]'")
 
 
 def test_a_device_that_is_not_there_is_a_finding() -> None:

@@ -7,7 +7,7 @@ or `iid`, says how samples are drawn with these probabilities.
 import inspect
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -190,6 +190,7 @@ class Sampler:
     epochs: int = 1
     drawing: str = "quota"
     options: Mapping[str, Any] = field(default_factory=dict)
+    _last: dict[str, tuple[int, np.ndarray]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         SamplerConfig(self.law, self.drawing, dict(self.options))
@@ -239,17 +240,30 @@ class Sampler:
         if theirs and self.law == "class":
             return sample_order_reference(self.members, self.class_start, REFERENCE_VISIT, *at)
         if theirs and self.law == "progressive":
-            drawn = np.zeros(len(self.counts), np.int64)
-            for earlier in range(epoch):
-                classes = drawn_classes(self.probabilities(earlier), len(self), self.seed, earlier)
-                drawn += np.bincount(classes, minlength=len(drawn))
+            drawn = self._drawn_before(epoch, self._drawn_classes)
             return sample_order_cycled(self.members, self.class_start, self.probabilities(epoch), drawn, *at)
         if not by_quota(self.law, self.drawing):
             return sample_order_iid(self.members, self.class_start, self.probabilities(epoch), *at)
-        drawn = np.zeros(len(self.counts), np.int64)
-        for earlier in range(epoch):
-            drawn += self.quota(earlier)
+        drawn = self._drawn_before(epoch, self.quota)
         return sample_order(self.members, self.class_start, self.quota(epoch), drawn, self.seed, epoch)
+
+    def _drawn_classes(self, epoch: int) -> np.ndarray:
+        """Returns how often each class is drawn in an epoch whose positions draw their classes, int64 [C]."""
+        classes = drawn_classes(self.probabilities(epoch), len(self), self.seed, epoch)
+        return np.bincount(classes, minlength=len(self.counts))
+
+    def _drawn_before(self, epoch: int, drawn_in: Callable[[int], np.ndarray]) -> np.ndarray:
+        """Returns how often each class is drawn in all epochs before this one, int64 [C].
+
+        The last result is kept, so that the next epoch adds one to it instead of counting all epochs again.
+        """
+        first, drawn = self._last.get("drawn", (0, np.zeros(len(self.counts), np.int64)))
+        if first > epoch:
+            first, drawn = 0, np.zeros_like(drawn)
+        for earlier in range(first, epoch):
+            drawn = drawn + drawn_in(earlier)
+        self._last["drawn"] = epoch, drawn
+        return drawn
 
 
 def make_sampler(members: np.ndarray, class_start: np.ndarray, config: SamplerConfig, seed: int, epochs: int) -> Order:

@@ -47,7 +47,8 @@ def import_library(name: str) -> Any:
 def check_network(name: str) -> None:
     """Raises UserError, with similar names, if the library has no network of a backbone `LIBRARY:NAME`."""
     library, wanted = import_library(name), name.partition(":")[2]
-    known = library.list_models()
+    # torchvision's own list has networks that find objects or outlines, too, in modules of their own.
+    known = library.list_models() if library_of(name) == "timm" else library.list_models(module=library)
     plain = wanted.partition(".")[0]  # a name of timm may end in a tag that names the weights: resnet18.a1_in1k
     tagged = wanted in library.list_pretrained() if library_of(name) == "timm" and plain != wanted else True
     if plain not in known or not tagged:
@@ -117,10 +118,7 @@ def inputs_of(name: str, pretrained: str | None = None) -> Inputs | None:
     if library_of(name) == "torchvision":
         check_network(name)
         seen = default_weights(name).transforms()
-        try:
-            size, resized = seen.crop_size[0], seen.resize_size[0]
-        except AttributeError:
-            raise UserError(f"backbone={name} classifies no images: take a network of torchvision that does") from None
+        size, resized = seen.crop_size[0], seen.resize_size[0]
         return Inputs(size, tuple(seen.mean), tuple(seen.std), seen.interpolation.value, size / resized)
     return None
 

@@ -87,6 +87,14 @@ def test_order_is_a_pure_function_of_seed_and_epoch(drawing: str) -> None:
     assert not np.array_equal(a, sampler("class", drawing=drawing).order(6))
 
 
+@pytest.mark.parametrize("drawing", ["quota", "reference"])
+def test_the_order_of_an_epoch_does_not_depend_on_the_epochs_that_were_asked_for_before(drawing: str) -> None:
+    alone = [sampler("progressive", drawing=drawing).order(epoch) for epoch in range(6)]
+    kept = sampler("progressive", drawing=drawing)
+    for epoch in (0, 1, 2, 5, 3, 3, 4, 0):
+        np.testing.assert_array_equal(kept.order(epoch), alone[epoch])
+
+
 def test_iid_draws_classes_by_probability_and_images_evenly() -> None:
     chosen = sampler("sqrt", drawing="iid")
     orders = np.concatenate([chosen.order(epoch) for epoch in range(60)])
