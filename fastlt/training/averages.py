@@ -98,9 +98,10 @@ def average_into(average: Model, model: Model, decay: float) -> None:
     The running statistics of BatchNorm are averaged as well; integer buffers are copied.
     """
     mine, theirs = average.state_dict(), model.state_dict()
-    floats = [name for name, value in mine.items() if value.is_floating_point()]
-    torch._foreach_lerp_([mine[name] for name in floats], [theirs[name] for name in floats], 1 - decay)
-    for name in mine.keys() - set(floats):
+    floats = {name: value for name, value in mine.items() if value.is_floating_point()}
+    once = {(value.data_ptr(), value.shape): name for name, value in floats.items()}  # tied weights have several names
+    torch._foreach_lerp_([mine[name] for name in once.values()], [theirs[name] for name in once.values()], 1 - decay)
+    for name in mine.keys() - floats.keys():
         mine[name].copy_(theirs[name])
 
 

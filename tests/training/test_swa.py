@@ -15,7 +15,7 @@ from fastlt.core.errors import UserError
 from fastlt.core.log import Progress
 from fastlt.core.schedule import Schedule
 from fastlt.models.backbones import build_model, freeze_before
-from fastlt.training.averages import SWA, renew_statistics
+from fastlt.training.averages import SWA, average_into, renew_statistics
 from fastlt.training.recipe import Recipe
 from fastlt.training.representation import train_representation
 from fastlt.training.trainer import Trainer, evaluate_classes
@@ -83,6 +83,18 @@ def test_frozen_layers_keep_their_statistics() -> None:
     renew_statistics(model, [torch.randn(2, 3, 32, 32) for _ in range(2)], forward)
     assert difference(*(one.get_submodule("backbone.layer3") for one in (model, before))) == 0
     assert difference(*(one.get_submodule("backbone.layer4") for one in (model, before))) > 0 and not model.training
+
+
+def test_tied_weights_are_averaged_once() -> None:
+    def tied(value: float) -> Any:
+        first, second = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)
+        nn.init.constant_(first.weight, value)
+        second.weight = first.weight
+        return nn.Sequential(first, second)
+
+    average = tied(0.0)
+    average_into(average, tied(1.0), 0.9)
+    assert average[1].weight[0].tolist() == pytest.approx([0.1, 0.1])
 
 
 def test_two_averages_and_wrong_shares_are_refused() -> None:
