@@ -165,9 +165,11 @@ class _Run:
         """
         if self.fit.ranks.world > 1 and not together:
             return
-        stop = self.fit.ranks.any(self.asked.signal is not None, self.fit.train.device)
-        minutes = self.policy.save_minutes
-        if stop or (minutes and time.monotonic() - self.saved > 60 * minutes):
+        ranks, device, minutes = self.fit.ranks, self.fit.train.device, self.policy.save_minutes
+        stop = ranks.any(self.asked.signal is not None, device)
+        # Clocks differ, and all ranks take part in a checkpoint, as it holds what they have counted together.
+        due = ranks.any(bool(minutes) and time.monotonic() - self.saved > 60 * minutes, device)
+        if stop or due:
             self._save()
         if stop:
             self.asked.stop(self._kept_where())
