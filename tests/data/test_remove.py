@@ -222,3 +222,12 @@ def test_the_command(out: Path) -> None:
     done = run("-m", "fastlt.convert", "remove=list.txt", "out=out", "append=true", cwd=out.parent)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == "error: append=true: remove=LIST takes out=DIR alone, leave it out"
+
+
+def test_a_name_that_was_removed_before_removes_no_image_of_a_shorter_name(tmp_path: Path) -> None:
+    source = Pictures(counts=(6, 6))
+    source.splits["train"].keys[3:5] = ["cat/cat/3.jpg", "cat/3.jpg"]
+    out = convert(source, OPTIONS, tmp_path / "out", workers=1)
+    for _ in range(2):
+        withdraw(out, ["cat/cat/3.jpg"])
+        assert len(Dataset(out).split("train")) == 11 and "cat/3.jpg" in stored(Dataset(out))

@@ -104,13 +104,16 @@ def _found(names: list[str], dataset: Dataset) -> _Found:
     bad = {row["key"] for rows in dataset.about["quarantined"].values() for row in rows}
     gone = removed_keys(dataset.about)
     for name in names:
-        ends = _ends(name)
-        if key := next((end for end in ends if end in there), None):
-            found.keys.add(key)
-        elif key := next((end for end in ends if end in bad), None):
-            found.quarantined.add(key)
-        elif any(hashed(end) in gone for end in ends):
-            found.before += 1
+        for end in _ends(name):  # a shorter end may be another image than the one that was removed before
+            if end in there:
+                found.keys.add(end)
+            elif end in bad:
+                found.quarantined.add(end)
+            elif hashed(end) in gone:
+                found.before += 1
+            else:
+                continue
+            break
         else:
             raise UserError(
                 f"{name!r} is no image of {dataset.root}: give keys, such as {keys['train'][0]!r}, or paths that end "
