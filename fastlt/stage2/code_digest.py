@@ -18,7 +18,7 @@ def read_sources() -> dict[str, str]:
     """Returns the source of every module that a classifier may use, by name, such as `fastlt.kernels.class_mean`."""
     files = {path.relative_to(_ROOT): path for pattern in _FILES for path in _ROOT.glob(pattern)}
     names = {".".join(("fastlt", *file.with_suffix("").parts)): path for file, path in files.items()}
-    return {name.removesuffix(".__init__"): path.read_text() for name, path in names.items()}
+    return {name.removesuffix(".__init__"): path.read_text("utf-8") for name, path in names.items()}
 
 
 SOURCES = read_sources()  # at import, as the files may be edited while a long run goes on with what was imported

@@ -120,4 +120,4 @@ def write_description(folder: Path, about: dict[str, Any], splits: dict[str, dic
     """
     columns = {split: layout.indexed(column, len(about["class_names"])) for split, column in splits.items()}
     about = write_index(folder / layout.INDEX_FILE, about, columns)
-    (folder / layout.DATASET_FILE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    (folder / layout.DATASET_FILE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -148,7 +148,7 @@ def read_description(root: Path) -> dict[str, Any]:
     if not path.is_file():  # reading from a named pipe would block
         raise UserError(f"{path} is no file: put it back, or convert the data set again")
     try:
-        about = json.loads(path.read_text())
+        about = json.loads(path.read_text("utf-8"))
         if not isinstance(about, dict) or "schema" not in about:
             raise ValueError("it holds no schema")
         schema = about["schema"]
