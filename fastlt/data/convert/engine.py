@@ -22,7 +22,7 @@ from fastlt.data.convert.work_folder import WorkFolder
 from fastlt.data.convert.workers import Results, Stored, Workers, cores, encode_sample
 from fastlt.data.shards.content import write_dataset
 from fastlt.data.shards.encode import FIRST_FRAME, Encoding
-from fastlt.data.shards.reader import read_description
+from fastlt.data.shards.reader import implausible_settings, read_description
 from fastlt.data.shards.writer import FIRST, Behind, SplitWriter
 from fastlt.data.sources.base import SPLITS, Source, described
 from fastlt.data.sources.classes import check_alike
@@ -101,11 +101,12 @@ def convert(source: Source, options: Conversion, out: Path, workers: int = 0, ov
 def described_conversion(source: Source, options: Conversion, workers: int = 0) -> dict[str, Any]:
     """Returns the input and options of a conversion, in the form of dataset.json.
 
-    Raises UserError if a class has no training image, or for a number of workers that cannot be.
+    Raises UserError if a class has no training image, or for a number of workers, a name or other options that cannot
+    be.
     """
     check_workers(workers)
     _check_classes(source)
-    return {
+    about = {
         "name": options.name,
         "class_names": source.class_names,
         "mean": list(options.mean),
@@ -114,6 +115,10 @@ def described_conversion(source: Source, options: Conversion, workers: int = 0) 
         "options": recorded(options),
         "source": {**described(source), "sha256": source_digest(source)},
     }
+    if problem := implausible_settings(about):
+        raise UserError(f"{problem}: correct it and give the command again")
+    return about
+
 
 
 def is_result(out: Path, about: dict[str, Any]) -> bool:

@@ -1,8 +1,10 @@
 """Opens a converted dataset: its description, its index and its memory-mapped shards."""
 
+import collections
 import json
 import math
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -203,20 +205,33 @@ def _damage(about: dict[str, Any]) -> str:
     return _implausible(about)
 
 
-def _implausible(about: dict[str, Any]) -> str:
-    """Returns a message for the first impossible value in a dataset.json that has all fields, else ""."""
+def implausible_settings(about: dict[str, Any]) -> str:
+    """Returns a message for a name, class names, mean, std or protocol in a dataset.json that cannot be, else ""."""
     names = about["class_names"]
-    if not names or any(type(name) is not str for name in names) or len(set(names)) < len(names):
-        return "class_names are no different names"
+    if not names or any(type(name) is not str for name in names):
+        return "class_names are no names"
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in collections.Counter(names).items() if count > 1)
+        return f"two classes have the name {twice[:60]!r}"
     for field, least in (("mean", -math.inf), ("std", 0)):
         numbers = about[field]
         if len(numbers) != 3 or any(type(x) not in (int, float) or not least < x < math.inf for x in numbers):
             return f"{field} is {str(numbers)[:60]}, not three {'positive ' * (least == 0)}numbers"
-    if not about["name"].isprintable() or "${" in about["name"] or not about["name"]:
-        return f"name is {about['name'][:60]!r}"
+    name = about["name"]
+    # Folders have the spaces of every script in their names, such as U+3000, which Python does not call printable.
+    if not name or "${" in name or not all(one.isprintable() or unicodedata.category(one) == "Zs" for one in name):
+        return f"name is {name[:60]!r}, which is empty or has characters that cannot be printed, or ${{"
     # Hydra composes the configuration of this name: it must be no list, no path and no expression.
     if not re.fullmatch(r"[a-zA-Z][\w.-]*", about["protocol"]):
-        return f"protocol is {about['protocol'][:60]!r}"
+        return f"protocol is {about['protocol'][:60]!r}, not a letter and then letters, digits, _, . or -"
+    return ""
+
+
+def _implausible(about: dict[str, Any]) -> str:
+    """Returns a message for the first impossible value in a dataset.json that has all fields, else ""."""
+    if problem := implausible_settings(about):
+        return problem
+    names = about["class_names"]
     if not about["splits"] or any(not re.fullmatch(r"\w[\w.-]*", split) for split in about["splits"]):
         return f"splits are {str(list(about['splits']))[:60]}"
     for split, summary in about["splits"].items():
