@@ -226,3 +226,16 @@ def test_sources_without_tars(tmp_path: Path) -> None:
         (tmp_path / "photos" / split / "a" / "1.jpg").write_bytes(jpeg(picture(1, 20, 20)))
     with pytest.raises(UserError, match="encode=link indexes images in tars where they lie, dataset=image_folder has"):
         linked(tmp_path / "photos", tmp_path / "out")
+
+
+@pytest.mark.parametrize("encode", ["keep", "link"])
+def test_tars_of_the_user_are_not_replaced(tars: Path, tmp_path: Path, encode: str) -> None:
+    before = {path.name: path.read_bytes() for path in tars.iterdir()}
+    with pytest.raises(UserError, match=r"train-000000.tar lies in out=.*tars, where the dataset is to be"):
+        fastlt.write_dataset(tars, tars, encode=encode, overwrite=True, workers=1)
+    (tars / "train-000000.idx").write_text("an index for DALI")
+    pairs = [(picture(number, 20, 30), number % 2) for number in range(8)]
+    with pytest.raises(UserError, match=r"tars holds test-000000.tar, which no conversion wrote"):
+        fastlt.write_dataset(pairs, tars, test=0, overwrite=True, workers=1)
+    (tars / "train-000000.idx").unlink()
+    assert {path.name: path.read_bytes() for path in tars.iterdir()} == before

@@ -18,6 +18,7 @@ from fastlt.data.convert import convert
 from fastlt.data.convert.parts import Part, Share, convert_part
 from fastlt.data.convert.work_folder import WorkFolder
 from fastlt.data.shards.verify import verify
+from fastlt.data.sources.image_folder import ImageFolder
 
 SOURCE = Pictures(counts=(30, 12, 5), broken=(("train", 10), ("train", 46), ("test", 0)))
 OPTIONS = conversion(shard_mb=20, max_bad=3)  # kilobytes: the unit is made small below
@@ -222,3 +223,21 @@ def test_the_command(tmp_path: Path) -> None:
     assert files(tmp_path / "one") == files(tmp_path / "two")
     done = command("out=one", "append=true", "part=1/2", cwd=tmp_path, code=2)
     assert "part=1/2: append=true is done by one process, leave part= out" in done.stderr
+
+
+def test_a_part_that_is_left_from_other_images_is_neither_kept_nor_joined(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def written(first: int) -> ImageFolder:
+        for number in range(8):
+            (tmp_path / "photos" / "cat").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "photos" / "cat" / f"{number}.jpg").write_bytes(jpeg(picture(first + number, 40, 40)))
+        return ImageFolder(tmp_path / "photos")
+
+    out = tmp_path / "out"
+    convert_part(written(0), OPTIONS, out, Part(1, 2), 1)
+    new = written(100)
+    assert convert_part(new, OPTIONS, out, Part(2, 2), 1) is None
+    assert "part 1/2 was made of other images than these: give the command with part=1/2" in capsys.readouterr().err
+    assert convert_part(new, OPTIONS, out, Part(1, 2), 1) == out
+    assert files(out) == files(convert(new, OPTIONS, tmp_path / "whole", workers=1))

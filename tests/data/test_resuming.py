@@ -1,18 +1,28 @@
 """Resuming a conversion: whatever lies in its folder is checked before it is trusted, and told in one line if not."""
 
+import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pictures import Pictures, conversion
+from pictures import Pictures, conversion, picture
+from PIL import Image
 
+import fastlt
 from fastlt.core.errors import UserError
 from fastlt.data.convert import convert
 from fastlt.data.convert import engine as engine_module
+from fastlt.data.shards.reader import Dataset
 from fastlt.data.shards.verify import verify
+from fastlt.data.sources.base import Source
+from fastlt.data.sources.examples import Examples
+from fastlt.data.sources.image_folder import ImageFolder
 
 SOURCE = Pictures(counts=(12, 6))
 OPTIONS = conversion("png", shard_mb=40)  # kilobytes: the unit is made small below
@@ -279,3 +289,111 @@ def test_a_damaged_note_loses_neither_dataset(
     assert files(out) == old
     convert(SOURCE, OPTIONS, out, workers=1, overwrite=True)
     assert files(out) == made[1] and not partial.exists()
+
+
+def photos(root: Path, seed: int) -> Path:
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for number in range(8):
+            Image.fromarray(picture(seed + number + len(name), 40, 40)).save(root / name / f"{number}.png")
+    return root
+
+
+def stopped(source: Source, out: Path) -> None:
+    """A conversion that is killed when its shards are complete."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "write_dataset", None)
+        with pytest.raises(TypeError):
+            convert(source, OPTIONS, out, workers=1)
+
+
+def test_images_of_another_folder_are_not_mixed_with_those_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(engine_module, "SHARD_UNIT", 1000)
+    one, other = (ImageFolder(photos(tmp_path / name, seed), "photos") for name, seed in (("a", 0), ("b", 50)))
+    whole = files(convert(other, OPTIONS, tmp_path / "whole", workers=1))
+    stopped(one, tmp_path / "out")
+    assert files(convert(other, OPTIONS, tmp_path / "out", workers=1)) == whole
+    assert "images of train have changed since: it is done again from shard 0 on" in capsys.readouterr().err
+    keys = {"name": "photos", "encode": "png", "test": 0, "workers": 1}
+    fastlt.write_dataset(tmp_path / "b", tmp_path / "finished", **keys)
+    fastlt.write_dataset(tmp_path / "b", tmp_path / "finished", **keys)  # the same images: nothing is done
+    with pytest.raises(UserError, match="finished is a finished dataset: choose another folder or add overwrite=true"):
+        fastlt.write_dataset(tmp_path / "a", tmp_path / "finished", **keys)
+
+
+def test_a_changed_image_is_done_again_and_a_mended_one_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(engine_module, "SHARD_UNIT", 1000)
+    root = photos(tmp_path / "a", 0)
+    good = (root / "dog" / "7.png").read_bytes()
+    (root / "dog" / "7.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="does not decode"):
+        convert(ImageFolder(root), OPTIONS, tmp_path / "out", workers=1)
+    (root / "dog" / "7.png").write_bytes(good)
+    stopped(ImageFolder(root), tmp_path / "out")
+    assert "have changed" not in capsys.readouterr().err
+    Image.fromarray(picture(99, 40, 40)).save(root / "dog" / "3.png")
+    out = convert(ImageFolder(root), OPTIONS, tmp_path / "out", workers=1)
+    told = re.search(
+        r"images of train have changed since: it is done again from shard (\d+) on", capsys.readouterr().err
+    )
+    assert told and int(told[1]) > 0
+    assert files(out) == files(convert(ImageFolder(root), OPTIONS, tmp_path / "whole", workers=1))
+
+
+def test_arrays_of_another_call_are_not_mixed_with_those_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "SHARD_UNIT", 1000)
+    one, other = (
+        Examples({"train": [(picture(seed + number, 40, 40), "a") for number in range(6)]}, "arrays")
+        for seed in (0, 50)
+    )
+    stopped(one, tmp_path / "out")
+    out = convert(other, OPTIONS, tmp_path / "out", workers=1)
+    assert files(out) == files(convert(other, OPTIONS, tmp_path / "whole", workers=1))
+
+
+def test_files_that_only_have_the_names_of_a_dataset_are_not_replaced(tmp_path: Path) -> None:
+    out = convert(SOURCE, OPTIONS, tmp_path / "out", workers=1)
+    for name in ("dataset.json.bak", "train-000007.tar", "train-000007.idx"):
+        (out / name).write_bytes(b"mine")
+        with pytest.raises(UserError, match=f"holds {name}, which no conversion wrote"):
+            convert(SOURCE, OPTIONS, out, workers=1, overwrite=True)
+        (out / name).unlink()
+
+
+def test_a_description_is_utf8_in_any_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Pictures(counts=(2,))
+    object.__setattr__(source, "class_names", ["昆虫"])
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, stacklevel=2: encoding or "ascii")
+    assert Dataset(convert(source, OPTIONS, tmp_path / "out", workers=1)).class_names == ["昆虫"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"mean": (0.5,)}, r"mean is \[0.5\], not three numbers: correct it"),
+        ({"std": (0.2, 0.2, 0.0)}, r"std is \[0.2, 0.2, 0.0\], not three positive numbers: correct it"),
+        ({"protocol": "my protocol"}, "protocol is 'my protocol', not a letter and then"),
+        ({"name": "a\nb"}, r"name is 'a\\nb', which is empty or has characters that cannot be printed"),
+    ],
+)
+def test_what_could_not_be_opened_is_refused_before_the_first_image(
+    fields: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pictures, "load", None)
+    with pytest.raises(UserError, match=message):
+        convert(SOURCE, replace(OPTIONS, **fields), tmp_path / "out", workers=1)
+
+
+def test_two_classes_of_one_name_are_refused_and_spaces_of_any_script_are_not(tmp_path: Path) -> None:
+    source = Pictures(counts=(2, 2))
+    name = "写真\u30002024\u00a0b"
+    assert Dataset(convert(source, replace(OPTIONS, name=name), tmp_path / "out", workers=1)).name == name
+    object.__setattr__(source, "class_names", ["x", "x"])
+    with pytest.raises(UserError, match="two classes have the name 'x': correct it"):
+        convert(source, OPTIONS, tmp_path / "other", workers=1)

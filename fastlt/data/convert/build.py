@@ -151,7 +151,7 @@ def convert_source(source: Source, config: ConvertConfig) -> Path | None:
         return convert_part(source, options, out, part, config.workers, config.overwrite)
     # Images that are passed from Python have no names by which they could be known again.
     known = config.dataset.kind != "examples" and not config.overwrite
-    if known and is_result(out, described_conversion(source, options, config.workers)):
+    if known and is_result(out, described_conversion(source, options, config.workers), source, encoding):
         say(
             f"{out} is finished: these images were converted with these options, and nothing is done; overwrite=true "
             "converts them anew, if files have changed under the same names"

@@ -16,18 +16,22 @@ from fastlt.core.errors import UserError
 from fastlt.core.log import Progress, say
 from fastlt.core.words import agree, counted
 from fastlt.data.convert.duplicates import Looks, listed, near_duplicates, say_duplicates
+from fastlt.data.convert.fingerprint import Fingerprint, check_outside, inner
 from fastlt.data.convert.link import LinkWriter, place_of
 from fastlt.data.convert.storage import raw_choice
 from fastlt.data.convert.work_folder import WorkFolder
 from fastlt.data.convert.workers import Results, Stored, Workers, cores, encode_sample
 from fastlt.data.shards.content import write_dataset
 from fastlt.data.shards.encode import FIRST_FRAME, Encoding
-from fastlt.data.shards.reader import implausible_settings, read_description
+from fastlt.data.shards.format import RAW
+from fastlt.data.shards.reader import Dataset, implausible_settings, read_description
 from fastlt.data.shards.writer import FIRST, Behind, SplitWriter
 from fastlt.data.sources.base import SPLITS, Source, described
 from fastlt.data.sources.classes import check_alike
+from fastlt.data.sources.examples import Examples
 
 SHARD_UNIT = 1_000_000  # bytes in a megabyte of shard_mb
+COMPARED = 16  # images of a split that tell whether a finished dataset was made of the images of a source
 SHOWN = 20  # bad images that are named; the rest is only counted
 BY_SIZE = "by_size"  # stands for the protocol among PROTOCOLS that fits the size of the images
 PROTOCOLS = {"small_32": 40, "small_64": 63, "imagenet_lt_90": math.inf}  # largest short side, in pixels
@@ -87,9 +91,10 @@ def convert(source: Source, options: Conversion, out: Path, workers: int = 0, ov
     class has no training image, if more images than `max_bad` allows do not decode, or if the disk is full.
     """
     about = described_conversion(source, options, workers)
+    check_outside(source, out)
     folder = WorkFolder(out, about, overwrite)
     with told(folder, options.encoding.kind == "link"), folder:
-        if folder.recover():
+        if folder.recover() and is_result(out, about, source, options.encoding):
             return out
         folder.check_free()
         folder.prepare()
@@ -120,16 +125,35 @@ def described_conversion(source: Source, options: Conversion, workers: int = 0) 
     return about
 
 
+def is_result(out: Path, about: dict[str, Any], source: Source, encoding: Encoding) -> bool:
+    """Returns whether the dataset in `out` is the result of a conversion with this input and these options.
 
-def is_result(out: Path, about: dict[str, Any]) -> bool:
-    """Returns whether the dataset in `out` is the result of a conversion with this input and these options."""
+    about: as `described_conversion` returns it, which knows images by their names. Some images of every split are
+    therefore encoded again and compared with those of the dataset; images that were passed from Python all are.
+    """
     try:
         found = read_description(out)
+        wanted = json.loads(json.dumps(about))
+        settled = {key: value for key, value in wanted.items() if (key, value) != ("protocol", BY_SIZE)}
+        if "history" in found or any(found.get(key) != value for key, value in settled.items()):
+            return False
+        dataset = Dataset(out)
+        return all(_same_images(dataset, split, source, encoding) for split in dataset.splits)
     except UserError:
         return False
-    wanted = json.loads(json.dumps(about))
-    settled = {key: value for key, value in wanted.items() if (key, value) != ("protocol", BY_SIZE)}
-    return "history" not in found and all(found.get(key) == value for key, value in settled.items())
+
+
+def _same_images(dataset: Dataset, split: str, source: Source, encoding: Encoding) -> bool:
+    index, keys = dataset.splits[split], dataset.keys(split)
+    count = len(keys) if isinstance(inner(source), Examples) else min(COMPARED, len(keys))
+    rows = {bytes(keys[row]): row for row in np.linspace(0, len(keys) - 1, count).astype(np.int64).tolist()}
+    for place, key in enumerate(source.splits[split].keys):
+        if (row := rows.get(key.encode())) is not None:
+            again = encode_sample(source, encoding, split, place, bool(index.encoding[row] == RAW))
+            there = int(index.crc32[row]), int(index.length[row])
+            if isinstance(again, str) or (again.crc32, len(again.image.data)) != there:
+                return False
+    return True
 
 
 def check_workers(workers: int) -> None:
@@ -307,7 +331,8 @@ def convert_split(
         writer = LinkWriter(folder.dataset, split, lambda place: place_of(source, split, place))
     else:
         behind = before.behind.get(split, FIRST)
-        writer = SplitWriter(folder.dataset, folder.journal, split, options.shard_mb * SHARD_UNIT, folder.seal, behind)
+        unit, known_by = options.shard_mb * SHARD_UNIT, Fingerprint(source, split)
+        writer = SplitWriter(folder.dataset, folder.journal, split, unit, folder.seal, behind, known_by)
 
     def mended(place: int) -> bool:
         """Returns whether an image that was bad in an earlier try decodes now."""

@@ -34,17 +34,17 @@ from fastlt.data.convert.engine import (
     refuse_bad,
     told,
 )
-from fastlt.data.convert.work_folder import InUse, WorkFolder
+from fastlt.data.convert.fingerprint import Fingerprint, check_outside
+from fastlt.data.convert.work_folder import PART_FILE, InUse, WorkFolder
 from fastlt.data.convert.workers import Result, Stored, Workers, cores, encode_sample
 from fastlt.data.shards import format as layout
 from fastlt.data.shards.content import finished
 from fastlt.data.shards.durable import Damaged, discard, read_sealed, write_sealed
 from fastlt.data.shards.encode import Encoding
 from fastlt.data.shards.mapped import map_file
-from fastlt.data.shards.writer import Files, SplitWriter
+from fastlt.data.shards.writer import Files, SplitWriter, images_digest
 from fastlt.data.sources.base import SPLITS, Listing, Rearranged, Source
 
-_NOTE = "dataset.json.part"
 _SHOWN = 10  # missing parts that are named
 
 
@@ -116,8 +116,9 @@ def convert_part(
     if options.encoding.kind == "link":
         raise UserError(f"part={part}: encode=link copies nothing, one process does it: leave part= out")
     about = described_conversion(source, options, workers)
+    check_outside(source, out)
     whole = WorkFolder(out, about, overwrite)
-    if not overwrite and is_result(out, about):
+    if not overwrite and is_result(out, about, source, options.encoding):
         if whole.root.exists():  # a process was killed while it cleaned up, or does so now
             with contextlib.suppress(InUse), told(whole), whole:
                 whole.recover()
@@ -148,13 +149,16 @@ def _seal(out: Path, part: Part, about: dict[str, Any]) -> bytes:
     return WorkFolder(part.folder(out), _about(about, part), overwrite=True).seal
 
 
-def _note(out: Path, part: Part, about: dict[str, Any]) -> dict[str, list[list[Any]]] | None:
-    """Returns the bad images of a finished part: {split: [position in the part, key, reason]}.
+def _note(out: Path, part: Part, about: dict[str, Any]) -> dict[str, dict[str, list[list[Any]]]] | None:
+    """Returns what is known of every split of a finished part.
+
+    bad: rows [position in the part, key, reason] of its bad images.
+    shards: rows [position behind the last image, digest of the images] of its shards.
 
     None if the part is missing, or was made with other input, options or versions.
     """
     try:
-        text = read_sealed(part.folder(out) / _NOTE, _seal(out, part, about))
+        text = read_sealed(part.folder(out) / PART_FILE, _seal(out, part, about))
     except (Damaged, NotADirectoryError):
         return None
     return None if text is None else json.loads(text)
@@ -170,8 +174,8 @@ def _convert(source: Source, options: Conversion, out: Path, part: Part, about: 
     folder = WorkFolder(part.folder(out), _about(about, part), overwrite=True)
     with told(folder), folder:
         folder.recover()
-        bad = _note(out, part, about)
-        if bad is not None and not _mended(share, options.encoding, bad, own):
+        note = _note(out, part, about)
+        if note is not None and not (_changed(share, note) or _mended(share, options.encoding, note, own)):
             return
         folder.prepare()
         with Workers(share, options.encoding, workers or cores()) as pool:
@@ -190,18 +194,30 @@ def _convert(source: Source, options: Conversion, out: Path, part: Part, about: 
             for page in writer.pages():
                 (folder.dataset / page.name).write_bytes(page.read_bytes())
                 files[page.name] = finished(folder.dataset / page.name)
-            note[split] = writer.bad()
-        write_sealed(folder.dataset / _NOTE, json.dumps(note).encode(), folder.seal)
-        files[_NOTE] = finished(folder.dataset / _NOTE)
+            shards = [[int(rows["position"]), str(rows["images"])] for rows in writer.finish()]
+            note[split] = {"bad": writer.bad(), "shards": shards}
+        write_sealed(folder.dataset / PART_FILE, json.dumps(note).encode(), folder.seal)
+        files[PART_FILE] = finished(folder.dataset / PART_FILE)
         folder.publish(files)
 
 
-def _mended(share: Share, encoding: Encoding, bad: dict[str, list[list[Any]]], raw: dict[str, np.ndarray]) -> bool:
+def _mended(share: Share, encoding: Encoding, note: dict[str, Any], raw: dict[str, np.ndarray]) -> bool:
     return any(
         isinstance(encode_sample(share, encoding, split, place, bool(raw[split][place])), Stored)
-        for split, rows in bad.items()
-        for place, _, _ in rows
+        for split, own in note.items()
+        for place, _, _ in own["bad"]
     )
+
+
+def _changed(share: Share, note: dict[str, Any]) -> bool:
+    """Returns whether images of a finished part have changed since."""
+    for split, own in note.items():
+        known_by, first, bad = Fingerprint(share, split), 0, [place for place, _, _ in own["bad"]]
+        for end, digest in own["shards"]:
+            if images_digest(known_by, first, end, bad) != digest:
+                return True
+            first = end
+    return False
 
 
 class _Parts:
@@ -209,6 +225,24 @@ class _Parts:
 
     def __init__(self, source: Source, options: Conversion, out: Path, parts: list[Part], about: dict[str, Any]):
         self.source, self.encoding, self._out, self._parts, self._about = source, options.encoding, out, parts, about
+        self._options = options
+
+    def of_other_images(self) -> Part | None:
+        """Returns the first part that is left from a conversion of other images with the same names; None without one.
+
+        Machines may read copies of the images that differ in their times. So some images of every part are encoded
+        again: the first, the middle and the last one of each split.
+        """
+        for split in self.source.splits:
+            raw = chosen_raw(self.source, split, self._options)
+            for part in self._parts:
+                first, end = part.range(len(raw))
+                for place in sorted({first, (first + end) // 2, end - 1}) if end > first else ():
+                    then = next(self._of_part(part, split, end - first, place - first))
+                    now = encode_sample(self.source, self.encoding, split, place, bool(raw[place]))
+                    if isinstance(then, Stored) and (isinstance(now, str) or now.crc32 != then.crc32):
+                        return part
+        return None
 
     def results(self, split: str, raw: np.ndarray, start: int) -> Iterator[Result]:
         """Yields the results for the samples of a split in order, beginning with sample `start`."""
@@ -221,7 +255,7 @@ class _Parts:
         note = _note(self._out, part, self._about)
         if note is None:
             raise UserError(_gone(part, part.folder(self._out)))
-        bad = {place: reason for place, _, reason in note.get(split, [])}
+        bad = {place: reason for place, _, reason in note[split]["bad"]}
         stored = self._stored(part, split, start - sum(place < start for place in bad))
         for place in range(start, count):
             yield bad[place] if place in bad else next(stored)
@@ -273,13 +307,18 @@ def _join(
         return None
     with told(folder), contextlib.ExitStack() as stack:
         stack.push(folder.__exit__)
-        there = folder.recover() or is_result(out, about)
+        folder.recover()
+        there = is_result(out, about, source, options.encoding)
         # Another process may have joined them before this one had the lock; it then removed them.
         if not there or (folder.overwrite and parts[0].folder(out).exists()):
             folder.check_free()
+            pool = _Parts(source, options, out, parts, about)
+            if (other := pool.of_other_images()) is not None:
+                say(f"part {other} was made of other images than these: give the command with part={other} again")
+                return None
             say(f"all {len(parts)} parts are done: joining them")
             folder.prepare()
-            convert_prepared(source, options, folder, about, _Parts(source, options, out, parts, about))
+            convert_prepared(source, options, folder, about, pool)
         _clean(out, parts[0])
     return out
 

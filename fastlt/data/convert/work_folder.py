@@ -13,6 +13,7 @@ Files that no conversion wrote are never removed, and files found here are check
 import errno
 import json
 import os
+import re
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,14 +28,16 @@ from fastlt.core.lock import Busy, locked
 from fastlt.core.log import say
 from fastlt.data.convert.publish import occupied, put_in_place, state
 from fastlt.data.shards.durable import Damaged, discard, first_problem, foreign, read_sealed, write_sealed
-from fastlt.data.shards.format import DATASET_FILE
+from fastlt.data.shards.format import DATASET_FILE, INDEX_FILE
 from fastlt.data.shards.writer import Files
 
 _PATIENCE = 0.2  # seconds to wait for the lock; another conversion would take longer anyway
 _OWN = ("lock", "conversion.json.tmp", "finished.json.tmp", "conversion.json", "finished.json")
 # Increased whenever fastlt writes other bytes for the same input, or another layout of this folder. Unfinished work of
 # another format is then not resumed.
-_FORMAT = 4
+_FORMAT = 5
+PART_FILE = "dataset.json.part"  # tells a finished part of a conversion from a dataset, see parts.py
+_SHARD = re.compile(r"([a-z]+-\d{6,})\.(tar|idx)")
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV)
 
 
@@ -105,7 +108,7 @@ class WorkFolder:
         if not self.overwrite:
             kind = "a finished dataset" if (self.place / DATASET_FILE).exists() else "not empty"
             raise UserError(f"out={self.out} is {kind}: choose another folder or add overwrite=true")
-        if name := foreign(self.place):
+        if name := foreign(self.place) or _not_of_dataset(self.place):
             raise UserError(
                 f"out={self.out} holds {name}, which no conversion wrote and overwrite=true would remove: "
                 "move it away, or choose another folder"
@@ -229,6 +232,27 @@ class WorkFolder:
                 (self.root / name).unlink(missing_ok=True)
         except OSError as error:
             say(f"{self.root} could not be removed ({error.strerror}: {error.filename}): it is not needed any more")
+
+
+def _not_of_dataset(folder: Path) -> str:
+    """Returns the name of the first file of a folder that only is named like one of a dataset; "" if there is none.
+
+    The tars of any WebDataset have the names of shards, and often an .idx beside them. They are shards if dataset.json
+    lists them or, where that is missing or damaged, if there is an index.h5.
+    """
+    if (folder / PART_FILE).exists():
+        return ""
+    try:
+        listed = {shard["name"] for shard in json.loads((folder / DATASET_FILE).read_text("utf-8"))["shards"]}
+    except (OSError, ValueError, TypeError, KeyError):
+        listed = None
+    ours = listed is not None or (folder / INDEX_FILE).is_file()
+    for name in sorted(path.name for path in folder.iterdir()):
+        shard = _SHARD.fullmatch(name)
+        known = name in (DATASET_FILE, INDEX_FILE) or (shard and (listed is None or f"{shard[1]}.tar" in listed))
+        if not (ours and known):
+            return name
+    return ""
 
 
 def _paths(folder: Path, files: Files) -> list[tuple[Path, int, str]]:

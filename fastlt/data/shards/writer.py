@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
@@ -34,6 +34,15 @@ class Behind(NamedTuple):
 FIRST = Behind()
 
 
+def images_digest(fingerprint: Callable[[int], bytes], first: int, end: int, bad: Iterable[int]) -> str:
+    """Returns a SHA-256 of the fingerprints of the samples from `first` to `end` that are not bad."""
+    digest, left_out = hashlib.sha256(), set(bad)
+    for place in range(first, end):
+        if place not in left_out:
+            digest.update(fingerprint(place))
+    return digest.hexdigest()
+
+
 class SplitWriter:
     """Writes the shards of one split into the work folder of a conversion.
 
@@ -42,15 +51,26 @@ class SplitWriter:
     shard_bytes: the target size of a shard.
     seal: bytes that identify the conversion; the pages of another conversion are not used.
     behind: where the numbers of shards and samples begin.
+    fingerprint: a function from the position of a sample in the source to bytes that change when its image does. By
+        them shards are found whose images have changed since.
 
     Every complete shard has a page in the journal with its rows of the index, its position in the source, and size and
     hash of its files. The page is written last. A shard without a page is written again. So is a shard whose files do
     not match its page, and all shards after it. `position` is the sample of the source at which to continue.
     """
 
-    def __init__(self, folder: Path, journal: Path, split: str, shard_bytes: int, seal: bytes, behind: Behind = FIRST):
+    def __init__(
+        self,
+        folder: Path,
+        journal: Path,
+        split: str,
+        shard_bytes: int,
+        seal: bytes,
+        behind: Behind = FIRST,
+        fingerprint: Callable[[int], bytes] = lambda place: b"",
+    ):
         self.folder, self.journal, self.split, self.shard_bytes = folder, journal, split, shard_bytes
-        self.seal, self.behind = seal, behind
+        self.seal, self.behind, self._fingerprint = seal, behind, fingerprint
         self.bytes = 0  # written by this object
         self._background = ThreadPoolExecutor(1)
         self._flushing: Future[None] | None = None
@@ -101,16 +121,23 @@ class SplitWriter:
         return self.behind.shard + len(self._done)
 
     def forget(self, mended: Callable[[int], bool]) -> None:
-        """Drops the first shard that left out a bad sample which is good by now, and all shards after it.
+        """Drops the first shard whose images are not those of the source any more, or that left out a bad sample which
+        is good by now, and all shards after it.
 
         mended: a function from the position of a sample in the source to whether it is good now.
         """
-        for number, rows in enumerate(self._done):
-            if any(mended(int(place)) for place in rows["bad_places"]):
-                self._drop(self.behind.shard + number)
-                del self._done[number:]
+        first = 0
+        for number, rows in enumerate(self._done, self.behind.shard):
+            end, bad = int(rows["position"]), rows["bad_places"].tolist()
+            changed = images_digest(self._fingerprint, first, end, bad) != str(rows["images"])
+            if changed:
+                say(f"images of {self.split} have changed since: it is done again from shard {number} on")
+            if changed or any(map(mended, bad)):
+                self._drop(number)
+                del self._done[number - self.behind.shard :]
                 self._resume()
                 return
+            first = end
 
     def _page(self, number: int) -> Path:
         return self.journal / (layout.shard_name(self.split, number) + ".page")
@@ -140,7 +167,7 @@ class SplitWriter:
         self._bad: list[tuple[str, str]] = []
         self._bad_places: list[int] = []
         self._size = 0
-        self._hash = hashlib.sha256()
+        self._hash, self._images = hashlib.sha256(), hashlib.sha256()
         self._file = None
 
     def add(self, key: str, label: int, image: Encoded, crc32: int) -> None:
@@ -158,6 +185,7 @@ class SplitWriter:
         self._keys.append(key)
         self._colours.append(image.colour)
         self._looks.append(image.look)
+        self._images.update(self._fingerprint(self.position))
         for data in (before, image.data, behind):
             self._put(data)
         self._samples += 1
@@ -191,6 +219,7 @@ class SplitWriter:
         rows["quarantined"] = np.array(self._bad, dtype=np.str_).reshape(-1, 2)
         rows["bad_places"] = np.array(self._bad_places, np.int64)
         rows["position"] = np.array(self.position)
+        rows["images"] = np.array(self._images.hexdigest())
         rows["size"] = np.array(self._size)
         rows["sha256"] = np.array(self._hash.hexdigest())
         rows["name"] = np.array(name)
@@ -225,8 +254,8 @@ class SplitWriter:
         """Returns (perceptual hash uint64 [N], position in the source int64 [N]) of all samples that were written."""
         parts = self.finish()
         places = np.arange(self.position)
-        places = np.delete(places, [*np.concatenate([part["bad_places"] for part in parts]), *self._bad_places])
-        return np.concatenate([part["look"] for part in parts]), places
+        places = np.delete(places, [place for place, _, _ in self.bad()])
+        return np.concatenate([np.empty(0, np.uint64), *(part["look"] for part in parts)]), places
 
     def pages(self) -> list[Path]:
         """Returns the journal pages of all shards."""
