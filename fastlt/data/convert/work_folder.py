@@ -49,7 +49,7 @@ class WorkFolder:
     """The work folder of a conversion to `out`. It is a context manager that holds the lock.
 
     about: the input and options of the conversion. Unfinished work is resumed only if it was begun with equal ones.
-        None if they are not known yet; `concerns` sets them then.
+        None if the dataset in `out` is to grow or shrink; `concerns` sets them then.
     overwrite: whether a dataset in `out` may be replaced.
 
     Raises UserError if `out` cannot be a dataset's folder. Entering it raises UserError if `out` exists and may not be
@@ -57,7 +57,7 @@ class WorkFolder:
     """
 
     def __init__(self, out: Path, about: dict[str, Any] | None, overwrite: bool):
-        self.out, self.overwrite = out, overwrite
+        self.out, self.overwrite, self._changes = out, overwrite, about is None
         # If `out` is a link, the work is done beside its target: renames stay on one file system, and the link remains.
         self.place = Path(os.path.realpath(out)) if out.is_symlink() or out.name in ("", "..") else out
         if Path(os.path.realpath(out)) in (Path.cwd(), *Path.cwd().parents):
@@ -127,6 +127,7 @@ class WorkFolder:
                 note = None
             else:
                 if state(self.place) != note["replaces"]:
+                    self._check_same()
                     self.check_free()
                 self._put_in_place()
         if note is None:
@@ -139,6 +140,14 @@ class WorkFolder:
         say(f"{self.out} was cut off when it was complete already, and is in its place now")
         self.remove()
         return note["conversion"] == self._text.decode()
+
+    def _check_same(self) -> None:
+        """Raises UserError if another dataset is in `out` than the one whose successor is finished."""
+        if self._changes and occupied(self.place):
+            raise UserError(
+                f"{self.root} holds what another dataset in {self.out} was to become: move {self.out} away to have "
+                f"that, or remove {self.root} to keep {self.out}, and give the same command again"
+            )
 
     def _note(self) -> dict[str, Any] | None:
         try:
@@ -189,6 +198,9 @@ class WorkFolder:
         for name in files:
             target = self.dataset / name
             target.unlink(missing_ok=True)
+            if (source / name).is_symlink():  # a link to the link would lead elsewhere from here
+                target.symlink_to(os.path.realpath(source / name))
+                continue
             try:
                 target.hardlink_to(source / name)
             except OSError as error:
