@@ -21,7 +21,7 @@ from fastlt.data.convert.engine import (
     write_shards,
 )
 from fastlt.data.convert.work_folder import WorkFolder
-from fastlt.data.convert.workers import Stored, Workers, cores
+from fastlt.data.convert.workers import Stored, Workers, cores, encode_sample
 from fastlt.data.shards.content import Content, finished, write_content
 from fastlt.data.shards.encode import Encoding
 from fastlt.data.shards.format import DATASET_FILE, RAW, index_name
@@ -29,6 +29,7 @@ from fastlt.data.shards.history import APPEND, given_out, hashed, removed_keys, 
 from fastlt.data.shards.reader import Dataset
 from fastlt.data.shards.writer import Behind, Files
 from fastlt.data.sources.base import SPLITS, Derived, Listing, Source, described
+from fastlt.data.sources.classes import check_alike
 
 _SETTLED = ("quality", "max_short_side", "orientation", "shard_mb", "raw_fraction", "background", "seek_table")
 _NOT_ALWAYS = {"background": "", "seek_table": False}  # options that are recorded only if they are set
@@ -161,15 +162,17 @@ class Growth:
         """Returns the images of a source that the dataset does not have; None if there are none.
 
         An image is there already if an image of the dataset, in whatever split, has the same key and the same bytes.
-        Such images are skipped, and so are images that were removed; a line says how many. Raises UserError if an image
+        Such images are skipped, and so are images that were removed, and those that were left out as bad and still are;
+        a line says how many. Raises UserError if an image
         with the same key has other bytes or another class.
         """
         self._check_names(source)
         there = {key: (split, row) for split in self.dataset.splits for row, key in self._keys(split)}
-        gone = removed_keys(self.dataset.about)
+        gone, bad = removed_keys(self.dataset.about), bad_keys(self.dataset)
         new: dict[str, list[int]] = {}
         again: dict[str, list[int]] = {}
         withdrawn: list[str] = []
+        still: list[str] = []
         for split, listing in source.splits.items():
             new[split], again[split] = [], []
             for row, key in enumerate(listing.keys):
@@ -177,12 +180,19 @@ class Growth:
                     again[split].append(row)
                 elif gone and hashed(key) in gone:
                     withdrawn.append(key)
+                elif key in bad and isinstance(encode_sample(source, self.options.encoding, split, row, False), str):
+                    still.append(key)
                 else:
                     new[split].append(row)
         if withdrawn:
             say(
                 f"{counted(len(withdrawn), 'image')} {agree(len(withdrawn), 'was', 'were')} removed from {self.out} "
                 f"before and {agree(len(withdrawn), 'is', 'are')} not added again, such as {withdrawn[0]}"
+            )
+        if still:
+            say(
+                f"{counted(len(still), 'image')} {agree(len(still), 'was', 'were')} bad before and "
+                f"{agree(len(still), 'is', 'are')} so still, such as {still[0]}"
             )
         if any(again.values()):
             self._compare(Selected(source, _rows(again)), there)
@@ -238,6 +248,7 @@ class Growth:
         """
         about, old = self.dataset.about, self.dataset
         source = Joining(new, old.class_names)
+        check_alike(source.class_names)
         counts = np.zeros(len(source.class_names), np.int64)
         counts[: old.classes] = old.split("train").counts
         self._check_new_classes(source)
@@ -255,6 +266,9 @@ class Growth:
             content = Content.of(old)
             for split, writer in writers.items():
                 content.add(split, writer)
+                good = {key.decode() for rows in writer.finish() for key in rows["key"].tolist()}
+                for name, rows in content.quarantined.items():  # what was bad before and is mended
+                    content.quarantined[name] = [row for row in rows if row["key"] not in good]
             content.columns = {split: content.columns[split] for split in SPLITS if split in content.columns}
             added = {split: sum(len(rows["label"]) for rows in writer.finish()) for split, writer in writers.items()}
             note = step(APPEND, about, added=added, source=origin)
@@ -279,6 +293,11 @@ class Growth:
                     f"class {source.class_names[number]} is new and has no training image: every class needs at least "
                     "one, add one or drop it"
                 )
+
+
+def bad_keys(dataset: Dataset) -> set[str]:
+    """Returns the keys of images that were left out of a dataset because they did not decode."""
+    return {row["key"] for rows in dataset.about["quarantined"].values() for row in rows}
 
 
 def _rows(places: dict[str, list[int]]) -> dict[str, np.ndarray]:

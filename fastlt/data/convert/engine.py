@@ -253,7 +253,7 @@ def write_shards(
             writers[split] = convert_split(source, split, options, folder, pool, before)
     try:
         refuse_bad(writers, options.allowed_bad(sum(len(source.splits[split].keys) for split in writers)))
-        _check_left(source, writers, before.counts)
+        _check_left(source, writers, before)
     except UserError:
         # A single shard per split is quickly converted again. More are kept for the next try, in which the user has
         # mended the bad images or allowed them.
@@ -283,15 +283,20 @@ def _check_classes(source: Source) -> None:
             )
 
 
-def _check_left(source: Source, writers: Mapping[str, SplitWriter | LinkWriter], before: np.ndarray | int) -> None:
-    """Raises UserError if a split, or a class in train, has no images left without the bad ones."""
+def _check_left(source: Source, writers: Mapping[str, SplitWriter | LinkWriter], before: Before) -> None:
+    """Raises UserError if a split, or a class in train, has no images left without the bad ones.
+
+    In a split of a dataset that grows, all new images may be bad, if there are others in another split.
+    """
+    some = any(writer.finish() for writer in writers.values())
     for split, writer in writers.items():
         parts = writer.finish()
-        if not parts:
+        if not parts and not (some and split in before.behind):
             raise UserError(f"no image of the {split} split decodes: mend them, or leave the split out")
         if split == "train":
-            counts = np.bincount(np.concatenate([part["label"] for part in parts]), minlength=len(source.class_names))
-            for number in np.flatnonzero(counts + before == 0):
+            labels = np.concatenate([np.empty(0, np.int64), *(part["label"] for part in parts)])
+            counts = np.bincount(labels, minlength=len(source.class_names))
+            for number in np.flatnonzero(counts + before.counts == 0):
                 name = source.class_names[number]
                 raise UserError(
                     f"class {number} ({name}) has no training image left, all are bad: mend one or drop the class"

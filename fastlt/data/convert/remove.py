@@ -16,7 +16,7 @@ from fastlt.core.errors import UserError
 from fastlt.core.files import sync
 from fastlt.core.log import Progress, say
 from fastlt.core.words import agree, counted
-from fastlt.data.convert.append import carried, check_own_shards, files_of, told
+from fastlt.data.convert.append import bad_keys, carried, check_own_shards, files_of, told
 from fastlt.data.convert.work_folder import WorkFolder
 from fastlt.data.shards import format as layout
 from fastlt.data.shards.content import Content, write_content
@@ -101,7 +101,7 @@ def _found(names: list[str], dataset: Dataset) -> _Found:
     found = _Found(dataset.splits)
     keys = {split: [key.decode() for key in dataset.keys(split).tolist()] for split in dataset.splits}
     there = {key for own in keys.values() for key in own}
-    bad = {row["key"] for rows in dataset.about["quarantined"].values() for row in rows}
+    bad = bad_keys(dataset)
     gone = removed_keys(dataset.about)
     for name in names:
         for end in _ends(name):  # a shorter end may be another image than the one that was removed before

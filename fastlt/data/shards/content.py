@@ -44,6 +44,10 @@ class Content:
     def add(self, split: str, writer: Writer) -> None:
         """Adds the shards of a split, given its finished writer, behind those that are there."""
         parts = writer.finish()
+        bad = [{"key": key, "reason": reason} for key, reason in writer.quarantined]
+        self.quarantined[split] = [*self.quarantined.get(split, []), *bad]
+        if not parts:
+            return
         column = {name: np.concatenate([p[name] for p in parts]) for name in layout.COLUMNS if name != "shard"}
         column["key"] = np.concatenate([p["key"] for p in parts])
         numbers = [np.full(len(p["label"]), len(self.shards) + i, np.int32) for i, p in enumerate(parts)]
@@ -58,8 +62,6 @@ class Content:
             for colour in part["colour"].tolist():
                 if colour:
                     self.colours[colour] = self.colours.get(colour, 0) + 1
-        bad = [{"key": key, "reason": reason} for key, reason in writer.quarantined]
-        self.quarantined[split] = [*self.quarantined.get(split, []), *bad]
 
 
 def write_dataset(folder: Path, writers: Mapping[str, Writer], about: dict[str, Any]) -> Files:
