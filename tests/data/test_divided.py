@@ -149,3 +149,15 @@ def test_shares_that_are_none(given: dict[str, Any], tmp_path: Path) -> None:
         UserError, match=r"allowed are three numbers|a share of the training images|give one of the two"
     ):
         Shares.of(ConvertConfig(dataset=DATASET, out="out", **given))
+
+
+def test_groups_that_a_dataset_has_stay_in_their_split() -> None:
+    before = source(given=True)
+    names = sorted(set(before.splits["train"].groups or ()))
+    settled = {name: ("train", "val", "test")[place % 3] for place, name in enumerate(names[::2])}
+    divided = Divided(before, 0.1, 0.2, seed=3, settled=settled)
+    for split, listing in divided.splits.items():
+        assert {settled.get(key[1:].partition("/")[0], split) for key in listing.keys} == {split}
+    before.splits["test"] = Listing(["g0/x.jpg"], np.array([4]), ["x"])
+    with pytest.raises(UserError, match=r"group '.*' of train has images in test of the dataset"):
+        Divided(before, val=0.1, settled=settled)

@@ -19,6 +19,7 @@ import fastlt
 from fastlt.convert import main
 from fastlt.core.errors import UserError
 from fastlt.data.shards.reader import Dataset
+from fastlt.data.sources.examples import Examples
 
 COUNTS = {"ant": 10, "bee": 5, "cat": 2, "dog": 1}
 DIVIDED = {"train": [7, 3, 1, 1], "val": [1, 1, 0, 0], "test": [2, 1, 1, 0]}
@@ -249,3 +250,10 @@ def test_triples_keep_groups_together(tmp_path: Path) -> None:
     dataset = fastlt.write_dataset(triples, tmp_path / "data", workers=1)
     patients = [{int(key.split("/")[1]) // 5 for key in own} for own in keys(dataset).values()]
     assert len(patients) == 3 and sum(map(len, patients)) == 8
+
+
+def test_examples_of_which_some_have_no_group_are_refused() -> None:
+    pairs = [(picture(0, 20, 30), 0), (picture(1, 20, 30), 0, "patient 1")]
+    for given in (pairs, pairs[::-1]):
+        with pytest.raises(UserError, match="some examples of train have a group and some have none: give each one"):
+            Examples({"train": given}, "mixed")

@@ -30,6 +30,7 @@ from fastlt.data.shards.reader import Dataset
 from fastlt.data.shards.writer import Behind, Files
 from fastlt.data.sources.base import SPLITS, Derived, Listing, Source, described
 from fastlt.data.sources.classes import check_alike
+from fastlt.data.sources.divided import groups_by
 
 _SETTLED = ("quality", "max_short_side", "orientation", "shard_mb", "raw_fraction", "background", "seek_table")
 _NOT_ALWAYS = {"background": "", "seek_table": False}  # options that are recorded only if they are set
@@ -198,6 +199,30 @@ class Growth:
             self._compare(Selected(source, _rows(again)), there)
         found = Selected(source, _rows(new))
         return found if found.splits else None
+
+    def settled(self, source: Source, group_by: str) -> dict[str, str]:
+        """Returns {group: its split} for the groups of the images that the dataset has.
+
+        source: all that the user gave, with images that are there already. group_by: as in `Divided`. Groups that are a
+        column of the source are known only for images that the source has; a line says for how many they are not known.
+        """
+        columns = [listing for listing in source.splits.values() if listing.groups is not None]
+        known = {key: group for one in columns for key, group in zip(one.keys, one.groups or (), strict=True)}
+        found: dict[str, str] = {}
+        unknown = 0
+        for split in self.dataset.splits:
+            keys = [key.decode() for _, key in self._keys(split)]
+            for group in [known.get(key) for key in keys] if columns else groups_by(group_by, keys):
+                if group is None:
+                    unknown += 1
+                else:
+                    found.setdefault(group, split)
+        if unknown:
+            say(
+                f"note: group_by={group_by} tells no group for {counted(unknown, 'image')} of {self.out}: new images "
+                "of their groups may get into another split"
+            )
+        return found
 
     def _keys(self, split: str) -> list[tuple[int, bytes]]:
         return list(enumerate(self.dataset.keys(split).tolist()))

@@ -1,7 +1,7 @@
 """Runs a conversion from its configuration: builds the source and the options from a ConvertConfig."""
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,15 +79,17 @@ def converted(files: Source, config: ConvertConfig) -> Path | None:
         if new is None:
             say(f"{config.out} has all of these images already: nothing was added")
         else:
-            source = arranged(new, config)
+            source = arranged(new, config, growth.settled(files, config.group_by) if config.group_by else {})
             if config.drop_duplicates:
                 source = without_duplicates(source, growth.options.encoding, config.workers or cores())
             growth.add(source)
     return Path(config.out)
 
 
-def arranged(source: Source, config: ConvertConfig) -> Source:
+def arranged(source: Source, config: ConvertConfig, settled: Mapping[str, str] | None = None) -> Source:
     """Returns a source of the user's images, divided into splits and made long-tailed as a ConvertConfig says.
+
+    settled: the splits of groups that a dataset has already, as in `Divided`.
 
     Raises UserError if there is no test split and the configuration says neither `test=0` nor `append=true`.
     """
@@ -95,7 +97,7 @@ def arranged(source: Source, config: ConvertConfig) -> Source:
     if not config.class_names and not config.append:
         say_text_order(source.class_names)
     if (shares.val or shares.test) and (not config.append or "train" in source.splits):
-        source = Divided(source, shares.val, shares.test, config.seed, config.group_by or "")
+        source = Divided(source, shares.val, shares.test, config.seed, config.group_by or "", settled or {})
     if "test" not in source.splits and not (shares.without_test or config.append):
         raise UserError(NO_TEST)
     _say_shared(source)

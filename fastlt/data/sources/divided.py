@@ -1,7 +1,7 @@
 """Divides the training images of a source into train, val and test, class by class or with groups kept together."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,6 +43,7 @@ class Divided(Rearranged):
         camera, if the first group of the expression matches the same text (or the whole expression, if it has no
         group). The shares of each class are then kept as nearly as groups allow, and every class keeps at least one
         group in train. A source whose listing has `groups` needs no expression.
+    settled: {group: split} for groups that have images in a dataset already, to which these are added.
 
     Images keep their order and keys. Raises UserError for shares that are not allowed, a split that exists already, and
     a key that the expression does not match.
@@ -55,6 +56,7 @@ class Divided(Rearranged):
     test: float = 0.0
     seed: int = 0
     group_by: str = ""
+    settled: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
     splits: dict[str, Listing] = field(init=False, compare=False, repr=False)
     _rows: dict[str, np.ndarray] = field(init=False, compare=False, repr=False)
 
@@ -105,7 +107,7 @@ class Divided(Rearranged):
         Groups are assigned from the largest to the smallest, those of one size in random order. First, the largest
         group of every class goes to train. Then each group goes to the split in which its classes lack the most.
         """
-        _, group = np.unique(np.array(names), return_inverse=True)
+        known, group = np.unique(np.array(names), return_inverse=True)
         counts = np.bincount(labels)
         cells, images = np.unique(group * len(counts) + labels, return_counts=True)
         owner, label = np.divmod(cells, len(counts))
@@ -122,10 +124,18 @@ class Divided(Rearranged):
             own, number = content[one]
             lacking[split, own] -= number
 
+        for one, name in enumerate(known.tolist()):
+            if split := self.settled.get(name):
+                if split != "train" and split in self.source.splits:
+                    raise UserError(
+                        f"group {name!r} of train has images in {split} of the dataset: put its images into {split} of "
+                        "this source, too, or leave them out"
+                    )
+                put(one, SPLITS.index(split))
         kept = np.zeros(len(counts), bool)
-        first = _first_groups(order, content, len(counts))
+        first = _first_groups(order[place[order] < 1], content, len(counts))
         for own in np.argsort(np.bincount(label), kind="stable"):  # classes of few groups first: they have least choice
-            if not kept[own]:
+            if not kept[own] and first[own] >= 0:
                 if place[first[own]] < 0:
                     put(int(first[own]), 0)
                 kept[content[first[own]][0]] = True
@@ -138,7 +148,7 @@ class Divided(Rearranged):
 
 
 def _first_groups(order: np.ndarray, content: list[tuple[np.ndarray, np.ndarray]], classes: int) -> np.ndarray:
-    """Returns, for every class, the first group in `order` that has images of it, int64 [C]."""
+    """Returns, for every class, the first group in `order` that has images of it, int64 [C]; -1 if there is none."""
     first = np.full(classes, -1)
     for one in order[::-1].tolist():
         first[content[one][0]] = one
@@ -160,7 +170,20 @@ def _matched(keys: list[str], expression: str) -> list[str] | None:
             f"group_by={expression} is no column, and as a regular expression it does not match "
             f"{found.count(None):,} of {len(keys):,} paths, such as {shown(key)}; it must match each"
         )
-    return [(match[1] if match.re.groups else match[0]) or "" for match in found if match]
+    return [_group(match) for match in found if match]
+
+
+def groups_by(expression: str, keys: list[str]) -> list[str | None]:
+    """Returns the text that the expression matches in every key, as `Divided` does; None where it matches nothing."""
+    try:
+        search = re.compile(expression).search
+    except re.error:
+        return [None] * len(keys)
+    return [match and _group(match) for match in map(search, keys)]
+
+
+def _group(match: re.Match[str]) -> str:
+    return (match[1] if match.re.groups else match[0]) or ""
 
 
 def _check(source: Source, val: float, test: float, seed: int) -> None:

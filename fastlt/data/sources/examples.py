@@ -58,8 +58,12 @@ class Examples:
             labels = np.array([numbers[str(label)] for _, label, _ in pairs], np.int64)
             order = np.argsort(labels, kind="stable")
             ordered[split] = [pairs[place][0] for place in order]
-            groups = [pairs[place][2] for place in order] if pairs[0][2] is not None else None
-            splits[split] = Listing([f"{split}/{place}" for place in order.tolist()], labels[order], groups)
+            groups = [pairs[place][2] for place in order]
+            if None in groups and any(group is not None for group in groups):
+                raise UserError(f"some examples of {split} have a group and some have none: give each one, or none")
+            splits[split] = Listing(
+                [f"{split}/{place}" for place in order.tolist()], labels[order], None if None in groups else groups
+            )
         for attribute, value in (("examples", ordered), ("class_names", names), ("splits", splits)):
             object.__setattr__(self, attribute, value)
         missing = np.flatnonzero(np.bincount(splits["train"].labels, minlength=len(names)) == 0)
