@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,14 @@ from commands import run
 from fault_points import fault_point
 from pictures import Pictures, conversion, jpeg, picture
 
+import fastlt
 from fastlt.core.errors import UserError
 from fastlt.core.log import silence
 from fastlt.data.convert import convert
 from fastlt.data.convert import work_folder as work_folder_module
 from fastlt.data.convert.append import Growth
+from fastlt.data.convert.build import convert_configured
+from fastlt.data.convert.config import ConvertConfig, DatasetConfig
 from fastlt.data.shards.encode import MAX_PIXELS
 from fastlt.data.shards.reader import Dataset
 from fastlt.data.shards.verify import verify
@@ -254,3 +258,96 @@ def test_the_command(tmp_path: Path) -> None:
     )
     steps = json.loads((tmp_path / "data" / "dataset.json").read_text())["history"]
     assert [step["added"] for step in steps] == [{"train": 9}, {"train": 10, "test": 10}]
+
+
+def test_an_interrupted_addition_does_not_take_the_place_of_another_dataset(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work_folder_module, "put_in_place", None)
+    with pytest.raises(TypeError):
+        grow(old)
+    monkeypatch.undo()
+    monkeypatch.setattr("fastlt.data.convert.engine.SHARD_UNIT", 1000)
+    old.rename(old.with_name("before"))
+    convert(Pictures(counts=(5,)), OPTIONS, old.with_name("other"), workers=1).rename(old)
+    another = files(old)
+    with pytest.raises(UserError, match=r"holds what another dataset in .*out was to become: move .*out away"):
+        grow(old)
+    assert files(old) == another
+    old.rename(old.with_name("other"))
+    assert Dataset(old.with_name("before")).digest in [step["from"] for step in grow(old).about["history"]]
+
+
+def test_classes_that_look_the_same_are_refused(tmp_path: Path) -> None:
+    composed, decomposed = Pictures(counts=(4,)), Pictures(counts=(4, 2))
+    object.__setattr__(composed, "class_names", ["K\u00e4fer"])
+    object.__setattr__(decomposed, "class_names", ["K\u00e4fer", "Ka\u0308fer"])
+    convert(composed, OPTIONS, tmp_path / "out", workers=1)
+    with pytest.raises(UserError, match="look the same but are spelled"):
+        grow(tmp_path / "out", decomposed)
+
+
+def test_an_image_that_was_bad_before_is_added_once_it_is_mended(tmp_path: Path) -> None:
+    def bad(dataset: Dataset) -> dict[str, list[str]]:
+        return {split: [row["key"] for row in rows] for split, rows in dataset.about["quarantined"].items()}
+
+    broken = (("train", 3), ("val", 0))
+    out = convert(Pictures(counts=(6,), broken=broken), conversion(shard_mb=20, max_bad=2), tmp_path / "out", workers=1)
+    listed = {"train": ["train/größe 3.jpg"], "val": ["val/größe 0.jpg"]}
+    for images in (6, 7, 8):
+        dataset = grow(out, Pictures(counts=(images,), broken=broken))
+        assert len(dataset.split("train")) == images - 1 and bad(dataset) == listed
+    added = Pictures(counts=(9,), broken=broken)
+    added.splits["val"].keys.append("val/größe 3.jpg")  # a new image of val, and it is bad
+    added.splits["val"] = Listing(added.splits["val"].keys, np.zeros(4, np.int64))
+    object.__setattr__(added, "broken", (*broken, ("val", 3)))
+    dataset = grow(out, added, max_bad=1)
+    assert bad(dataset) == {"train": ["train/größe 3.jpg"], "val": ["val/größe 0.jpg", "val/größe 3.jpg"]}
+    dataset = grow(out, Pictures(counts=(9,), broken=(("val", 0),)))
+    assert bad(dataset) == {"val": ["val/größe 0.jpg", "val/größe 3.jpg"]} and verify(out).findings == 0
+    assert b"train/gr\xc3\xb6\xc3\x9fe 3.jpg" in dataset.keys("train").tolist()
+
+
+def test_new_images_of_a_group_go_to_the_split_of_the_group(tmp_path: Path) -> None:
+    def table(numbers: range) -> None:
+        rows = [(f"{patient}_{n}.jpg", "ab"[n % 2], f"P{patient}") for patient in range(8) for n in numbers]
+        for name, *_ in rows:
+            (tmp_path / name).write_bytes(jpeg(picture(int(name[0]) * 10 + int(name[2]), 40, 40)))
+        lines = [",".join(row) for row in (("path", "label", "patient"), *rows)]
+        (tmp_path / "all.csv").write_text("\n".join(lines))
+
+    keys = {"root": tmp_path, "test": 0.25, "workers": 1}
+    for out, group_by in ((tmp_path / "columns", "patient"), (tmp_path / "paths", r"(\d+)_")):
+        table(range(3))
+        fastlt.write_dataset(tmp_path / "all.csv", out, group_by=group_by, **keys)
+        table(range(8))
+        dataset = fastlt.write_dataset(tmp_path / "all.csv", out, group_by=group_by, append=True, **keys)
+        patients = {split: {key[:1] for key in dataset.keys(split).tolist()} for split in dataset.splits}
+        assert not patients["train"] & patients["test"] and sum(map(len, patients.values())) == 8
+        assert sum(len(index) for index in dataset.splits.values()) == 64
+
+
+def test_shards_that_were_moved_and_linked_stay_linked(old: Path) -> None:
+    (old.parent / "disk").mkdir()
+    for path in sorted(old.glob("*.tar")):
+        path.rename(old.parent / "disk" / path.name)
+        path.symlink_to(Path("..") / "disk" / path.name)
+    grow(old)
+    assert verify(old).findings == 0 and (old / "train-000000.tar").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"append": True, "overwrite": True}, "overwrite=true: append=true keeps the dataset and adds to it"),
+        ({"quality": 10}, "quality=10 is for encode=jpeg, not encode=keep: leave one of the two out"),
+        ({"raw_fraction": 0.9}, "raw_fraction=0.9 is for encode=auto, not encode=keep: leave one of the two out"),
+        ({"drop_duplicates": True, "part": "1/2"}, "part=1/2: drop_duplicates=true compares all images"),
+    ],
+)
+def test_keys_that_would_have_no_effect_are_refused(keys: dict[str, Any], message: str, tmp_path: Path) -> None:
+    folder(tmp_path / "photos", {"cat": range(2)})
+    kind = DatasetConfig(name="photos", kind="image_folder", protocol="demo", mean=(0.5,) * 3, std=(0.2,) * 3)
+    given = {"root": str(tmp_path / "photos"), "out": str(tmp_path / "out"), "test": "0", **keys}
+    with pytest.raises(UserError, match=message):
+        convert_configured(ConvertConfig(dataset=kind, **given))

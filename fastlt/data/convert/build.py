@@ -71,6 +71,8 @@ def converted(files: Source, config: ConvertConfig) -> Path | None:
     """
     if not config.append:
         return convert_source(arranged(files, config), config)
+    if config.overwrite:
+        raise UserError("overwrite=true: append=true keeps the dataset and adds to it, leave one of the two out")
     if config.part:
         raise UserError(f"part={config.part}: append=true is done by one process, leave part= out")
     with Growth(Path(config.out), config.max_pixels, config.max_bad, config.workers) as growth:
@@ -120,6 +122,17 @@ def convert_source(source: Source, config: ConvertConfig) -> Path | None:
         raise UserError(f"encode={kind} is unknown: allowed are {', '.join(ENCODINGS)}, auto")
     if auto:  # images that are not stored raw keep their bytes, or become smaller JPEGs
         kind = "jpeg" if config.max_short_side else "keep"
+    if config.quality != ConvertConfig.quality and kind != "jpeg":
+        raise UserError(f"quality={config.quality} is for encode=jpeg, not encode={kind}: leave one of the two out")
+    if config.raw_fraction != ConvertConfig.raw_fraction and not auto:
+        raise UserError(
+            f"raw_fraction={config.raw_fraction:g} is for encode=auto, not encode={kind}: leave one of the two out"
+        )
+    if config.drop_duplicates and part:
+        raise UserError(
+            f"part={part}: drop_duplicates=true compares all images, which every part would have to decode: leave one "
+            "of the two out"
+        )
     out, encoding = (
         Path(config.out),
         Encoding(
