@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from fastlt.core.errors import UserError
-from fastlt.data.sources.classes import Renumbered, read_class_names, say_text_order
+from fastlt.data.sources.classes import Renumbered, check_names, read_class_names, say_text_order
+from fastlt.data.sources.divided import Divided
 from fastlt.data.sources.examples import Examples
+from fastlt.data.sources.labels import numbered
 
 
 def file_of(folder: Path, content: str, name: str = "names.txt") -> Path:
@@ -64,6 +66,18 @@ def test_refused_files(tmp_path: Path, content: str, message: str) -> None:
     assert str(caught.value).startswith(f"class_names={path}: ") and message in str(caught.value)
 
 
+def test_names_of_every_script_are_taken_and_control_characters_are_not() -> None:
+    """Persian needs a joiner that is no printable character, and some languages their own spaces."""
+    names = ["\u06af\u0644\u200c\u0633\u0631\u062e", "\u6771\u4eac\u3000\u99c5", "Bloc\u00a0note"]
+    check_names(names, "here")
+    assert numbered({"train": names}, lambda *_: "", "here")[0] == sorted(names)
+    for strange in ("a\nb", "a\x1b[0m", "a\u2028b", "a\u2029b", "a\x85b", "a\ud800"):
+        with pytest.raises(UserError, match="line break or another control character"):
+            check_names([strange], "here")
+        with pytest.raises(UserError, match="holds a control character"):
+            numbered({"train": [strange]}, lambda *_: "", "here")
+
+
 def pets(*labels: str) -> Examples:
     pairs = [(np.full((2, 2, 3), value, np.uint8), label) for value, label in enumerate(labels)]
     return Examples({"train": pairs, "test": pairs[:1]}, "pets")
@@ -80,6 +94,14 @@ def test_another_order_of_classes() -> None:
     numbers = Renumbered(pets("1", "0", "2"), ["zero", "one", "two"])
     assert [numbers.class_names[label] for label in numbers.splits["train"].labels] == ["zero", "one", "two"]
     assert numbers.splits["test"].labels.tolist() == [1]
+
+
+def test_groups_stay_when_classes_are_renumbered() -> None:
+    triples = [(np.zeros((2, 2, 3), np.uint8), "ab"[k % 2], f"patient {k // 4}") for k in range(16)]
+    source = Renumbered(Examples({"train": triples}, "pets"), ["b", "a"])
+    divided = Divided(source, test=0.25, group_by="patient")
+    place = {split: [int(key.split("/")[1]) // 4 for key in own.keys] for split, own in divided.splits.items()}
+    assert len(set(place["test"])) == 1 and not set(place["test"]) & set(place["train"])
 
 
 @pytest.mark.parametrize(

@@ -379,7 +379,7 @@ def test_a_description_is_utf8_in_any_locale(tmp_path: Path, monkeypatch: pytest
         ({"mean": (0.5,)}, r"mean is \[0.5\], not three numbers: correct it"),
         ({"std": (0.2, 0.2, 0.0)}, r"std is \[0.2, 0.2, 0.0\], not three positive numbers: correct it"),
         ({"protocol": "my protocol"}, "protocol is 'my protocol', not a letter and then"),
-        ({"name": "a\nb"}, r"name is 'a\\nb', which is empty or has characters that cannot be printed"),
+        ({"name": "a\nb"}, r"name is 'a\\nb', which is empty, or has a line break or other control character"),
     ],
 )
 def test_what_could_not_be_opened_is_refused_before_the_first_image(

@@ -79,6 +79,19 @@ def test_names_of_classes(root: Path) -> None:
     assert names({30: "\ud800", 10: "owl"}) == ["owl", "30"]
 
 
+def test_a_category_has_the_same_name_in_every_file(root: Path) -> None:
+    """Programs that write a file for each split may number categories anew."""
+    train = write(root, annotations(*TRAIN, names={10: "owl", 30: "cat"}))
+    test = annotations((1, "t/c.jpg", 10), names={10: "cat", 30: "owl"})
+    assert refusal(root, train, write(root, test, "test.json")) == (
+        f"{root.parent}/test.json: category 10 is 'cat', in {train} it is 'owl': give the categories the same ids in "
+        "both files"
+    )
+    for names in ({10: " owl", 30: "no image of it"}, {10: None}, {}, None):
+        test = annotations((1, "t/c.jpg", 10), names=names)
+        assert INaturalist(root, train, test=write(root, test, "test.json")).splits["test"].labels.tolist() == [0]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

@@ -4,14 +4,13 @@ import collections
 import json
 import math
 import re
-import unicodedata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastlt.core.errors import UserError
-from fastlt.core.words import counted
+from fastlt.core.words import counted, is_one_line
 from fastlt.data.shards import format as layout
 from fastlt.data.shards.history import damage_of_history
 from fastlt.data.shards.index import INDEXED, SplitIndex, read_index, read_key_column, read_keys
@@ -218,9 +217,8 @@ def implausible_settings(about: dict[str, Any]) -> str:
         if len(numbers) != 3 or any(type(x) not in (int, float) or not least < x < math.inf for x in numbers):
             return f"{field} is {str(numbers)[:60]}, not three {'positive ' * (least == 0)}numbers"
     name = about["name"]
-    # Folders have the spaces of every script in their names, such as U+3000, which Python does not call printable.
-    if not name or "${" in name or not all(one.isprintable() or unicodedata.category(one) == "Zs" for one in name):
-        return f"name is {name[:60]!r}, which is empty or has characters that cannot be printed, or ${{"
+    if not name or "${" in name or not is_one_line(name):
+        return f"name is {name[:60]!r}, which is empty, or has a line break or other control character, or ${{"
     # Hydra composes the configuration of this name: it must be no list, no path and no expression.
     if not re.fullmatch(r"[a-zA-Z][\w.-]*", about["protocol"]):
         return f"protocol is {about['protocol'][:60]!r}, not a letter and then letters, digits, _, . or -"

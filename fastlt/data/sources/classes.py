@@ -13,7 +13,7 @@ import numpy as np
 
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
-from fastlt.core.words import counted
+from fastlt.core.words import counted, is_one_line
 from fastlt.data.sources.base import Derived, Listing, Source
 
 _NUMBER = re.compile(r"-?\d+(\.\d*([eE][+-]?\d+)?)?", re.ASCII)
@@ -108,7 +108,7 @@ def check_names(names: list[str], place: str) -> None:
             "class needs a name of its own"
         )
     for name in names:
-        if not name.isprintable():
+        if not is_one_line(name):
             raise UserError(f"{place}: the name {name!r} holds a line break or another control character")
 
 
@@ -197,7 +197,7 @@ class Renumbered(Derived):
                 f"class_names {which}: it must name each of the {counted(len(old), 'class')} once, {_some(old)}; "
                 f"it has {counted(len(new), 'name')}"
             )
-        splits = {name: Listing(one.keys, number[one.labels]) for name, one in self.source.splits.items()}
+        splits = {name: Listing(one.keys, number[one.labels], one.groups) for name, one in self.source.splits.items()}
         object.__setattr__(self, "splits", splits)
 
 

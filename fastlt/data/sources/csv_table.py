@@ -8,7 +8,7 @@ from typing import NoReturn
 import numpy as np
 
 from fastlt.core.errors import UserError
-from fastlt.core.words import counted
+from fastlt.core.words import counted, is_one_line
 from fastlt.data.sources.base import SPLITS, Listing, split_named
 from fastlt.data.sources.classes import sorted_names, spelled
 from fastlt.data.sources.csv_rows import FORM, Columns, filled_rows, find_columns, row_error
@@ -185,5 +185,5 @@ class _Rows:
 def _check_label(table: Path, line: int, row: list[str], name: str) -> None:
     if not name:
         raise row_error(table, line, row, "no label; give the name of the class")
-    if not name.isprintable():
+    if not is_one_line(name):
         raise row_error(table, line, row, f"the label {shown(name)} holds a line break or another control character")

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
-from fastlt.core.words import counted
+from fastlt.core.words import counted, is_one_line
 from fastlt.data.sources.base import SPLITS, Listing
 from fastlt.data.sources.listed import (
     BadPath,
@@ -45,15 +45,17 @@ class INaturalist(FilesBelowRoot):
     group_by: a field of the images, such as `location`, whose values become the groups of a listing; ignored if images
         have no field of this name.
 
-    These entries are read: `images` (id, file_name), `annotations` (image_id, category_id) and, of the train file,
-    `categories` (id, name). Ids of images are whole numbers or texts. Class k is the category with the k-th smallest
-    id, so ids may have gaps, but every category needs a training image. In a file without categories they are the ids
-    in its annotations. A class is named after its category, or by its id if the category has no name of its own.
-    Samples keep the order of `images`, and a key is the normalized path.
+    These entries are read: `images` (id, file_name), `annotations` (image_id, category_id) and `categories` (id, name).
+    The classes are the categories of the train file; no other file may give their ids other names. Ids of images are
+    whole numbers or texts. Class k is the category with the k-th smallest id, so ids may have gaps, but every category
+    needs a training image. In a file without categories they are the ids in its annotations. A class is named after its
+    category, or by its id if the category has no name of its own. Samples keep the order of `images`, and a key is the
+    normalized path.
 
     Raises UserError, naming file and entry, for another layout, a path listed twice in one split, an image without
-    annotation or with several (see `annotations`), and a category without a training image; and if none of a split's
-    first files exists (the root is wrong). Other missing files raise OSError in `load`.
+    annotation or with several (see `annotations`), a category without a training image, and a category that val or
+    test names otherwise than train; and if none of a split's first files exists (the root is wrong). Other missing
+    files raise OSError in `load`.
 
     The keys are pickled with the source: pass it to a worker once, when it starts.
 
@@ -77,12 +79,14 @@ class INaturalist(FilesBelowRoot):
         root = Path(self.root)
         check_root(root)
         files = {split: Path(file) for split in SPLITS if (file := getattr(self, split)) is not None}
-        ids, class_names, splits = np.empty(0, np.int64), [], {}
+        ids, class_names, splits, named = np.empty(0, np.int64), [], {}, {}
         for split, file in files.items():
             content = _read(file)
             keys, categories, groups = self._annotated(file, content, root)
             if split == "train":
                 ids, class_names = _classes(file, content, categories, bool(self.annotations))
+                named = _named(content)
+            _check_named(file, _named(content), categories, named, files["train"])
             labels = _numbered(file, keys, categories, ids, files["train"])
             splits[split] = Listing(keys, labels, groups)
             check_first_files(root, file, splits[split])
@@ -239,7 +243,7 @@ def _classes(file: Path, content: dict[str, Any], present: np.ndarray, leave_out
         raise UserError(f"{file}: {count} categories have the id {number}; every category needs an id of its own")
     entries = dict(zip(listed, content["categories"], strict=True))
     ids = np.array(sorted(entries), np.int64)
-    names = {number: _name(entries[number], number) for number in ids.tolist()}
+    names = {number: _name(entries[number]) or str(number) for number in ids.tolist()}
     common = Counter(names.values())
     missing = np.setdiff1d(ids, present)
     if len(missing) and leave_out:
@@ -253,9 +257,29 @@ def _classes(file: Path, content: dict[str, Any], present: np.ndarray, leave_out
     return ids, [names[number] if common[names[number]] == 1 else str(number) for number in ids.tolist()]
 
 
-def _name(entry: dict[str, Any], number: int) -> str:
+def _named(content: dict[str, Any]) -> dict[Any, str]:
+    """Returns {id of a category: its name} for the categories of a file that have a name."""
+    listed = content.get("categories")
+    entries = [entry for entry in listed if type(entry) is dict] if isinstance(listed, list) else []
+    return {entry.get("id"): name for entry in entries if (name := _name(entry))}
+
+
+def _name(entry: dict[str, Any]) -> str:
     name = entry.get("name")
-    return name.strip() if isinstance(name, str) and name.strip().isprintable() and name.strip() else str(number)
+    return name.strip() if isinstance(name, str) and is_one_line(name.strip()) else ""
+
+
+def _check_named(file: Path, own: dict[Any, str], used: np.ndarray, named: dict[Any, str], train: Path) -> None:
+    """Raises UserError if a category of the images has another name than in the train file.
+
+    Every program numbers categories when it writes a file, so that those of two files may be different ones.
+    """
+    for number in np.unique(used).tolist():
+        if (name := own.get(number)) and (other := named.get(number)) and name != other:
+            raise UserError(
+                f"{file}: category {number} is {shown(name)}, in {train} it is {shown(other)}: give the categories the "
+                "same ids in both files"
+            )
 
 
 def _numbered(file: Path, keys: list[str], categories: np.ndarray, ids: np.ndarray, train: Path) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
-from fastlt.core.words import counted
+from fastlt.core.words import counted, is_one_line
 from fastlt.data.sources.classes import check_names, sorted_names, spelled
 from fastlt.data.sources.listed import shown
 
@@ -28,7 +28,7 @@ def numbered(
         unique, found[split] = np.unique(np.array(own, dtype=np.object_), return_inverse=True)
         texts[split] = [text.strip() for text in unique.tolist()]
         for number, text in enumerate(texts[split]):
-            if not text or not text.isprintable():
+            if not text or not is_one_line(text):
                 problem = f"the label {shown(text)} holds a control character" if text else "the label is empty"
                 raise UserError(f"{where(split, int((found[split] == number).argmax()))}: {problem}")
     try:
