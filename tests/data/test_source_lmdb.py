@@ -9,11 +9,13 @@ import pytest
 from commands import refusal
 from pictures import jpeg, picture
 
+import fastlt
 from fastlt.convert import main
 from fastlt.core.errors import UserError
 from fastlt.data.shards.reader import Dataset
 from fastlt.data.sources.guess import guessed
 from fastlt.data.sources.lmdb_file import Lmdb
+from fastlt.data.sources.packed_files import folder_of
 
 lmdb = pytest.importorskip("lmdb", reason="lmdb is not installed: pip install 'fastlt[lmdb]'")
 
@@ -23,7 +25,9 @@ def write(path: Path, rows: dict[str, Any], subdir: bool = True) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with lmdb.open(str(path), map_size=1 << 26, subdir=subdir) as database, database.begin(write=True) as transaction:
         for key, value in rows.items():
-            transaction.put(key.encode(), value if isinstance(value, bytes) else pickle.dumps(value))
+            transaction.put(
+                key.encode("utf-8", "surrogateescape"), value if isinstance(value, bytes) else pickle.dumps(value)
+            )
     return path / "data.mdb" if subdir else path
 
 
@@ -45,11 +49,12 @@ def test_keys_of_classes(tmp_path: Path) -> None:
     source = Lmdb({"train": [write(tmp_path / "train", by_class(range(9)))]})
     assert source.class_names == ["größe", "lynx", "otter"]
     listing = source.splits["train"]
-    assert listing.keys == sorted(by_class(range(9)), key=str.encode)
-    for index, key in enumerate(listing.keys):
+    keys = sorted(by_class(range(9)), key=str.encode)
+    assert listing.keys == [f"train/{key}" for key in keys]
+    for index, key in enumerate(keys):
         assert source.load("train", index) == by_class(range(9))[key]
         assert key.startswith(source.class_names[listing.labels[index]])
-    assert source.where("train", 0) == f"{tmp_path}/train/data.mdb, key {listing.keys[0]!r}"
+    assert source.where("train", 0) == f"{tmp_path}/train/data.mdb, key {keys[0]!r}"
 
 
 def test_pickles_of_image_and_label_in_files_without_folders(tmp_path: Path) -> None:
@@ -60,7 +65,9 @@ def test_pickles_of_image_and_label_in_files_without_folders(tmp_path: Path) -> 
         listing = source.splits[split]
         assert len(listing.keys) == 24
         for index, key in enumerate(listing.keys):
-            assert source.load(split, index) == image(int(key)) and listing.labels[index] == int(key) % 12
+            name, number = key.split("/")
+            assert name == f"{split}.lmdb" and source.load(split, index) == image(int(number))
+            assert listing.labels[index] == int(number) % 12
 
 
 def test_a_folder_of_databases_is_converted(
@@ -77,6 +84,28 @@ def test_a_folder_of_databases_is_converted(
     assert {name: split.counts.tolist() for name, split in dataset.splits.items()} == {
         "train": [4, 4, 4], "val": [2, 2, 2], "test": [2, 2, 2],
     }  # fmt: skip
+
+
+def test_keys_are_the_same_when_another_database_arrives(tmp_path: Path) -> None:
+    one = write(tmp_path / "dbs" / "a.lmdb", by_class(range(3)))
+    keys = [f"a.lmdb/{key}" for key in sorted(by_class(range(3)), key=str.encode)]
+    for place in (tmp_path / "dbs", tmp_path / "dbs" / "a.lmdb", one):
+        assert Lmdb({"train": [one]}, top=folder_of(place)).splits["train"].keys == keys
+    other = write(tmp_path / "dbs" / "new" / "b.lmdb", by_class(range(1)), False)
+    both = Lmdb({"train": [one, other]}, top=folder_of(tmp_path / "dbs"))
+    assert both.splits["train"].keys == [*keys, "new/b.lmdb/lynx/000.jpg"]
+
+
+def test_keys_that_are_no_text_are_escaped(tmp_path: Path) -> None:
+    """Numbers as bytes, of which little-endian ones end in zeros; names in Latin-1."""
+    names = [b"\0\0\0\7", b"\7\0\0\0", b"Stra\xdfe"]
+    rows = {name.decode("utf-8", "surrogateescape"): (image(k), k % 2) for k, name in enumerate(names)}
+    write(tmp_path / "a", rows)
+    keys = {"source": tmp_path / "a", "test": 0, "workers": 1}
+    dataset = fastlt.write_dataset("lmdb", tmp_path / "data", **keys)
+    found = {dataset.key("train", row): dataset.data("train", row).tobytes() for row in range(3)}
+    escaped = [r"a/\x00\x00\x00\x07", r"a/\x07\x00\x00\x00", r"a/Stra\udcdfe"]
+    assert found == {key: image(number) for number, key in enumerate(escaped)}
 
 
 class Evil:

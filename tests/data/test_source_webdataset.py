@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pictures import jpeg, picture
@@ -18,7 +19,7 @@ from webdataset.writer import ShardWriter
 import fastlt
 from fastlt.core.errors import UserError
 from fastlt.data.sources.guess import guessed
-from fastlt.data.sources.packed_files import files_by_split
+from fastlt.data.sources.packed_files import files_by_split, folder_of, name_of
 from fastlt.data.sources.webdataset import ENDS, WebDataset
 
 
@@ -98,6 +99,27 @@ def test_converted_for_any_number_of_workers(tars: Path, tmp_path: Path) -> None
     assert part.split("train").label.tolist() == [3, 2, 1, 3, 0, 3]
 
 
+def test_nothing_is_added_twice_when_another_folder_of_tars_arrives(tars: Path, tmp_path: Path) -> None:
+    year, out = tmp_path / "years" / "2024", tmp_path / "data"
+    shutil.copytree(tars, year)
+    dataset = fastlt.write_dataset(year.parent, out, workers=1)
+    assert dataset.key("val", 0) == "2024/val-000000.tar/a.b/0020.jpg"
+    written(tmp_path / "years" / "2025", "train", [1, 2], 40)
+    dataset = fastlt.write_dataset(year.parent, out, append=True, workers=1)
+    assert {split: len(index) for split, index in dataset.splits.items()} == {"train": 8, "val": 2, "test": 1}
+
+
+def test_keys_are_relative_to_what_the_user_names(tmp_path: Path) -> None:
+    below = tmp_path / "a" / "b"
+    tar(below / "0.tar", **{"x.jpg": image(0), "x.cls": "1"})
+    for place in ("a", "a/b/0.tar", "a/*/0.tar", "a/b/{0..1}.tar", "a/b", "a/b/[0-9].tar"):
+        top = folder_of(tmp_path / place)
+        source = WebDataset({"train": [below / "0.tar"]}, top=top)
+        own = "b/0.tar" if place in ("a", "a/*/0.tar") else "0.tar"
+        assert source.splits["train"].keys == [f"{own}/x.jpg"] and source.where("train", 0) == f"{below}/0.tar: x.jpg"
+    assert name_of(below / "0.tar", tmp_path / "c") == "a/b/0.tar"
+
+
 @pytest.mark.skipif(shutil.which("tar") is None, reason="GNU tar is not installed")
 @pytest.mark.parametrize("form", ["gnu", "pax", "ustar"])
 def test_tars_of_gnu_tar(tmp_path: Path, form: str) -> None:
@@ -143,7 +165,7 @@ def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
         ({"./d/a.jpg": image(0), "./d/a.cls": "1"}, {}, "1"),
     ],
 )
-def test_labels(tmp_path: Path, members: dict[str, bytes | str], keys: dict[str, str], expected: str) -> None:
+def test_labels(tmp_path: Path, members: dict[str, bytes | str], keys: dict[str, Any], expected: str) -> None:
     source = WebDataset({"train": [tar(tmp_path / "a.tar", **members)]}, **keys)
     assert source.class_names == [expected] and source.load("train", 0) == image(0)
 
@@ -174,7 +196,7 @@ def test_labels(tmp_path: Path, members: dict[str, bytes | str], keys: dict[str,
     ],
 )
 def test_what_is_refused(
-    tmp_path: Path, members: dict[str, bytes | str], keys: dict[str, str], message: str | None
+    tmp_path: Path, members: dict[str, bytes | str], keys: dict[str, Any], message: str | None
 ) -> None:
     path = tar(tmp_path / "a.tar", **members)
     if message is None:  # the key comes again behind another sample

@@ -32,7 +32,7 @@ from fastlt.data.sources.image_list import ImageList
 from fastlt.data.sources.inaturalist import INaturalist
 from fastlt.data.sources.lmdb_file import Lmdb
 from fastlt.data.sources.long_tail import LongTail
-from fastlt.data.sources.packed_files import files_by_split, files_of
+from fastlt.data.sources.packed_files import files_by_split, files_of, folder_of
 from fastlt.data.sources.parquet import Parquet
 from fastlt.data.sources.shapes import Shapes
 from fastlt.data.sources.webdataset import WebDataset
@@ -196,12 +196,12 @@ def _files(config: ConvertConfig) -> Source:
         return _listed(config)
     if kind == "parquet":
         columns = config.image_column or "", config.label_column or "", config.group_by or ""
-        return Parquet(_packed_files(config, parquet.ENDS), *columns)
+        return Parquet(_packed_files(config, parquet.ENDS), *columns, top=_top(config))
     if kind == "lmdb":
-        return Lmdb(_packed_files(config, lmdb_file.ENDS))
+        return Lmdb(_packed_files(config, lmdb_file.ENDS), top=_top(config))
     if kind == "webdataset":
         columns = config.image_column or "", config.label_column or ""
-        return WebDataset(_packed_files(config, webdataset.ENDS), *columns)
+        return WebDataset(_packed_files(config, webdataset.ENDS), *columns, top=_top(config))
     root = Path(_given(config, "root"))
     if kind == "image_folder":
         for split in ("val", "test"):
@@ -227,6 +227,11 @@ def _packed_files(config: ConvertConfig, ends: Collection[str]) -> dict[str, lis
                 )
             files[split] = files_of(split, path, ends)
     return files
+
+
+def _top(config: ConvertConfig) -> Path:
+    """Returns the folder that keys of such a source are relative to."""
+    return folder_of(Path(_given(config, "source")))
 
 
 def _listed(config: ConvertConfig) -> Source:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from fastlt.core.errors import UserError
+from fastlt.core.words import is_one_line
 from fastlt.data.sources.base import Listing
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -47,6 +48,11 @@ def opened(path: Path, form: str) -> Iterator[BinaryIO]:
 def shown(text: str) -> str:
     """Quotes input for a message: on one line, and of bounded length."""
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
+def escaped(name: str) -> str:
+    """Returns a name from inside a file as part of a key: with escapes if it is more than one line, or no UTF-8."""
+    return name if is_one_line(name) else ascii(name)[1:-1]
 
 
 class FilesBelowRoot:

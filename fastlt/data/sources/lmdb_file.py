@@ -11,9 +11,11 @@ from typing import Any
 from fastlt.core.errors import UserError, first_line
 from fastlt.data.sources.base import SPLITS, Listing
 from fastlt.data.sources.labels import numbered
-from fastlt.data.sources.listed import shown
+from fastlt.data.sources.listed import escaped, shown
+from fastlt.data.sources.packed_files import name_of
 
-ENDS = ("data.mdb", ".lmdb")  # a database is a folder with data.mdb in it, or a file
+_FILE = "data.mdb"
+ENDS = (_FILE, ".lmdb")  # a database is a folder with data.mdb in it, or a file
 _PICKLE = b"\x80"  # the first byte of a pickle of protocol 2 or later; no image file begins with it
 _SHOWN = 60  # characters of a key that messages show
 
@@ -24,11 +26,13 @@ class Lmdb:
 
     files: {split: database files}; `train` is required.
     name: the name of the data set.
+    top: the folder that keys are relative to; by default the one that contains all databases.
 
     Two layouts are read. Either a value is an image file and its key is `CLASS/...`; or a value is a pickle of
     (image file, label), label a number or a text, as scripts for ImageNet write it. Keys that begin with `__`, such as
     `__len__`, are skipped. Classes are sorted by name, or by value if all are numbers. Samples keep the order of the
-    database, which is that of the keys' bytes.
+    database, which is that of the keys' bytes. The key of a listing is `DATABASE/KEY`; DATABASE is relative to `top`,
+    and KEY has escapes if it is no line of UTF-8.
 
     A pickle can name code to run. Nothing that is named is run here: a value that names anything is refused.
 
@@ -40,19 +44,23 @@ class Lmdb:
 
     files: Mapping[str, list[Path]]
     name: str = "images"
+    top: Path | None = None
     class_names: list[str] = field(init=False, compare=False, repr=False)
     splits: dict[str, Listing] = field(init=False, compare=False, repr=False)
     _reader: "_Reader" = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         files = {split: [Path(file) for file in self.files[split]] for split in SPLITS if split in self.files}
+        databases = {file: file.parent if file.name == _FILE else file for own in files.values() for file in own}
+        top = self.top or Path(os.path.commonpath([database.parent for database in databases.values()]))
         reader, keys, labels, places = _Reader(), {}, {}, {}
         for split, own in files.items():
             keys[split], labels[split], places[split] = [], [], []
             for file in own:
+                name = name_of(databases[file], top)
+                name = databases[file].resolve().name if name == "." else name  # `top` is the folder of a database
                 for key, label in reader.samples(file):
-                    text = key.decode("utf-8", "surrogateescape")
-                    keys[split].append(text if len(own) == 1 else f"{file.parent.name}/{file.name}/{text}")
+                    keys[split].append(f"{name}/{escaped(key.decode('utf-8', 'surrogateescape'))}")
                     labels[split].append(label)
                     places[split].append((file, key))
             if not keys[split]:
@@ -65,7 +73,7 @@ class Lmdb:
         reader.places = places
         splits = {split: Listing(keys[split], classes[split]) for split in files}
         for attribute, value in (
-            ("files", files), ("class_names", class_names), ("splits", splits), ("_reader", reader),
+            ("files", files), ("top", top), ("class_names", class_names), ("splits", splits), ("_reader", reader),
         ):  # fmt: skip
             object.__setattr__(self, attribute, value)
 

@@ -1,6 +1,7 @@
 """Finds the files of sources that pack many images into each file, such as Parquet files or tars, and their splits."""
 
 import glob
+import itertools
 import os
 import re
 from collections.abc import Collection
@@ -51,6 +52,38 @@ def files_by_split(key: str, place: Path, ends: Collection[str], tell: bool = Tr
 def files_of(key: str, place: Path, ends: Collection[str]) -> list[Path]:
     """Returns the sorted files that `place` names, whatever their names are. Arguments are those of files_by_split."""
     return _files(key, place, ends, True)[0]
+
+
+def folder_of(place: Path) -> Path:
+    """Returns the folder that keys of the files in `place` are relative to: `place`, or where its pattern begins.
+
+    Which files there are does not matter, so that keys remain as they are when further files and folders arrive.
+    """
+    if place.is_dir():
+        return place
+    return (
+        place.parent if place.exists() else Path(*itertools.takewhile(lambda part: not is_pattern(part), place.parts))
+    )
+
+
+def name_of(file: Path, top: Path) -> str:
+    """Returns the name of a file, or of a folder, in keys: its path relative to `top`, or to a folder above both."""
+    name = os.path.relpath(file, top)
+    while name.startswith("../"):
+        name = name[3:]
+    return name
+
+
+def state_of(file: Path) -> tuple[int, int]:
+    """Returns (size, time of the last change) of a file, by which a change is noticed.
+
+    Raises UserError if it is gone.
+    """
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    return status.st_size, status.st_mtime_ns
 
 
 def is_pattern(place: str) -> bool:

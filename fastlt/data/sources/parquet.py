@@ -16,6 +16,8 @@ from fastlt.core.errors import UserError, first_line
 from fastlt.data.sources.base import SPLITS, Listing
 from fastlt.data.sources.csv_rows import LABEL_NAMES
 from fastlt.data.sources.labels import named, numbered
+from fastlt.data.sources.listed import escaped
+from fastlt.data.sources.packed_files import name_of, state_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,18 +39,19 @@ class Parquet:
         else the column with a usual name (`label`, `class`, ...).
     group_by: a column whose values become the groups of a listing; ignored if there is no column of this name.
     name: the name of the data set.
+    top: the folder that keys are relative to; by default the one that contains all files.
 
     If the schema's metadata (`huggingface`) has the names of the classes, class indices are those of the column, except
     that names without any image are left out. Otherwise classes are sorted by name, or by value if all are numbers.
-    Samples keep the order of the rows. A key is `FILE/ROW`, or `FILE/ROW/PATH` if the image has a
-    path; FILE is relative to the folder that contains all files.
+    Samples keep the order of the rows. A key is `FILE/ROW`, or `FILE/ROW/PATH` if the image has a path; FILE is
+    relative to `top`.
 
     Images are read a few rows at a time, never a whole file. The unit of reading is a page of the file, which bounds
     the memory.
 
     Raises UserError for a file that is no Parquet file, columns that are missing or not clear, differing columns or
     class names, an empty file of a split, and a label that is missing or unknown. `load` raises OSError for a row
-    without bytes of an image.
+    without bytes of an image, and UserError if the file has changed since it was listed.
 
     Example: Parquet({"train": [Path("data/train-00000-of-00001.parquet")]}).class_names
     """
@@ -58,6 +61,7 @@ class Parquet:
     label_column: str = ""
     group_by: str = ""
     name: str = "images"
+    top: Path | None = None
     class_names: list[str] = field(init=False, compare=False, repr=False)
     splits: dict[str, Listing] = field(init=False, compare=False, repr=False)
     _reader: "_Reader" = field(init=False, compare=False, repr=False)
@@ -68,13 +72,14 @@ class Parquet:
         image = _image_column(files["train"][0], schema, self.image_column)
         label, names = _label_column(files["train"][0], schema, self.label_column)
         group = self.group_by if self.group_by in schema.names else ""
-        starts, keys, labels, groups = {}, {}, {}, {}
-        top = os.path.commonpath([file.parent for own in files.values() for file in own])
+        starts, keys, labels, groups, states = {}, {}, {}, {}, {}
+        top = self.top or Path(os.path.commonpath([file.parent for own in files.values() for file in own]))
         for split, own in files.items():
-            starts[split], keys[split], labels[split], groups[split] = [0], [], [], []
+            starts[split], keys[split], labels[split], groups[split], states[split] = [0], [], [], [], []
             for file in own:
                 _check_schema(file, _schema(file), schema, (image, label), files["train"][0])
-                rows = _columns(file, os.path.relpath(file, top), image, label, group)
+                states[split].append(state_of(file))
+                rows = _columns(file, name_of(file, top), image, label, group)
                 keys[split] += rows[0]
                 labels[split] += [rows[1]]
                 groups[split] += rows[2]
@@ -93,16 +98,18 @@ class Parquet:
         splits = {split: Listing(keys[split], classes[split], groups[split] or None) for split in files}
         for attribute, value in (
             ("files", files),
+            ("top", top),
             ("image_column", image),
             ("label_column", label),
             ("class_names", class_names),
             ("splits", splits),
-            ("_reader", _Reader(files, starts, image)),
+            ("_reader", _Reader(files, states, starts, image)),
         ):
             object.__setattr__(self, attribute, value)
 
     def load(self, split: str, index: int) -> bytes:
-        """Returns the unchanged bytes of an image's file. Raises OSError if the row has none, or cannot be read."""
+        """Returns the unchanged bytes of an image's file. Raises OSError if the row has none, or cannot be read, and
+        UserError if the file has changed since it was listed."""
         return self._reader.image(split, index)
 
     def where(self, split: str, index: int) -> str:
@@ -115,29 +122,41 @@ class Parquet:
 class _Reader:
     """Reads images by row. Every process opens files of its own.
 
-    files: {split: its files}. starts: for each split the first row of every file, and the number of rows. column: of
-    the images.
+    files: {split: its files}. states: {split: the `state_of` each file when it was listed}. starts: for each split the
+    first row of every file, and the number of rows. column: of the images.
     """
 
-    def __init__(self, files: dict[str, list[Path]], starts: dict[str, list[int]], column: str):
-        self.files, self.starts, self._column = files, starts, column
+    def __init__(
+        self,
+        files: dict[str, list[Path]],
+        states: dict[str, list[tuple[int, int]]],
+        starts: dict[str, list[int]],
+        column: str,
+    ):
+        self.files, self._states, self.starts, self._column = files, states, starts, column
         self._process = os.getpid()
         self._cursors: dict[tuple[str, int], _Cursor] = {}  # by split and number of the file, the last used one last
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Reader, (self.files, self.starts, self._column)
+        return _Reader, (self.files, self._states, self.starts, self._column)
 
     def image(self, split: str, index: int) -> bytes:
-        """Returns the bytes of an image. Raises OSError if the row has none, or if the file cannot be read."""
+        """Returns the bytes of an image. Raises OSError if the row has none, or if the file cannot be read.
+
+        Raises UserError if the file has changed: another image may be in this row now.
+        """
         if self._process != os.getpid():
             self._process, self._cursors = os.getpid(), {}
         number = bisect.bisect_right(self.starts[split], index) - 1
+        path = self.files[split][number]
+        if state_of(path) != self._states[split][number]:
+            raise UserError(f"{path} has changed since it was listed: leave it alone, and give the command again")
         cursor = self._cursors.pop((split, number), None)
         try:
-            cursor = cursor or _Cursor(self.files[split][number], self._column)
+            cursor = cursor or _Cursor(path, self._column)
             value = cursor.value(index - self.starts[split][number])
         except (*_broken(), StopIteration, IndexError) as error:
-            raise OSError(f"the file cannot be read, or has changed ({first_line(error)})") from None
+            raise OSError(f"the file cannot be read ({first_line(error)})") from None
         self._cursors[split, number] = cursor
         if len(self._cursors) > _OPEN:
             del self._cursors[next(iter(self._cursors))]
@@ -324,13 +343,9 @@ def _columns(
         keys = [f"{name}/{row}" for row in range(table.num_rows)]
         if path:
             paths = (row and row["path"] for row in table.column(image).to_pylist())
-            keys = [f"{key}/{_one_line(name)}" if name else key for key, name in zip(keys, paths, strict=True)]
+            keys = [f"{key}/{escaped(name)}" if name else key for key, name in zip(keys, paths, strict=True)]
         groups = [str(value) for value in table.column(group).to_pylist()] if group else []
         return keys, table.column(label), groups
-
-
-def _one_line(path: str) -> str:
-    return path if path.isprintable() else ascii(path)[1:-1]
 
 
 def _joined(columns: "list[pa.ChunkedArray]", names: list[str], split: str, where: Any) -> np.ndarray | list[str]:

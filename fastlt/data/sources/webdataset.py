@@ -13,10 +13,12 @@ import numpy as np
 
 from fastlt.core.errors import UserError, first_line
 from fastlt.core.log import Progress
+from fastlt.core.words import is_one_line
 from fastlt.data.sources.base import SPLITS, Listing
 from fastlt.data.sources.csv_rows import LABEL_NAMES
 from fastlt.data.sources.labels import numbered
 from fastlt.data.sources.listed import repeated, shown
+from fastlt.data.sources.packed_files import name_of, state_of
 from fastlt.data.sources.tar_file import BROKEN, open_plain_tar
 from fastlt.data.sources.walk import LeftOut, is_image
 
@@ -44,13 +46,13 @@ class WebDataset:
     label_column: the extension of members that hold a label, such as `cls`, or the name of a value in the JSON of
         `.json` members. By default `cls`, else an extension or a name of JSON such as `label` or `class`.
     name: the name of the data set.
+    top: the folder that keys are relative to; by default the one that contains all tars.
 
     Members that follow each other and have the same key are a sample. The key is the name of a member up to the first
     dot behind the last slash, and the rest is the extension. Other members of a sample are not used. A label is a name
     or a number; classes are sorted by name, or by value if all are numbers.
 
-    Samples keep the order of the tars. The key of a listing is `TAR/KEY.EXTENSION`; TAR is relative to the folder that
-    contains all tars.
+    Samples keep the order of the tars. The key of a listing is `TAR/KEY.EXTENSION`; TAR is relative to `top`.
 
     Raises UserError, naming tar and sample, for a tar that is damaged, truncated or compressed, for a sample without
     label or image, for several extensions of images, and for a key that occurs twice; and if a tar changes before
@@ -63,6 +65,7 @@ class WebDataset:
     image_column: str = ""
     label_column: str = ""
     name: str = "images"
+    top: Path | None = None
     class_names: list[str] = field(init=False, compare=False, repr=False)
     splits: dict[str, Listing] = field(init=False, compare=False, repr=False)
     _tars: dict[str, list[tuple[Path, int, int]]] = field(init=False, compare=False, repr=False)  # path, size, time
@@ -71,7 +74,7 @@ class WebDataset:
     def __post_init__(self) -> None:
         files = {split: [Path(file) for file in self.files[split]] for split in SPLITS if split in self.files}
         every = [file for own in files.values() for file in own]
-        top = os.path.commonpath([file.parent for file in every])
+        top = self.top or Path(os.path.commonpath([file.parent for file in every]))
         left_out, columns, keys, labels, tars = LeftOut(top), {}, {}, {}, {}
         # The extension of images, once it is known: that of the first sample holds for all.
         fields = _Fields(self.image_column.lower().lstrip("."), self.label_column.lstrip("."))
@@ -79,8 +82,8 @@ class WebDataset:
             for split, own in files.items():
                 columns[split], keys[split], labels[split], tars[split] = [], [], [], []
                 for number, file in enumerate(own):
-                    name = os.path.relpath(file, top)
-                    tars[split].append((file, *_state(file)))
+                    name = name_of(file, top)
+                    tars[split].append((file, *state_of(file)))
                     for sample in _samples(file, left_out):
                         image, label = fields.of(sample)
                         columns[split].append((number, image.offset_data, image.size))
@@ -99,6 +102,7 @@ class WebDataset:
         class_names, classes = numbered(labels, where, str(every[0]))
         for attribute, value in (
             ("files", files),
+            ("top", top),
             ("class_names", class_names),
             ("splits", {split: Listing(keys[split], classes[split]) for split in files}),
             ("_tars", tars),
@@ -125,7 +129,8 @@ class WebDataset:
     def where(self, split: str, index: int) -> str:
         """Returns the path of the tar and the name of the image in it."""
         path = self._tars[split][int(self._columns[split][index, 0])][0]
-        return f"{path}: {self.splits[split].keys[index].removeprefix(path.name + '/')}"
+        assert self.top is not None
+        return f"{path}: {self.splits[split].keys[index].removeprefix(name_of(path, self.top) + '/')}"
 
 
 class _Sample(NamedTuple):
@@ -205,21 +210,12 @@ def _content(sample: _Sample, end: str) -> bytes:
         return os.pread(file.fileno(), member.size, member.offset_data)
 
 
-def _state(file: Path) -> tuple[int, int]:
-    """Returns (size, time of the last change) of a file, by which a change is noticed."""
-    try:
-        status = file.stat()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    return status.st_size, status.st_mtime_ns
-
-
 def _samples(file: Path, left_out: LeftOut) -> Iterator[_Sample]:
     """Yields the samples of a tar that have more than one member or an image, in order."""
     sample = _Sample(file, "", {})
     for member in _members(file):
         match = _NAME.fullmatch(member.name) if member.isreg() else None
-        if not match or not member.name.isprintable() or member.issparse():
+        if not match or not is_one_line(member.name) or member.issparse():
             if not member.isdir():
                 left_out.add(f"{file.name}/{member.name}", "member", " of no sample")
             continue
