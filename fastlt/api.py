@@ -59,8 +59,8 @@ def write_dataset(
         - The images themselves, or a dict such as {"train": images, "test": images}: an iterable of (image, label)
           pairs; a map-style dataset such as those of torchvision (without a transform), whose images are fetched one
           by one; or a table of pandas, polars or pyarrow with a column of images and one of labels. An image is a path,
-          the bytes of an image file, a uint8 array [H, W, 3] or a PIL image. Triples (image, label, group), or a column
-          group_by= of a table, keep images of a group in one split.
+          the bytes of an image file, a uint8 array [H, W, 3] or a PIL image, whose pixels become those of its file.
+          Triples (image, label, group), or a column group_by= of a table, keep images of a group in one split.
     out: the folder of the dataset.
     keys: keys of `python -m fastlt.convert`, such as split=(0.7, 0.1, 0.2), seed=, source=, root=, encode= or
         workers=.

@@ -59,6 +59,8 @@ class Evaluation:
             return self.input(decode(Path(path).read_bytes(), self.encoding))
         except BadImage as error:
             return str(error)
+        except MemoryError:
+            return "no memory left to decode it"
         except OSError as error:
             return error.strerror or str(error)
         except ValueError as error:  # a NUL byte in the name

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from nvidia.dali import Pipeline, fn, types
-from pictures import jpeg, picture
+from pictures import Pictures, jpeg, picture
 from PIL import Image, ImageCms, features
 
 from fastlt.core.errors import UserError
+from fastlt.data.convert.workers import encode_sample
 from fastlt.data.plugins import missing_plugin, register_plugins
 from fastlt.data.shards import format as layout
 from fastlt.data.shards.encode import BadImage, Encoding, decode, encode
@@ -490,6 +491,18 @@ def test_too_many_pixels_are_refused_before_decoding(monkeypatch: pytest.MonkeyP
     assert (encode(jpeg(PIXELS), Encoding(max_pixels=5400)).width, Image.MAX_IMAGE_PIXELS) == (90, 5400)
     with pytest.raises(UserError, match=r"^max_pixels=0: it must be at least 1$"):
         Encoding(max_pixels=0)
+
+
+def test_want_of_memory_makes_no_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object) -> None:
+        raise MemoryError
+
+    source = Pictures()
+    monkeypatch.setattr(Image, "open", none_left)
+    with pytest.raises(MemoryError):
+        encode(jpeg(PIXELS), Encoding())
+    with pytest.raises(UserError, match=r"größe 3\.jpg: there was no memory left to decode it: give the same command"):
+        encode_sample(source, Encoding(), "train", 3, raw=False)
 
 
 SMALL = Image.fromarray(PIXELS[:7, :9])

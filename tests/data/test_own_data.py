@@ -18,6 +18,7 @@ from PIL import Image
 import fastlt
 from fastlt.convert import main
 from fastlt.core.errors import UserError
+from fastlt.data.shards.format import PNG, RAW
 from fastlt.data.shards.reader import Dataset
 from fastlt.data.sources.examples import Examples
 
@@ -169,8 +170,9 @@ def test_map_style_datasets(tmp_path: Path, targets: bool) -> None:
     train, test = MapStyle(12, targets), MapStyle(3, targets)
     dataset = fastlt.write_dataset({"train": train, "test": test}, tmp_path / "data", workers=1)
     assert counts(dataset) == {"train": [4, 4, 4], "test": [1, 1, 1]} and dataset.class_names == ["0", "1", "2"]
-    # Every image once, those that look like an image of test again, and once more for labels without `targets`.
-    assert train.fetched == (12 if targets else 24) + 3
+    # Every image once, those that look like an image of test again, and once more for labels without `targets`; with
+    # them the first image of each class.
+    assert train.fetched == (12 + 3 if targets else 24) + 3
     place = keys(dataset)["train"].index("train/7")
     np.testing.assert_array_equal(dataset.pixels("train", place), picture(7, 20, 24))
     divided = fastlt.write_dataset(train, tmp_path / "divided", workers=1)
@@ -181,6 +183,41 @@ def test_classes_of_a_map_style_dataset(tmp_path: Path) -> None:
     named = MapStyle(12, classes=["zebra", "ant", "cat", "never"])
     dataset = fastlt.write_dataset({"train": named, "test": named}, tmp_path / "data", workers=1)
     assert dataset.class_names == ["zebra", "ant", "cat"] and counts(dataset)["test"] == [4, 4, 4]
+
+
+def test_every_dataset_numbers_its_classes_in_its_own_way(photos: Path, tmp_path: Path) -> None:
+    """As ImageFolder does where the folder of test lacks a class."""
+    for name in ("bee", "cat"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        (tmp_path / "test" / name / "0.jpg").write_bytes((photos / name / "0.jpg").read_bytes())
+    train, test = (torchvision.datasets.ImageFolder(str(root)) for root in (photos, tmp_path / "test"))
+    given: dict[str, Any] = {"train": train, "test": test}
+    dataset = fastlt.write_dataset(given, tmp_path / "data", workers=1)
+    assert dataset.class_names == list(COUNTS) and counts(dataset)["test"] == [0, 1, 1, 0]
+    other = {**given, "test": MapStyle(3, classes=["cat", "wasp"])}
+    other["test"].targets = other["test"].targets % 2
+    with pytest.raises(UserError, match="label wasp of test is no class: allowed are ant, bee, cat, dog"):
+        fastlt.write_dataset(other, tmp_path / "no", workers=1)
+
+
+@pytest.mark.parametrize("kind", ["target_transform", "samples", "own"])
+def test_labels_are_those_that_the_items_have(photos: Path, tmp_path: Path, kind: str) -> None:
+    class Halved(MapStyle):
+        target_transform = staticmethod(lambda label: label // 2)
+
+        def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+            image, label = super().__getitem__(index)
+            return image, label // 2
+
+    one: Any = Halved(12, classes=["zebra", "ant", "cat"])
+    expected = [8, 4]
+    if kind == "own":
+        del Halved.target_transform, one.classes
+    if kind == "samples":
+        one = torchvision.datasets.ImageFolder(str(photos), target_transform=lambda label: label // 2)
+        expected = [15, 3]
+    dataset = fastlt.write_dataset({"train": one, "test": one}, tmp_path / "data", workers=1)
+    assert dataset.class_names == ["0", "1"] and counts(dataset)["test"] == expected
 
 
 def test_torchvision(photos: Path, tmp_path: Path) -> None:
@@ -243,6 +280,43 @@ def test_tables(library: str, photos: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             fastlt.write_dataset(make(wrong), tmp_path / "no")
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "keys"),
+    [
+        ("png", "I;16", {}),
+        ("tiff", "F", {}),
+        ("png", "RGBA", {"background": "white"}),
+        ("jpg", "RGB", {"orientation": "apply"}),
+        ("tiff", "RGB", {"orientation": "apply", "max_short_side": 15, "encode": "png"}),
+        ("png", "P", {}),
+    ],
+)
+def test_a_pil_image_is_stored_as_its_file(tmp_path: Path, kind: str, mode: str, keys: dict[str, Any]) -> None:
+    path, pixels = tmp_path / f"a.{kind}", picture(0, 20, 30)
+    grey = pixels[..., 0]
+    image = Image.fromarray({"I;16": np.uint16(grey) * 250, "F": np.float32(grey) / 255}.get(mode, pixels))
+    if mode in ("RGBA", "P"):
+        image.putalpha(Image.fromarray(grey))
+        image = image if mode == "RGBA" else image.quantize(16)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    image.save(path, **({"exif": turned} if keys.get("orientation") else {}))
+    given = Image.open(path)
+    before = given.info.copy(), given.size
+    options: dict[str, Any] = {"test": 0, "workers": 1, **keys}
+    file, pil = (
+        fastlt.write_dataset({"train": [(one, "x")]}, tmp_path / name, **options)
+        for name, one in (("file", path), ("pil", given))
+    )
+    assert pil.split("train").encoding[0] == (PNG if "encode" in keys else RAW)
+    with Image.open(io.BytesIO(file.data("train", 0).tobytes())) as expected:
+        found = (
+            pil.pixels("train", 0) if "encode" not in keys else Image.open(io.BytesIO(pil.data("train", 0).tobytes()))
+        )
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+    assert pil.about["colours"] == file.about["colours"] and (given.info, given.size) == before
 
 
 def test_triples_keep_groups_together(tmp_path: Path) -> None:

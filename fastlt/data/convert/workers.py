@@ -139,6 +139,11 @@ def encode_sample(source: Source, encoding: Encoding, split: str, place: int, ra
         return str(error)
     except OSError as error:
         return error.strerror or str(error)
+    except MemoryError:  # the machine's want of memory makes no bad image
+        raise UserError(
+            f"{source.where(split, place)}: there was no memory left to decode it: give the same command with fewer "
+            "workers=, or a smaller max_pixels="
+        ) from None
     return Stored(image, zlib.crc32(image.data))
 
 

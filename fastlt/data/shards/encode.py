@@ -125,17 +125,21 @@ class Encoding:
             raise UserError(f"orientation={self.orientation} is unknown: allowed are {', '.join(ORIENTATIONS)}")
 
 
-def encode(found: bytes | np.ndarray, encoding: Encoding) -> Encoded:
+def encode(found: bytes | np.ndarray | Image.Image, encoding: Encoding) -> Encoded:
     """Encodes an image for storage.
 
-    found: the bytes of an image file, or uint8 [H, W, 3] pixels. Raises BadImage with the reason if it does not decode.
+    found: the bytes of an image file, uint8 [H, W, 3] pixels, or an image of Pillow, whose pixels are stored as those
+    of its file would be. Raises BadImage with the reason if it does not decode.
     """
-    if isinstance(found, np.ndarray):
-        image = _resized(Image.fromarray(found), _stored_size(found.shape[1::-1], encoding))
-        stored = _encode_pixels(image, "raw" if encoding.kind == "keep" else encoding.kind, encoding.quality, "")
-    else:
+    if isinstance(found, bytes):
         with _opened(found, encoding.max_pixels) as image:
             stored = _encode_file(found, image, encoding)
+    else:
+        if isinstance(found, np.ndarray):
+            pixels, colour = _resized(Image.fromarray(found), _stored_size(found.shape[1::-1], encoding)), ""
+        else:
+            pixels, colour = _given_pixels(found, encoding), _colour(b"", found)
+        stored = _encode_pixels(pixels, "raw" if encoding.kind == "keep" else encoding.kind, encoding.quality, colour)
     if not encoding.seek_table or stored.encoding != layout.JPEG:
         return stored
     from fastlt.kernels.jpeg_seek import with_seek_table  # imported here because it imports Numba
@@ -143,39 +147,58 @@ def encode(found: bytes | np.ndarray, encoding: Encoding) -> Encoded:
     return replace(stored, data=with_seek_table(stored.data))
 
 
-def decode(found: bytes, encoding: Encoding) -> np.ndarray:
+def decode(found: bytes | Image.Image, encoding: Encoding) -> np.ndarray:
     """Returns the pixels, uint8 [H, W, 3], that the pipeline would decode if the image were stored with `encoding`.
 
-    It is used for images that are read without a conversion. found: the bytes of an image file. Raises BadImage for the
-    same files as `encode`.
+    It is used for images that are read without a conversion. found: the bytes of an image file, or an image of Pillow.
+    Raises BadImage for the same images as `encode`.
     """
+    if isinstance(found, Image.Image):
+        return _decoded(_given_pixels(found, encoding), encoding)
     with _opened(found, encoding.max_pixels) as image:
         _plain(found, image)
-        pixels = _stored_pixels(image, encoding)
-        if encoding.kind == "jpeg":
-            stored = _encode_pixels(pixels, "jpeg", encoding.quality, "").data
-            pixels = Image.open(io.BytesIO(stored)).convert("RGB")
-        return np.asarray(pixels)
+        return _decoded(_stored_pixels(image, encoding, _turn(image, encoding)), encoding)
+
+
+def _decoded(pixels: Image.Image, encoding: Encoding) -> np.ndarray:
+    if encoding.kind == "jpeg":
+        stored = _encode_pixels(pixels, "jpeg", encoding.quality, "").data
+        pixels = Image.open(io.BytesIO(stored)).convert("RGB")
+    return np.asarray(pixels)
+
+
+def _given_pixels(image: Image.Image, encoding: Encoding) -> Image.Image:
+    """Returns the pixels of an image that the user has opened, as they are stored."""
+    with _refusals(b"", encoding.max_pixels):
+        _check_size(image, encoding.max_pixels)
+        turn = _turn(image, encoding)  # of a TIFF, a copy does not tell it
+        return _stored_pixels(image.copy(), encoding, turn)  # of a copy, as the user's own must stay as it is
 
 
 @contextmanager
 def _opened(found: bytes, limit: int) -> Iterator[Image.Image]:
     """Opens an image file and checks its size (context manager).
 
-    All exceptions of Pillow, also in the body of the `with` statement, become BadImage.
+    All exceptions of Pillow, also in the body of the `with` statement, become BadImage; a MemoryError stays one.
     """
     if not found:
         raise BadImage("the file is empty")
     register_plugins()
+    with _refusals(found, limit), Image.open(io.BytesIO(found)) as image:
+        _check_size(image, limit)
+        yield image
+
+
+@contextmanager
+def _refusals(found: bytes, limit: int) -> Iterator[None]:
+    """Lets Pillow decode images of up to `limit` pixels, and turns its exceptions into BadImage (context manager)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata only; real problems raise exceptions
         if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
             Image.MAX_IMAGE_PIXELS = limit  # Pillow raises at twice this number; the limit is not lowered again
         try:
-            with Image.open(io.BytesIO(found)) as image:
-                _check_size(image, limit)
-                yield image
-        except BadImage:
+            yield
+        except (BadImage, MemoryError):
             raise
         except Image.UnidentifiedImageError:
             raise BadImage(_why_unknown(found)) from None
@@ -204,7 +227,8 @@ def _encode_file(found: bytes, image: Image.Image, encoding: Encoding) -> Encode
     plain = _plain(found, image)
     width, height = image.size
     colour = _colour(found, image)
-    as_found = plain and image.mode in ("RGB", "L") and _turn(image, encoding) is None
+    turn = _turn(image, encoding)
+    as_found = plain and image.mode in ("RGB", "L") and turn is None
     if encoding.kind in ("keep", "link") and as_found:
         code = layout.PNG if image.format == "PNG" else layout.JPEG
         if not encoding.check:
@@ -216,15 +240,17 @@ def _encode_file(found: bytes, image: Image.Image, encoding: Encoding) -> Encode
     if encoding.kind == "link":
         kind = f"{colour} {image.format}".strip()
         raise BadImage(f"this {kind} cannot stay as it is: encode=keep would store it as PNG")
-    pixels = _stored_pixels(image, encoding)
+    pixels = _stored_pixels(image, encoding, turn)
     if _has_frames(image):
         colour = f"{colour}, {FIRST_FRAME}" if colour else FIRST_FRAME
     return _encode_pixels(pixels, "png" if encoding.kind == "keep" else encoding.kind, encoding.quality, colour)
 
 
-def _stored_pixels(image: Image.Image, encoding: Encoding) -> Image.Image:
-    """Returns the pixels of an opened file as they are re-encoded: RGB, scaled down and turned upright if asked for."""
-    turn = _turn(image, encoding)
+def _stored_pixels(image: Image.Image, encoding: Encoding, turn: Image.Transpose | None) -> Image.Image:
+    """Returns the pixels of an opened file as they are re-encoded: RGB, scaled down and turned upright if asked for.
+
+    turn: what turns them upright (see `_turn`).
+    """
     size = _stored_size(image.size, encoding)
     if size != image.size:  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is still twice the wanted size
         image.draft(None, (_REDUCING_GAP * size[0], _REDUCING_GAP * size[1]))
@@ -267,7 +293,7 @@ def _rgb(image: Image.Image, background: str) -> Image.Image:
 
 def _colour(found: bytes, image: Image.Image) -> str:
     """Returns the colour type for the counts in dataset.json: `16-bit`, else the channels; "" for 8-bit RGB."""
-    if image.mode.startswith("I") or (image.format == "PNG" and found[24] == 16):
+    if image.mode.startswith("I") or (image.format == "PNG" and found[24:25] == b"\x10"):
         return "16-bit"
     return "" if image.mode == "RGB" else _COLOURS.get(image.mode, image.mode.lower())
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {  # usual names of folders, files and table values for each split
@@ -76,8 +77,8 @@ class Source(Protocol):
         """The samples of every split. `train` is required."""
         ...
 
-    def load(self, split: str, index: int) -> bytes | np.ndarray:
-        """Returns sample `index` of `split`: the unchanged bytes of its file, or uint8 [H, W, 3] pixels.
+    def load(self, split: str, index: int) -> bytes | np.ndarray | Image.Image:
+        """Returns sample `index` of `split`: the unchanged bytes of its file, uint8 [H, W, 3] pixels, or a PIL image.
 
         Raises OSError if the sample cannot be read.
         """
@@ -102,7 +103,7 @@ class Derived:
         """Returns (split, position) of a sample in the source it comes from."""
         return split, index
 
-    def load(self, split: str, index: int) -> bytes | np.ndarray:
+    def load(self, split: str, index: int) -> bytes | np.ndarray | Image.Image:
         """Loads a sample from the source it comes from; see `Source.load`."""
         return self.source.load(*self.origin(split, index))
 

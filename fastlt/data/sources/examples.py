@@ -70,25 +70,24 @@ class Examples:
         if len(missing):
             raise UserError(f"class {names[missing[0]]} has no training image: every class needs one")
 
-    def load(self, split: str, index: int) -> bytes | np.ndarray:
-        """Returns the unchanged bytes of an image's file, or uint8 [H, W, 3] pixels.
+    def load(self, split: str, index: int) -> bytes | np.ndarray | Image.Image:
+        """Returns the unchanged bytes of an image's file, uint8 [H, W, 3] pixels, or the PIL image that was given.
 
         Raises OSError for a file that cannot be read, for an array of another dtype or shape, and for any other type.
         """
         image = self.examples[split][index]  # type: ignore[index]
         if isinstance(image, Item):
             image = image.fetch()
-        if isinstance(image, bytes):
+        if isinstance(image, bytes | Image.Image):
             return image
         if isinstance(image, str | Path):
             return Path(image).read_bytes()
-        if not isinstance(image, np.ndarray | Image.Image):
+        if not isinstance(image, np.ndarray):
             kind = type(image).__name__
             raise OSError(f"an image is a path, bytes, a uint8 array [H, W, 3] or a PIL image, this one is a {kind}")
-        pixels = np.asarray(image if isinstance(image, np.ndarray) else image.convert("RGB"))
-        if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
-            raise OSError(f"an array is uint8 [H, W, 3] or [H, W], this one is {pixels.dtype} {list(pixels.shape)}")
-        return np.ascontiguousarray(pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2))
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+            raise OSError(f"an array is uint8 [H, W, 3] or [H, W], this one is {image.dtype} {list(image.shape)}")
+        return np.ascontiguousarray(image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2))
 
     def where(self, split: str, index: int) -> str:
         """Returns the key of a sample, and its path if it has one."""

@@ -37,16 +37,18 @@ def given_examples(splits: dict[str, Any], columns: Columns, root: Path | None) 
 
     Pairs are (image, label) or (image, label, group).
     A map-style dataset has `len` and gives (image, label) for an index, as those of torchvision do. Its images are
-        fetched one by one when they are converted. Labels are its `targets` if it has them, else every item is fetched
-        once more to see its label. A folder dataset of torchvision (`samples`) gives the files themselves. If labels
-        are numbers and `classes` is a list of texts, these are the names of the classes.
+        fetched one by one when they are converted. Labels are its `targets` (after its `target_transform`) if it has
+        them and an item of each class agrees, else every item is fetched once more to see its label. A folder dataset
+        of torchvision (`samples`) gives the files themselves. If labels are numbers and `classes` is a list of texts,
+        these are the names of the classes. Every dataset numbers them in its own way; one without names of its own has
+        the numbers of train.
     A table of pandas, polars or pyarrow has a column of images (paths or anything else that is an image) and one of
         labels, which are found as those of a CSV table are. A column of splits divides a table that is given as train.
 
     columns: the names of the columns of tables. root: the folder that paths in tables are relative to.
     """
     found: dict[str, Iterable[tuple[Any, ...]]] = {}
-    names: list[str] = []
+    told: dict[str, list[str]] = {}
     for split, one in splits.items():
         if is_table(one):
             for own, rows in _rows_of_table(one, split, columns, root).items():
@@ -54,19 +56,28 @@ def given_examples(splits: dict[str, Any], columns: Columns, root: Path | None) 
                     raise UserError(f"there are two sources of {own}: the table of {split} has rows of it, too")
                 found[own] = rows
         elif _is_map_style(one):
-            told = getattr(one, "classes", None)
             found[split] = list(_items(one))
-            if isinstance(told, list | tuple) and all(isinstance(name, str) for name in told):
-                present = {label for _, label in found[split] if not isinstance(label, str)}
-                if present and max(present) < len(told) and split == "train":
-                    names = list(told)
+            if names := _names_of(one, found[split]):
+                told[split] = names
         else:
             found[split] = one
+    names = told.get("train", [])
     if names:  # numbers become names, so that a class without an image does not shift the others
-        found = {split: [_with_name(pair, names) for pair in pairs] for split, pairs in found.items()}
+        found = {split: [_with_name(pair, told.get(split, names)) for pair in pairs] for split, pairs in found.items()}
         used = {pair[1] for pair in found["train"]}
         names = [name for name in names if name in used]
     return Given(found, names)
+
+
+def _names_of(dataset: Any, pairs: Iterable[tuple[Any, ...]]) -> list[str]:
+    """Returns the names that `classes` of a map-style dataset gives to its numbers; [] if it gives none."""
+    told = getattr(dataset, "classes", None)
+    if not isinstance(told, list | tuple) or not all(isinstance(name, str) for name in told):
+        return []
+    if getattr(dataset, "target_transform", None) is not None:  # its numbers are other ones than those of `classes`
+        return []
+    present = {label for _, label in pairs if not isinstance(label, str)}
+    return list(told) if present and max(present) < len(told) else []
 
 
 def _with_name(pair: tuple[Any, ...], names: list[str]) -> tuple[Any, ...]:
@@ -81,26 +92,46 @@ def _is_map_style(one: Any) -> bool:
 
 def _items(dataset: Any) -> Iterator[tuple[Any, Any]]:
     """Yields (image that is fetched later, label) for every item of a map-style dataset."""
+    changed = getattr(dataset, "target_transform", None) or (lambda label: label)
     samples = getattr(dataset, "samples", None)
     if isinstance(samples, list) and hasattr(dataset, "loader") and getattr(dataset, "transform", None) is None:
-        yield from ((Path(path), int(label)) for path, label in samples)
+        yield from ((Path(path), _plain(changed(label))) for path, label in samples)
         return
     targets = getattr(dataset, "targets", None)
     count = len(dataset)
+    labels = []
     if targets is not None and hasattr(targets, "__len__") and len(targets) == count:
-        labels = (label.item() if hasattr(label, "item") else label for label in targets)
-    else:
-        labels = (_label_of(dataset, index) for index in range(count))
+        labels = [_plain(changed(_plain(label))) for label in targets]
+    if not labels or not _agree(dataset, labels):
+        labels = [_label_of(dataset, index) for index in range(count)]
     for index, label in enumerate(labels):
         yield Item(dataset, index), label
+
+
+def _agree(dataset: Any, labels: list[Any]) -> bool:
+    """Returns whether a dataset gives these labels with its items, by the first item of every label."""
+    if hasattr(dataset, "target_transform"):  # torchvision's way to give other labels than `targets`, known by now
+        return True
+    for index in {repr(label): index for index, label in reversed(list(enumerate(labels)))}.values():
+        try:
+            own = _plain(dataset[index][1])
+        except Exception:  # a user's dataset may raise anything; this image is a bad one then
+            continue
+        if isinstance(own, str | int | float) and own != labels[index]:
+            return False
+    return True
+
+
+def _plain(label: Any) -> Any:
+    """Returns a number of NumPy or torch as one of Python, and anything else as it is."""
+    return label.item() if hasattr(label, "item") else label
 
 
 def _label_of(dataset: Any, index: int) -> Any:
     item = dataset[index]
     if not isinstance(item, tuple | list) or len(item) < 2:
         raise UserError(f"item {index} of the dataset is a {type(item).__name__}: (image, label) is needed")
-    label = item[1]
-    return label.item() if hasattr(label, "item") else label
+    return _plain(item[1])
 
 
 def is_table(one: Any) -> bool:
