@@ -117,7 +117,7 @@ def test_a_larger_budget_goes_on_where_the_smaller_one_ended(tmp_path: Path, mon
     loads: list[int] = []
     load = Pictures.load
     # Near duplicates are looked at in the end, whatever was converted before.
-    monkeypatch.setattr("fastlt.data.convert.engine.near_duplicates", lambda source, looks: {})
+    monkeypatch.setattr("fastlt.data.convert.engine.near_duplicates", lambda *_: {})
     monkeypatch.setattr(Pictures, "load", lambda self, split, i: (loads.append(i), load(self, split, i))[1])
     convert(broken, conversion("png", shard_mb=20, max_bad=0.1), out, workers=1)
     assert len(loads) < 30

@@ -12,6 +12,7 @@ import fastlt
 from fastlt.core.errors import UserError
 from fastlt.data.convert.duplicates import Looks, close_pairs, near_duplicates
 from fastlt.data.shards.describe import describe, page
+from fastlt.data.shards.encode import Encoding
 from fastlt.data.shards.look import look_of
 from fastlt.data.sources.examples import Examples
 
@@ -27,7 +28,8 @@ def looks_of(source: Examples) -> dict[str, Looks]:
     found = {}
     for split, listing in source.splits.items():
         images = [source.load(split, place) for place in range(len(listing.keys))]
-        opened = [Image.open(io.BytesIO(one)) if isinstance(one, bytes) else Image.fromarray(one) for one in images]
+        images = [Image.fromarray(one) if isinstance(one, np.ndarray) else one for one in images]
+        opened = [Image.open(io.BytesIO(one)) if isinstance(one, bytes) else one for one in images]
         looks = np.array([look_of(one) for one in opened], np.uint64)
         found[split] = Looks(looks, np.arange(len(looks)))
     return found
@@ -36,7 +38,7 @@ def looks_of(source: Examples) -> dict[str, Looks]:
 def found_in(train: list, test: list) -> list[tuple[int, int]]:
     """(place in test, place in train) of near duplicates."""
     source = Examples({"train": [(one, 0) for one in train], "test": [(one, 0) for one in test]}, "x")
-    return [(twin.place, twin.other) for twin in near_duplicates(source, looks_of(source))["test"]]
+    return [(twin.place, twin.other) for twin in near_duplicates(source, looks_of(source), Encoding())["test"]]
 
 
 def test_scaled_and_compressed_copies_are_found_and_other_images_are_not() -> None:
@@ -66,8 +68,37 @@ def test_close_pairs_are_those_of_a_comparison_of_all() -> None:
     others = np.unique(np.concatenate([close, rng.integers(0, 1 << 64, 300, np.uint64)]))
     distance = np.bitwise_count(looks[:, None] ^ others)
     expected = np.argwhere(distance <= 4)
-    pairs = close_pairs(looks, others)
+    pairs = np.concatenate([part.pairs for part in close_pairs(looks, others)])
     assert len(expected) >= 36 and sorted(map(tuple, pairs.tolist())) == sorted(map(tuple, expected.tolist()))
+
+
+def test_time_and_memory_of_a_hash_are_bounded() -> None:
+    """Hashes that agree in most of the ranges, as those of products on a white ground do."""
+    rng = np.random.default_rng(0)
+    others = np.unique(rng.integers(0, 1 << 18, 3000, np.uint64) << np.uint64(20)) | np.uint64(63)
+    flips = np.where(np.arange(len(others)) % 2, 1 << 21, 1 << 21 | 1 << 30).astype(np.uint64)
+    looks, places = np.unique(others ^ flips, return_index=True)
+    parts = list(close_pairs(looks, others))
+    assert sorted(np.concatenate([part.rows for part in parts]).tolist()) == list(range(len(looks)))
+    assert sum(len(part.crowded) for part in parts) == len(looks)
+    pairs = np.concatenate([part.pairs for part in parts])
+    assert np.bincount(pairs[:, 0]).tolist() == [3] * len(looks)  # and not hundreds
+    found = np.bitwise_count(looks[pairs[::3, 0]] ^ others[pairs[::3, 1]])
+    assert (found <= np.bitwise_count(flips[places])).all()
+
+
+def test_rotated_copies_are_found_where_images_are_turned_upright(tmp_path: Path) -> None:
+    upright = [Image.fromarray(picture(seed, 60, 90)) for seed in range(3)]
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    files = []
+    for image in upright:
+        buffer = io.BytesIO()
+        image.transpose(Image.Transpose.ROTATE_90).save(buffer, "JPEG", quality=95, exif=turned)
+        files.append(buffer.getvalue())
+    given = {"train": [(one, 0) for one in files], "test": [(one, 0) for one in upright]}
+    dataset = fastlt.write_dataset(given, tmp_path / "data", orientation="apply", workers=1)
+    assert dataset.about["near_duplicates"]["test"]["images"] == 3
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +127,9 @@ def test_they_are_reported(copies: dict, tmp_path: Path, capsys: pytest.CaptureF
 
 def test_they_are_left_out(copies: dict, tmp_path: Path) -> None:
     found = []
-    for workers in (1, 3):
-        dataset = fastlt.write_dataset(copies, tmp_path / str(workers), name="x", drop_duplicates=True, workers=workers)
+    for workers, order in ((1, ("train", "val", "test")), (3, ("test", "train", "val"))):
+        given = {split: copies[split] for split in order}
+        dataset = fastlt.write_dataset(given, tmp_path / str(workers), name="x", drop_duplicates=True, workers=workers)
         assert {name: split.counts.tolist() for name, split in dataset.splits.items()} == {
             "train": [3, 3],
             "val": [1, 0],

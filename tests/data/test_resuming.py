@@ -62,7 +62,7 @@ def resumed(partial: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     load = Pictures.load
     monkeypatch.setattr(Pictures, "load", lambda self, split, i: (loads.append(i), load(self, split, i))[1])
     # It loads a few images again to compare their pixels, whatever was converted before.
-    monkeypatch.setattr(engine_module, "near_duplicates", lambda source, looks: {})
+    monkeypatch.setattr(engine_module, "near_duplicates", lambda *_: {})
     convert(SOURCE, OPTIONS, partial.with_name("out"), workers=1)
     assert not partial.exists()
     assert verify(partial.with_name("out")).findings == 0

@@ -285,7 +285,8 @@ class Growth:
             before = Before(behind, counts)
             with Workers(source, self.options.encoding, self.workers or cores()) as pool:
                 writers = write_shards(source, self.options, self.folder, pool, before)
-            found = near_duplicates(source, {split: Looks(*writer.looks()) for split, writer in writers.items()})
+            looks = {split: Looks(*writer.looks()) for split, writer in writers.items()}
+            found = near_duplicates(source, looks, self.options.encoding)
             duplicates = listed(source, found)
             say_duplicates(duplicates)
             content = Content.of(old)

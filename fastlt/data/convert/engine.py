@@ -213,7 +213,8 @@ def convert_prepared(
     """
     writers = write_shards(source, options, folder, pool)
     looked = writers if options.encoding.check else {}
-    found = near_duplicates(source, {split: Looks(*writer.looks()) for split, writer in looked.items()})
+    looks = {split: Looks(*writer.looks()) for split, writer in looked.items()}
+    found = near_duplicates(source, looks, options.encoding)
     about = {**about, "near_duplicates": listed(source, found)}
     say_duplicates(about["near_duplicates"])
     if options.protocol == BY_SIZE:

@@ -44,7 +44,8 @@ class Examples:
             raise UserError(f"split {sorted(unknown)[0]} is unknown: allowed are {', '.join(SPLITS)}")
         if "train" not in self.examples:
             raise UserError(f"there are examples of {', '.join(self.examples) or 'no split'}: training needs train")
-        listed = {split: [_example(one) for one in pairs] for split, pairs in self.examples.items()}
+        # In the order of SPLITS, as the first of two splits with near duplicates keeps them.
+        listed = {split: [_example(one) for one in self.examples[split]] for split in SPLITS if split in self.examples}
         names = list(map(str, self.class_names)) or _names({label for _, label, _ in listed["train"]})
         check_names(names, "class_names")
         numbers = {name: number for number, name in enumerate(names)}
