@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import BooleanNode, ValidationError
+
 from fastlt.core.cli import guard, hydra_command
 from fastlt.core.errors import UserError
 from fastlt.core.groups import group_sizes
@@ -39,7 +41,7 @@ def with_guess(arguments: Sequence[str]) -> list[str]:
     Logs the keys that were guessed. Raises UserError for two paths, or for a path beside dataset=.
     """
     paths = [one for one in arguments if not one.startswith("-") and ("=" not in one or Path(one).exists())]
-    keys = {one.partition("=")[0] for one in arguments if one not in paths}
+    keys = {one.partition("=")[0]: one.partition("=")[2] for one in arguments if one not in paths}
     if "remove" in keys and "dataset" not in keys and not paths:  # any kind: there is no source
         return ["dataset=image_folder", *arguments]
     if not paths:
@@ -49,10 +51,18 @@ def with_guess(arguments: Sequence[str]) -> list[str]:
     if "dataset" in keys:
         raise UserError(f"{paths[0]} has no key: with dataset=NAME arguments are key=value, such as root={paths[0]}")
     # Without splits of their own, images that are added to a dataset are for training.
-    found = guessed(Path(paths[0]), {*keys, "split"} if "append=true" in arguments else keys)
+    found = guessed(Path(paths[0]), {*keys, "split"} if _is_true(keys.get("append", "")) else keys)
     say(f"{paths[0]} is taken as {' '.join(f'{key}={value}' for key, value in found.items())}")
     rest = [one for one in arguments if one not in paths]
     return [*(f"{key}={quoted(value)}" for key, value in found.items()), *rest]
+
+
+def _is_true(text: str) -> bool:
+    """Returns whether OmegaConf takes the value of a key for true: also `True`, `yes` or `1`."""
+    try:
+        return BooleanNode().validate_and_convert(text.strip("'\"")) is True
+    except ValidationError:
+        return False
 
 
 def configuration(node: Any) -> ConvertConfig:

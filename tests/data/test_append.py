@@ -242,7 +242,7 @@ def test_the_command(tmp_path: Path) -> None:
     convert_command("photos", "out=data", cwd=tmp_path)
     first = Dataset(tmp_path / "data")
     folder(tmp_path / "photos", {"ant": range(5), "cat": range(20, 24)})
-    told = convert_command("photos", "append=true", "out=data", cwd=tmp_path)
+    told = convert_command("photos", "append=True", "out=data", cwd=tmp_path)  # as Hydra also writes it
     assert "30 images are in data already and are skipped, such as cat/0.jpg" in told.stderr
     assert "added to data: train 9, and 1 class behind the old ones: ant" in told.stderr
     dataset = Dataset(tmp_path / "data")

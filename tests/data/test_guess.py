@@ -39,6 +39,14 @@ def test_tables(tmp_path: Path) -> None:
     assert guessed(tmp_path) == {**keys, "split": "0.7,0.1,0.2"}
     table.write_text("img,class,split\na.jpg,x,train\n")
     assert guessed(table) == keys
+    heaps = touch(tmp_path / "heaps", "train/1.jpg", "test/2.jpg")
+    folders = {"dataset": "image_folder", "root": str(heaps)}
+    assert guessed(heaps) == folders
+    touch(heaps, "train.csv", text="path,label\ntrain/1.jpg,x\n")
+    listed = {"dataset": "csv", "root": str(heaps), "table": str(heaps / "train.csv"), "split": "0.7,0.1,0.2"}
+    assert guessed(heaps) == listed
+    touch(heaps, "train/x/1.jpg")
+    assert guessed(heaps) == folders
     parts = touch(tmp_path / "parts", "train.csv", "test.csv", "validation.csv", text="path,label\na.jpg,x\n")
     assert (
         guessed(parts)

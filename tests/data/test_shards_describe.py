@@ -93,6 +93,14 @@ def test_odd_inputs_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "train train/größe 4.jpg: " in text and "and 2 more, see dataset.json" in text and "grey: 1" in text
 
 
+def test_near_duplicates_that_nobody_looked_for_are_not_said_to_be_none(jpeg_dataset: Dataset) -> None:
+    facts = describe(jpeg_dataset)
+    assert "near duplicates  none across splits" in page(facts)
+    added = {**facts, "history": [{"step": "append", "images": {"test": 3}, "from": "0" * 64}]}
+    assert "images that were added later were compared with each other only" in page(added)
+    assert "near duplicates  not looked for (check=false)" in page({**facts, "near_duplicates": None})
+
+
 def test_text_and_json_tell_the_same(raw_dataset: Dataset, tmp_path: Path) -> None:
     facts = json.loads(run(str(raw_dataset.root), "--json", cwd=tmp_path))
     assert facts == {**describe(raw_dataset), "picture": str(raw_dataset.root.resolve().with_name("data.png"))}
@@ -164,6 +172,17 @@ def test_an_image_that_is_damaged_is_left_grey(tmp_path: Path, capsys: pytest.Ca
     shard.write_bytes(data)
     save_picture(dataset, tmp_path / "one.png")
     assert "train image train/größe 1.jpg does not decode" in capsys.readouterr().err
+    colours(tmp_path / "one.png")
+
+
+def test_an_image_that_max_pixels_allowed_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = Dataset(convert(Pictures(counts=(3, 2)), conversion(), tmp_path / "data", workers=1))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)  # Pillow refuses twice as many
+    save_picture(dataset, tmp_path / "one.png")
+    assert "does not decode" not in capsys.readouterr().err
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     colours(tmp_path / "one.png")
 
 

@@ -18,7 +18,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     """Returns the facts of a dataset, ready for JSON.
 
     Image sizes are those of the stored images in pixels. Classes and groups are those of the train split. Encodings and
-    image sizes cover all splits.
+    image sizes cover all splits. Near duplicates are None if nobody looked for them (check=false).
     """
     about, splits = dataset.about, dataset.splits
     counts = dataset.split("train").counts
@@ -43,7 +43,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "image_sizes": _image_sizes(dataset),
         "encodings": _encodings(dataset),
         "colours": about.get("colours", {}),
-        "near_duplicates": about.get("near_duplicates", {}),
+        "near_duplicates": about.get("near_duplicates", {}) if about["options"].get("check", True) else None,
         "quarantined": {"images": len(left_out), "first": left_out[:QUARANTINED]},
         "history": [_told(step) for step in steps(about)],
         "shards": {"count": len(dataset.shards), "bytes": sum(shard["size"] for shard in about["shards"])},
@@ -108,9 +108,11 @@ def page(facts: dict[str, Any]) -> str:
     near = [
         f"{counted(row['images'], 'image')} of {split} {agree(row['images'], 'looks', 'look')} like others, such as "
         f"{one['key']} like {one['of']} of {one['split']}"
-        for split, row in facts["near_duplicates"].items()
+        for split, row in (facts["near_duplicates"] or {}).items()
         for one in row["first"][:1]
-    ]
+    ] or ["none across splits" if facts["near_duplicates"] is not None else "not looked for (check=false)"]
+    if any(row["step"] == APPEND for row in facts["history"]):
+        near.append("images that were added later were compared with each other only")
     history = [
         f"{done} {counted(sum(row['images'].values()), 'image')} ({parts}) {to} {row['from'][:12]}"
         for row in facts["history"]
@@ -129,7 +131,7 @@ def page(facts: dict[str, Any]) -> str:
         *((name.replace("_", " "), [_spread(sizes[name])]) for name in ("height", "width", "short_side")),
         ("encodings", encodings),
         ("colours", ["other than RGB as found: " + ", ".join(colours) if colours else "all RGB as found"]),
-        ("near duplicates", near or ["none across splits"]),
+        ("near duplicates", near),
         ("quarantined", [counted(left_out["images"], "image"), *bad] if bad else ["none"]),
         ("history", history or ["as it was converted"]),
         ("shards", [f"{shards['count']:,}, {shards['bytes'] / 1e6:,.1f} MB"]),

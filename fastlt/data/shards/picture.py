@@ -121,15 +121,19 @@ def _column(tiles: list[np.ndarray]) -> np.ndarray:
 
 def _tile(dataset: Dataset, sample: int) -> np.ndarray:
     """Returns the central square of a training image, uint8 [TILE, TILE, 3]; grey if the image does not decode."""
+    index = dataset.split("train")
+    pixels = int(index.height[sample]) * int(index.width[sample])
+    if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = pixels  # max_pixels= allowed it when the image was converted
     try:
-        if dataset.split("train").encoding[sample] == layout.RAW:
+        if index.encoding[sample] == layout.RAW:
             image = Image.fromarray(np.array(dataset.pixels("train", sample)))
         else:
             image = Image.open(io.BytesIO(dataset.data("train", sample).tobytes()))
             image.draft("RGB", (TILE, TILE))  # a photograph need not be decoded at full size
             image = image.convert("RGB")
         return np.asarray(ImageOps.fit(image, (TILE, TILE), Image.Resampling.BICUBIC))
-    except (OSError, SyntaxError, ValueError):
+    except Exception:  # Pillow's decoders raise nearly any exception for damaged bytes
         key = dataset.key("train", sample)
         say(f"train image {key} does not decode: python -m fastlt.shards verify {dataset.root} tells what is damaged")
         return np.full((TILE, TILE, 3), 200, np.uint8)

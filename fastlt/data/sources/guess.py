@@ -61,12 +61,15 @@ def _folder(path: Path) -> dict[str, str]:
     with_images = [name for name in names if next(_images(path / name), None)]
     if not with_images and (packed := _packed_below(path)):
         return _in_packed(packed, path)
-    if any(map(split_named, names)):
+    heaps = [name for name in with_images if split_named(name) == "train" and not subfolders(path / name)]
+    if any(map(split_named, names)) and not heaps:
         return {"dataset": "image_folder", "root": str(path)}
     files = sorted(one for one in path.iterdir() if one.is_file() and _end(one) in (*_TABLES, *_LISTS, *_JSON))
     listing = _listing_of(files)
-    if listing is not None and len(with_images) < 2:
+    if listing is not None and (len(with_images) < 2 or heaps):
         return {**_file(listing), "root": str(path)}
+    if heaps:  # the images of train lie side by side, which the error of this kind of source says
+        return {"dataset": "image_folder", "root": str(path)}
     if len(with_images) == 1:
         only = path / with_images[0]
         heap = any(is_image(one.name) for one in only.iterdir() if one.is_file())
