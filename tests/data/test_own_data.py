@@ -302,13 +302,14 @@ def test_a_pil_image_is_stored_as_its_file(tmp_path: Path, kind: str, mode: str,
         image = image if mode == "RGBA" else image.quantize(16)
     turned = Image.Exif()
     turned[0x0112] = 6
-    image.save(path, **({"exif": turned} if keys.get("orientation") else {}))
-    given = Image.open(path)
-    before = given.info.copy(), given.size
+    given: dict[str, Any] = {"exif": turned} if keys.get("orientation") else {}
+    image.save(path, **given)
+    opened = Image.open(path)
+    before = opened.info.copy(), opened.size
     options: dict[str, Any] = {"test": 0, "workers": 1, **keys}
     file, pil = (
         fastlt.write_dataset({"train": [(one, "x")]}, tmp_path / name, **options)
-        for name, one in (("file", path), ("pil", given))
+        for name, one in (("file", path), ("pil", opened))
     )
     assert pil.split("train").encoding[0] == (PNG if "encode" in keys else RAW)
     with Image.open(io.BytesIO(file.data("train", 0).tobytes())) as expected:
@@ -316,7 +317,7 @@ def test_a_pil_image_is_stored_as_its_file(tmp_path: Path, kind: str, mode: str,
             pil.pixels("train", 0) if "encode" not in keys else Image.open(io.BytesIO(pil.data("train", 0).tobytes()))
         )
         np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
-    assert pil.about["colours"] == file.about["colours"] and (given.info, given.size) == before
+    assert pil.about["colours"] == file.about["colours"] and (opened.info, opened.size) == before
 
 
 def test_triples_keep_groups_together(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_state_goes_on_with_other_ranks_and_survives_copies() -> None:
 
 
 def test_a_state_before_the_first_loop_is_the_one_that_was_set() -> None:
-    sampler = TorchSampler(LABELS, "class", seed=np.int64(3))
+    sampler = TorchSampler(LABELS, "class", seed=np.int64(3))  # type: ignore[arg-type]
     sampler.set_epoch(7)
     state = sampler.state_dict(used=0)
     assert (state["epoch"], state["position"]) == (7, 0)
