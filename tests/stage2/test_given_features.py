@@ -215,6 +215,21 @@ def test_labels_that_training_does_not_know(tmp_path: Path) -> None:
         GivenFeatures(to_npz({**apart(arrays()), "y_test": NAMES[np.arange(12) % 3]}, tmp_path / "three"))
 
 
+def test_lists_of_unequal_length_are_refused_also_where_they_add_up(tmp_path: Path) -> None:
+    def of(lengths: list[int]) -> Path:
+        rows = [np.zeros(length, np.float32) for length in lengths]
+        ragged = np.array([*rows, None], object)[:-1]
+        return to_parquet({**arrays(len(lengths)), "x": ragged}, tmp_path / "ragged")
+
+    for lengths, told in (
+        ([4] * 20 + [3, 5] + [4] * 20, "such as 4 and 3"),
+        ([4] * 13 + [8] * 26, "such as 4 and 8"),
+        ([4] * 13 + [2] * 26, "such as 4 and 2"),
+    ):
+        with pytest.raises(UserError, match=f"column x holds lists that differ in length, {told}: each must be one"):
+            _ = GivenFeatures(of(lengths)).survey
+
+
 def test_files_that_are_none(tmp_path: Path) -> None:
     cut = to_npz(arrays(), tmp_path / "cut")
     cut.write_bytes(cut.read_bytes()[:900])

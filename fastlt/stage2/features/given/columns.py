@@ -82,9 +82,10 @@ class Listed:
     """A column of lists of equal length in a Parquet file."""
 
     def __init__(self, file: Any, name: str):
-        self.file, self.name = file, name
+        self.file, self.name, self.width = file, name, None
         first = next(file.iter_batches(1, columns=[name]), None)
         values = np.empty((0, 0)) if first is None else self._rows(first)
+        self.width = values.shape[1]
         self.shape, self.dtype = (file.metadata.num_rows, *values.shape[1:]), values.dtype
 
     def pieces(self) -> Iterator[np.ndarray]:
@@ -92,13 +93,21 @@ class Listed:
             yield self._rows(batch)
 
     def _rows(self, batch: Any) -> np.ndarray:
+        from pyarrow import compute
+
         column = batch.column(0)
         if not hasattr(column, "flatten"):
             raise UserError(f"column {self.name} holds values of type {column.type}: a list of numbers in each row")
-        values = column.flatten().to_numpy(zero_copy_only=False)
-        if column.null_count or len(values) % len(column):
-            raise UserError(f"column {self.name} holds lists that differ in length: each must be one feature vector")
-        return values.reshape(len(column), -1)
+        lengths = compute.call_function("list_value_length", [column])
+        lengths = lengths.to_numpy(zero_copy_only=False)  # NaN where there is no list
+        width = lengths[0] if self.width is None else self.width
+        if (lengths != width).any():
+            other = lengths[lengths != width][0]
+            raise UserError(
+                f"column {self.name} holds lists that differ in length, such as {width:.0f} and {other:.0f}: each must "
+                "be one feature vector"
+            )
+        return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
 
 def columns_of(path: Path) -> dict[str, Column]:
