@@ -111,7 +111,7 @@ def _key(job: Job) -> str:
     settings = {**changed(job.task.stage2), **({"augmented_passes": passes} if passes else {})}
     classifier = find_classifier(job.name)
     uses = {name: value for name, value in settings.items() if name.partition(".")[0] in classifier.uses}
-    uses |= {**own_sources(classifier=job.name), **_options(job)}
+    uses |= {**own_sources(classifier=job.name), "options": _options(job)}
     about = {"classifier": job.name, "choose_on": job.task.choose_on, **job.about, **uses}
     return Identity({**about, "code": _code(classifier, job.name)}).key
 

@@ -229,6 +229,9 @@ def test_an_own_classifier_is_fitted_again_when_its_source_or_options_change(
         fitted.append((row["choices"]["by"], times(tmp_path)["own_scaled.scaled.pt"]))
     assert [by for by, _ in fitted] == [1.0, 1.0, 22.0, 3.0]
     assert len({time for _, time in fitted}) == 3 and fitted[0] == fitted[1]
+    named = replace(task, stage2=replace(task.stage2, options={"scaled": {"representation": "a"}}))
+    keys = {module._key(jobs(named, name, representation=one)[0]) for one in ("a", "b")}
+    assert len(keys) == 2  # an option takes the place of nothing else that has its name
     unknown = jobs(replace(task, stage2=replace(task.stage2, options={"scaled": {"to": 1}})), name)
     assert "stage2.options.scaled.to=1 is unknown to classifier=own_scaled:scaled" in failure(unknown, tmp_path)
 
