@@ -35,12 +35,12 @@ def reference(scores: NDArray[Any], log_norm: NDArray[np.float64], labels: NDArr
     lo, hi = np.full(len(labels), np.inf), np.full(len(labels), -np.inf)
     for i, (z, y) in enumerate(zip(z_all, labels, strict=True)):
         sign = np.sign(z[y])
-        if (sign == 0 and z.max() > 0) or (sign < 0 and z.max() >= 0):
+        if (sign == 0 and (z.max() > 0 or np.any(z[:y] == 0))) or (sign < 0 and z.max() >= 0):
             continue
         rivals = np.sign(z) == sign if sign != 0 else np.zeros(len(z), bool)
         gap = sign * np.log(z[rivals] / z[y])
         slope = sign * (log_norm[rivals] - log_norm[y])
-        lo[i], hi[i] = _intersect(gap, slope)
+        lo[i], hi[i] = _intersect(gap, slope, np.flatnonzero(rivals) < y)
     return lo, hi
 
 
@@ -48,16 +48,20 @@ def reference_additive(scores: NDArray[Any], log_prior: NDArray[np.float64], lab
     """The same as `reference`, for z_c - tau log p_c."""
     lo, hi = np.full(len(labels), np.inf), np.full(len(labels), -np.inf)
     for i, (z, y) in enumerate(zip(scores.astype(np.float64), labels, strict=True)):
-        lo[i], hi[i] = _intersect(z - z[y], log_prior - log_prior[y])
+        lo[i], hi[i] = _intersect(z - z[y], log_prior - log_prior[y], np.arange(len(z)) < y)
     return lo, hi
 
 
-def _intersect(gap: NDArray[np.float64], slope: NDArray[np.float64]) -> tuple[float, float]:
-    """Returns (lo, hi), the interval of tau with tau * slope >= gap for every class; (inf, -inf) if it is empty."""
+def _intersect(gap: NDArray[np.float64], slope: NDArray[np.float64], before: NDArray[np.bool_]) -> tuple[float, float]:
+    """Returns (lo, hi), the interval of tau with tau * slope >= gap for every class; (inf, -inf) if it is empty.
+
+    before: bool, the classes before the label, which win where they tie with it at every tau.
+    """
     up, down = slope > 0, slope < 0
     lo = np.max(gap[up] / slope[up], initial=-np.inf)
     hi = np.min(gap[down] / slope[down], initial=np.inf)
-    never = lo > hi or np.any(gap[slope == 0] > 0)
+    level = slope == 0
+    never = lo > hi or np.any(gap[level] > 0) or np.any(gap[level & before] == 0)
     return (np.inf, -np.inf) if never else (lo + 0.0, hi + 0.0)
 
 
@@ -73,10 +77,10 @@ def winning_interval(features: Any, weight: Any, labels: Any, log_length: Any = 
     and hi = -inf; one that wins at every tau has lo = -inf and hi = inf. Ends beyond 1e30 may become infinite as well.
     The N x C scores are never in memory as a whole.
 
-    Ties count as wins: they are the ends of the intervals, or the whole line where two classes have equal norms and
-    equal scores. A score of 0, such as that of a class with ||w|| = 0, is 0 at every tau: a label with score 0 wins
-    everywhere if no score is positive, else nowhere. A label with a negative score wins only if every score is
-    negative; the inequality is then reversed.
+    Ties at the ends of the intervals count as wins. Classes with equal norms and equal scores tie at every tau; of
+    these the first wins, as in argmax. A score of 0, such as that of a class with ||w|| = 0, is 0 at every tau: a label
+    with score 0 wins everywhere if no score is positive and none before its own is 0, else nowhere. A label with a
+    negative score wins only if every score is negative; the inequality is then reversed.
 
     Raises ValueError for wrong shapes or dtypes, labels out of range, weights or scores that are NaN or infinite.
 

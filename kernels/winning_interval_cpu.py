@@ -54,7 +54,7 @@ def _intervals(scores, bits, log_norm, labels, lo, hi, finite):
             if largest >= 0x7F800000:
                 finite[i] = False
             elif row[y] == 0 or np.isinf(log_norm[y]):
-                if not _any_positive(row, log_norm):
+                if _zero_wins(row, log_norm, y):
                     lo[i], hi[i] = -np.inf, np.inf
             elif row[y] > 0 or not (some_zero_norm or _any_not_negative(row)):
                 if smallest < 0x007FFFFF:  # the fast logarithm is wrong for subnormal numbers
@@ -75,16 +75,18 @@ def _magnitudes(bits):
 
 
 @njit(cache=True)
-def _any_positive(row, log_norm):
-    for c in range(row.size):  # noqa: SIM110 (Numba knows no generator)
-        if row[c] > 0 and log_norm[c] > -np.inf:
-            return True
-    return False
+def _zero_wins(row, log_norm, y):
+    """Returns whether a score of 0 of class y wins: no score is positive, and none of a class before y is 0."""
+    for c in range(row.size):
+        score = row[c] if log_norm[c] > -np.inf else np.float32(0)
+        if score > 0 or (score == 0 and c < y):
+            return False
+    return True
 
 
 @njit(cache=True)
 def _any_not_negative(row):
-    for c in range(row.size):  # noqa: SIM110
+    for c in range(row.size):  # noqa: SIM110 (Numba knows no generator)
         if row[c] >= 0:
             return True
     return False
@@ -115,7 +117,7 @@ def _tighten(row, log_norm, y, c, lo, hi):
         lo = max(lo, gap / slope)
     elif slope < 0:
         hi = min(hi, gap / slope)
-    elif gap > 0:
+    elif gap > 0 or (gap == 0 and c < y):  # of classes that tie at every tau, the first wins
         lo, hi = np.inf, -np.inf
     return lo, hi
 
@@ -218,12 +220,12 @@ def _intervals_additive(scores, bits, log_prior, labels, lo, hi, finite):
 
 @njit(cache=True, error_model="numpy")
 def _bounds_additive(row, log_prior, y):
-    lo, hi, level = -np.inf, np.inf, -np.inf
+    lo, hi, never = -np.inf, np.inf, False
     z_y = np.float64(row[y])
     for c in range(row.size):
         gap, slope = np.float64(row[c]) - z_y, log_prior[c] - log_prior[y]
         bound = gap / (slope if slope != 0 else 1.0)
         lo = max(lo, bound if slope > 0 else -np.inf)
         hi = min(hi, bound if slope < 0 else np.inf)
-        level = max(level, gap if slope == 0 else -np.inf)
-    return lo, hi, level > 0
+        never |= (slope == 0) & ((gap > 0) | ((gap == 0) & (c < y)))
+    return lo, hi, never

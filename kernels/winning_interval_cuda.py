@@ -78,7 +78,10 @@ def _limits(row, log_norm, y, own, sign, scratch):
     level, from_below, from_above = _NEGATIVE, _NONE, _NONE
     log_own = _ROUGH_LOG(abs(own)) if sign != _ZERO else _ZERO
     for c in range(np.uint64(cu.threadIdx.x), np.uint64(row.size), _STEP):
-        level = max(level, _level(row[c], log_norm[c]))
+        here = _level(row[c], log_norm[c])
+        if here == _NULL and sign == _ZERO and c < np.uint64(y):
+            here = _POSITIVE  # of classes that tie at every tau, the first wins
+        level = max(level, here)
         if row[c] * sign > _ZERO and log_norm[c] > -_INF:
             gap = sign * (_ROUGH_LOG(abs(row[c])) - log_own) - _MARGIN
             slope = sign * np.float32(log_norm[c] - log_norm[y])
@@ -113,7 +116,7 @@ def _exact(row, log_norm, y, own, sign, least, most, scratch):
                     lower = max(lower, exact / slope)
                 elif slope < 0:
                     higher = min(higher, exact / slope)
-                elif exact > 0:
+                elif exact > 0 or (exact == 0 and c < np.uint64(y)):
                     lower, higher = _INF, -_INF
     lower = gpu.block_max(lower, scratch)
     return lower, -gpu.block_max(-higher, scratch)
@@ -156,7 +159,7 @@ def _intervals_additive(scores, log_prior, labels, lo, hi, finite):
                 lower = max(lower, gap / slope)
             elif slope < 0:
                 higher = min(higher, gap / slope)
-            elif gap > 0:
+            elif gap > 0 or (gap == 0 and c < y):
                 lower, higher = _INF, -_INF
         level = gpu.block_max(level, scratch32)
         lower = gpu.block_max(lower, scratch64)

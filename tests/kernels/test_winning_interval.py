@@ -196,9 +196,13 @@ def test_any_small_case(backend, data):
         ([1, 1], [2, 0], 0, (-np.inf, 0)),
         ([2, 1], [1, 1], 0, ALWAYS),
         ([2, 1], [1, 1], 1, NEVER),
-        ([1, 1], [1, 1], 1, ALWAYS),  # a tie is a win
+        ([1, 1], [1, 1], 0, ALWAYS),  # a tie at every tau is won by the first class, as in argmax
+        ([1, 1], [1, 1], 1, NEVER),
+        ([-1, -1], [1, 1], 1, NEVER),
+        ([1, 2, 2, 1], [2, 1, 1, 2], 2, NEVER),
         ([0, -1], [1, 0], 0, ALWAYS),
-        ([0, 0], [1, 0], 1, ALWAYS),
+        ([0, 0], [1, 0], 0, ALWAYS),
+        ([0, 0], [1, 0], 1, NEVER),
         ([0, 1], [1, 0], 0, NEVER),
         ([-1, 0], [1, 0], 0, NEVER),
         ([-1, -0.0], [1, 0], 0, NEVER),
@@ -208,6 +212,7 @@ def test_any_small_case(backend, data):
         ([0, -1], [-np.inf, 0], 1, NEVER),
         ([5, -1], [-np.inf, 0], 1, NEVER),  # a zero norm means a score of 0, whatever is given
         ([5, -1], [-np.inf, 0], 0, ALWAYS),
+        ([5, -0.0, -1], [-np.inf, 0, 0], 1, NEVER),
         ([5, 1], [-np.inf, 0], 1, ALWAYS),
         ([-5, -1], [-np.inf, 0], 1, NEVER),
         ([3, 4, 4], [1, 0, 2], 0, NEVER),  # needs tau below and above
@@ -218,6 +223,18 @@ def test_odd_cases(backend, scores, log_norm, label, expected):
     (lo,), (hi,) = intervals(backend, *args)
     assert (lo, hi) == pytest.approx(expected, rel=1e-12)
     assert not np.signbit(lo) or lo != 0
+
+
+def test_of_equal_classes_the_first_wins_at_every_tau(backend):
+    """Every row is right for exactly one class, as in argmax, where rows of weights are equal and features are 0."""
+    z = np.array([[3, 1, 3, 1], [-1, -3, -1, -3], [0, 0, 0, 0], [0, -2, 0, -2]], np.float32)
+    scores, labels = z.repeat(4, axis=0), np.tile(np.arange(4), 4)
+    equal = np.array([0.5, 0.2, 0.5, 0.2])
+    for additive, at in ((False, scores_at), (True, adjusted_at)):
+        lo, hi = intervals(backend, scores, equal, labels, additive)
+        assert_same((lo, hi), (op.reference_additive if additive else op.reference)(scores, equal, labels))
+        for tau in (-0.6, 0.3, 0.9):
+            np.testing.assert_array_equal((lo <= tau) & (tau <= hi), at(scores, equal, tau).argmax(axis=1) == labels)
 
 
 TINY = float(np.float32(1e-45))  # the smallest float32 there is
