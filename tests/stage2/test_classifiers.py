@@ -2,6 +2,8 @@
 
 import copy
 import importlib
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -16,6 +18,7 @@ from fastlt.core.groups import class_groups
 from fastlt.kernels.class_mean import class_mean
 from fastlt.stage2.classifiers import CLASSIFIERS, PAPER, SETS, crt, find_classifier
 from fastlt.stage2.classifiers.base import Classifier, Features, Fitted, Stage2, Task, Training
+from fastlt.stage2.classifiers.heads import spread
 from fastlt.stage2.classifiers.tau_norm import normalized
 from fastlt.stage2.evaluate import evaluate
 
@@ -369,6 +372,23 @@ def test_a_gpu_gives_the_same(name: str, task: Task, test_features: Features) ->
     )
     here = scores(name, task, test_features.x)
     torch.testing.assert_close(scores(name, there, test_features.x.cuda()).cpu(), here, rtol=1e-2, atol=1e-2)
+
+
+def test_starts_drawn_in_several_threads_are_those_of_one() -> None:
+    def start() -> torch.Tensor:
+        drawn = torch.rand(1)
+        time.sleep(0.02)
+        return torch.cat([drawn, torch.rand(1)])
+
+    def starts(seed: int) -> torch.Tensor:
+        return spread(start, [seed, seed + 1], 1, torch.device("cpu")).detach()
+
+    alone = [starts(seed) for seed in range(4)]
+    state = torch.get_rng_state()
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(starts, range(4)))
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINED if name != "logit_adjusted_loss"])  # chooses by all seeds

@@ -6,6 +6,7 @@ except for large classifiers on a CPU.
 """
 
 import math
+import threading
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Protocol
@@ -34,13 +35,16 @@ class Head(Protocol):
         ...
 
 
+_DRAWING = threading.Lock()  # torch's random generator is one for all threads, which may each fit a classifier
+
+
 def spread(start: Callable[[], Tensor], seeds: list[int], settings: int, device: torch.device) -> Tensor:
     """Returns a parameter [S, K, ...] with initial values that differ by seed and are the same for all settings.
 
     start: draws the initial values [...] of one classifier from torch's random generator. settings: K.
     """
     drawn = []
-    with torch.random.fork_rng(devices=[]):
+    with _DRAWING, torch.random.fork_rng(devices=[]):
         for seed in seeds:
             torch.manual_seed(seed)
             drawn.append(start())

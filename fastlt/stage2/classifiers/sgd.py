@@ -145,7 +145,9 @@ class Step:
                 self.head.behind_step()  # type: ignore[attr-defined]
 
     def _capture(self) -> "torch.cuda.CUDAGraph":
-        # The rate is 0 here, so the warm-up changes no parameter; the momentum that it accumulates is cleared below.
+        # The rate is 0 here, but a head may change its parameters behind a step: what they were is put back below, and
+        # the momentum cleared.
+        before = [parameter.detach().clone() for parameter in self.head.parameters]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -155,6 +157,7 @@ class Step:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use CUDA meanwhile
             self._run()
-        for buffer in self.buffers:
+        for parameter, buffer, value in zip(self.head.parameters, self.buffers, before, strict=True):
+            parameter.detach().copy_(value)
             buffer.zero_()
         return graph
