@@ -128,6 +128,19 @@ def test_ncm_is_the_authors(kind: str, task: Task, test_features: Features) -> N
     torch.testing.assert_close(scores(names[1], task, test_features.x), cosine.float(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["un", "l2n", "cl2n"])
+def test_nearest_means_keep_their_digits_where_the_common_part_is_large(kind: str) -> None:
+    seen, asked = drawn(COUNTS, 1), drawn(np.full(len(COUNTS), 50), 3)
+    name = "ncm_l2" if kind == "cl2n" else f"ncm_{kind}_l2"
+    far = replace(made(COUNTS, Stage2(TRAINING, TRAINING)), train=Features(seen.x + 3000, seen.labels))
+    tensors = CLASSIFIERS[name].fit(far).tensors
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        there = {key: value.to(dtype) for key, value in tensors.items()}
+        found.append(CLASSIFIERS[name].scores(there, (asked.x + 3000).to(dtype)).argmax(1))
+    assert (found[0] == found[1]).float().mean() > 0.98
+
+
 def mean_class(weight: torch.Tensor, bias: torch.Tensor | float, features: Features, task: Task) -> float:
     return evaluate(lambda x: x @ weight.T + bias, features, task.counts)["mean_class"]
 

@@ -12,6 +12,7 @@ from fastlt.core.errors import UserError
 from fastlt.stage2.classifiers import CLASSIFIERS, find_classifier
 from fastlt.stage2.classifiers.base import linear_scores
 from fastlt.stage2.classifiers.cosine import scores as cosine_scores
+from fastlt.stage2.classifiers.ncm import middle_of
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ def fold(name: str, tensors: Mapping[str, Tensor], temperature: float = 1.0, sca
     name: the classifier. tensors: as its `scores` takes them; they already include tau, scales and priors.
     temperature: of its confidences. scale: what features are divided by before the classifier.
 
-    The logits are its scores divided by the temperature. Those of nearest class means on raw features lack the squared
-    norm of the feature, which is the same for all classes. Raises UserError for a classifier that is no such layer.
+    The logits are its scores divided by the temperature. Those of nearest class means by L2 lack the squared distance
+    of the feature to the middle of all means, which is the same for all classes. Raises UserError for a classifier that
+    is no such layer.
     """
     kept = {key: value.double() for key, value in tensors.items()}
     scores = find_classifier(name).scores
@@ -77,17 +79,22 @@ def fold(name: str, tensors: Mapping[str, Tensor], temperature: float = 1.0, sca
 
 
 def _of_means(kept: dict[str, Tensor], kind: str, distance: str, temperature: float, scale: float) -> Head:
-    """Folds nearest class means (stage2/classifiers/ncm.py). For a direction z, -|z - m|^2 equals 2 z m - |m|^2 - 1."""
+    """Folds nearest class means (stage2/classifiers/ncm.py).
+
+    With the middle s of all means, -|z - m|^2 equals 2 z (m - s) - |m - s|^2 - 2 s (m - s) less |z - s|^2.
+    """
     mean, none = kept["mean"], kept["none"]
     centre = kept["centre"] * scale if kind == "cl2n" else None
     if distance == "cosine":
         return _head(functional.normalize(mean, dim=1), none, temperature, True, centre)
     if distance == "authors_cos":
         return _head(mean / mean.shape[1], none, temperature, True, centre)
-    squares = none - mean.square().sum(1)
+    middle = middle_of(mean, none)
+    apart = mean - middle
+    bias = none - apart.square().sum(1) - 2 * apart @ middle
     if kind == "un":
-        return _head(2 * mean / scale, squares, temperature)
-    return _head(2 * mean, squares - 1, temperature, True, centre)
+        return _head(2 * apart / scale, bias, temperature)
+    return _head(2 * apart, bias, temperature, True, centre)
 
 
 def _head(

@@ -37,6 +37,9 @@ def scores(tensors: Tensors, x: Tensor, kind: str, distance: str) -> Tensor:
     distance: `l2` scores by the negative squared L2 distance, `cosine` by the cosine. `authors_cos` is what the paper's
         code calls `cos`: z mu_c / D with means that are not normalized, so that classes whose features agree have an
         advantage. It is not the cosine of the paper's text.
+
+    Distances are those of z and mu_c less the middle of all means: what they have in common can be so much larger than
+    what they differ in that float32 would lose the difference.
     """
     mean = tensors["mean"]
     z = x - tensors["centre"] if kind == "cl2n" else x
@@ -45,7 +48,15 @@ def scores(tensors: Tensors, x: Tensor, kind: str, distance: str) -> Tensor:
         return z @ functional.normalize(mean, dim=1).T + tensors["none"]
     if distance == "authors_cos":
         return z @ mean.T / z.shape[1] + tensors["none"]
+    middle = middle_of(mean, tensors["none"])
+    z, mean = z - middle, mean - middle
     return 2 * z @ mean.T - mean.square().sum(1) - z.square().sum(1, keepdim=True) + tensors["none"]
+
+
+def middle_of(mean: Tensor, none: Tensor) -> Tensor:
+    """Returns the mean [D] of the class means [C, D], without those of classes that have none. Both as in `scores`."""
+    there = (none == 0).to(mean.dtype)
+    return there @ mean / there.sum()
 
 
 def classifier(kind: str, distance: str) -> Classifier:
