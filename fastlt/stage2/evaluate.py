@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fastlt.core.groups import GROUPS, class_groups
-from fastlt.stage2.classifiers.base import Features
+from fastlt.stage2.classifiers.base import Features, wide
 
 ROWS = 2048  # samples whose scores are computed at once, which bounds the memory
 BINS = 15  # number of bins of the expected calibration error
@@ -23,9 +23,9 @@ Scores = Callable[[torch.Tensor], torch.Tensor]
 def evaluate(scores: Scores, test: Features, counts: np.ndarray, temperature: float | None = None) -> dict[str, Any]:
     """Measures a classifier on a split and returns a dict of the measures, in percent.
 
-    scores: a function from float32 features [n, D] to scores [n, C]. The class with the largest score is predicted, of
-        equal ones the first.
-    test: features and labels of the split.
+    scores: a function from features [n, D], float64 or float32, to scores [n, C]. The class with the largest score is
+        predicted, of equal ones the first.
+    test: features and labels of the split; features in float64 stay so, others become float32.
     counts: training images of each class, [C], which determine the groups.
     temperature: T; with it, softmax(scores / T) is measured as well.
 
@@ -50,7 +50,7 @@ def evaluate(scores: Scores, test: Features, counts: np.ndarray, temperature: fl
     (100.0, 0.0, 75.0, 50.0)
     """
     tiles = zip(test.x.split(ROWS), test.labels.split(ROWS), strict=True)
-    columns = [_row_facts(scores(x.float()).float(), y, temperature) for x, y in tiles]
+    columns = [_row_facts(wide(scores(wide(x))), y, temperature) for x, y in tiles]
     finite, predicted, rank, *confidences = (torch.cat(parts).cpu().numpy() for parts in zip(*columns, strict=True))
     if not finite.all():
         raise ValueError(f"the scores of row {int(np.argmin(finite))} are not finite")

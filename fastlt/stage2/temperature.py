@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import torch
 
-from fastlt.stage2.classifiers.base import Features
+from fastlt.core.log import say
+from fastlt.core.words import counted
+from fastlt.stage2.classifiers.base import Features, wide
 
 TILE = 1024  # samples whose scores are processed at once
 BOUNDS = (1e-3, 1e3)  # smallest and largest T
@@ -16,18 +18,23 @@ ACCURACY = 1e-6  # relative accuracy of 1 / T
 def fit_temperature(scores: Callable[[torch.Tensor], torch.Tensor], features: Features, rows: int = 20000) -> float:
     """Returns the T in [1e-3, 1e3] that minimizes the mean negative log-likelihood of softmax(scores / T).
 
-    scores: a function from float32 features [n, D] to scores [n, C].
-    features: held-out samples with their labels.
+    scores: a function from features [n, D], float64 or float32, to scores [n, C].
+    features: held-out samples with their labels; features in float64 stay so, others become float32.
     rows: maximum number of samples; of more, so many evenly spread ones are used.
 
-    The loss is convex in b = 1 / T. It is minimized by Newton's method in b within a shrinking bracket. If it has no
-    minimum, T is a bound: the lower one if all samples are classified correctly, the upper one if true classes score
-    below the average class. If all scores of each row are equal, T is 1.
+    The loss is convex in b = 1 / T. It is minimized by Newton's method in b within a shrinking bracket. It has no
+    minimum if all samples are classified correctly, which any smaller T makes more certain, or if true classes score
+    below the average class. T is then 1, and a line says so. T is also 1 if all scores of each row are equal.
 
     Raises ValueError if a score is not finite.
     """
     tiles = _below_best(scores, features, rows)
     if not any(bool(below.any()) for below, _ in tiles):
+        return 1.0
+    right = all(bool((below.gather(1, labels[:, None]) == 0).all()) for below, labels in tiles)
+    if right or _slopes(tiles, 0.0)[0] >= 0:
+        why = "are all classified right" if right else "score lower in their own class than in others on average"
+        say(f"no temperature fits {counted(len(features), 'held-out image')} that {why}: it stays 1")
         return 1.0
     low, high = 1 / BOUNDS[1], 1 / BOUNDS[0]
     if _slopes(tiles, high)[0] <= 0:
@@ -56,8 +63,8 @@ def _below_best(
     taken = torch.arange(min(rows, count), device=features.x.device) * count // min(rows, count)
     tiles = []
     for part in taken.split(TILE):
-        raw = scores(features.x[part].float()).float()
-        tiles.append((raw - raw.amax(1, keepdim=True), features.labels[part]))
+        raw = wide(scores(wide(features.x[part])))
+        tiles.append(((raw - raw.amax(1, keepdim=True)).float(), features.labels[part]))
     if not all(bool(below.isfinite().all()) for below, _ in tiles):
         raise ValueError("a score that the temperature is fitted to is not finite")
     return tiles

@@ -596,6 +596,7 @@ def test_what_is_no_classifier_is_refused(name: str, told: str) -> None:
         lambda: Stage2(TRAINING, TRAINING, hidden=0),
         lambda: Stage2(TRAINING, TRAINING, keep="first"),
         lambda: Stage2(TRAINING, TRAINING, tau_bias=True),
+        lambda: Stage2(TRAINING, TRAINING, tau=float("nan")),
         lambda: Training(1, 64, 0.1, 0.0, milestones=(5, 5)),
         lambda: Training(1, 64, 0.1, 0.0, warmup_from=2.0),
         lambda: Stage2(TRAINING, TRAINING, smoothing_tail=0.4),

@@ -209,7 +209,7 @@ def test_weights_that_leave_float32_upwards_or_downwards_are_told(length: float,
         linear.weight.copy_(length * torch.nn.functional.normalize(task.weight, dim=1))
     fixed = replace(task, joint=linear, stage2=replace(task.stage2, tau=40.0))
     assert failure(jobs(fixed, "tau_norm"), tmp_path).startswith(
-        "stage2.tau is 40, and weights divided by that power of their length leave float32: "
+        "tau is 40, and weights divided by that power of their length leave float32: "
     )
 
 

@@ -257,11 +257,22 @@ def test_temperature_does_not_see_what_is_added_to_a_row() -> None:
 
 
 @pytest.mark.parametrize("margin", [1e-5, 1.0, 1e4])
-def test_temperature_without_a_minimum_is_a_bound(margin: float) -> None:
+def test_temperature_without_a_minimum_is_one_and_a_line_says_so(
+    margin: float, capsys: pytest.CaptureFixture[str]
+) -> None:
     labels = torch.arange(3).repeat(4)
     right = torch.nn.functional.one_hot(labels, 3).float() * margin
-    assert fit_temperature(same, Features(right, labels)) == 1e-3
-    assert fit_temperature(same, Features(-right, labels)) == 1e3
+    assert fit_temperature(same, Features(right, labels)) == 1
+    told = "no temperature fits 12 held-out images that are all classified right: it stays 1"
+    assert capsys.readouterr().err.strip() == told
+    assert fit_temperature(same, Features(-right, labels)) == 1
+    assert "score lower in their own class than in others on average" in capsys.readouterr().err
+
+
+def test_temperature_beyond_a_bound_is_the_bound() -> None:
+    features = drawn(rows=300, classes=5)
+    for factor, bound in ((1e-6, 1e-3), (1e6, 1e3)):
+        assert fit_temperature(same, Features(features.x * factor, features.labels)) == bound
 
 
 def test_temperature_of_equal_scores_is_one() -> None:

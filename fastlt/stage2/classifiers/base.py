@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from fastlt.core.config import assemble
@@ -25,7 +26,8 @@ FOLDS = 5  # number of folds of a cross-validation on the training images
 class Features:
     """Features of a split, on one device.
 
-    x: float32 or float16 [N, D], sorted by class. labels: class indices, int64 [N]. len() is N.
+    x: float32 or float16 [N, D], sorted by class; to measure on also float64. labels: class indices, int64 [N]. len()
+    is N.
     """
 
     x: Tensor
@@ -33,6 +35,11 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def wide(x: Tensor) -> Tensor:
+    """Returns features as their scores are computed: float64 as it is, anything else as float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,9 @@ class Stage2Config:
         if self.keep not in KEEP:
             raise UserError(f"keep={self.keep} is unknown: allowed are {', '.join(KEEP)}")
         if self.tau_bias and self.tau is None:
-            raise UserError("tau_bias=true needs a fixed tau, such as stage2.tau=1: a chosen one has no bias")
+            raise UserError("tau_bias=true needs a fixed tau, such as tau=1: a chosen one has no bias")
+        if self.tau is not None and not math.isfinite(self.tau):
+            raise UserError(f"tau={self.tau}: it must be a finite number")
         if self.hidden < 1:
             raise UserError(f"hidden={self.hidden}: it must be at least 1")
 

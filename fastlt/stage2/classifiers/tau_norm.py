@@ -51,7 +51,7 @@ def _normalized(task: Task, choices: dict[str, Any]) -> torch.Tensor:
     # Weights that underflow to 0 must be an error as well as those that overflow: neither shows in the scores.
     vanished = (weight == 0).all(1) & (task.weight != 0).any(1)
     if not weight.isfinite().all() or vanished.any():
-        name = f"the best tau on {choices['chosen_on']}" if "chosen_on" in choices else "stage2.tau"
+        name = f"the best tau on {choices['chosen_on']}" if "chosen_on" in choices else "tau"
         raise UserError(
             f"{name} is {tau:g}, and weights divided by that power of their length leave float32: train a joint "
             "classifier whose weights differ more in length"
