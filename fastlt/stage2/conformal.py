@@ -9,6 +9,8 @@ from torch import Tensor
 
 from fastlt.core.errors import UserError
 
+ROUNDING = 1e-5  # by which share a probability may differ between batches, as sums are added in another order
+
 
 @dataclass(frozen=True)
 class PredictionSets:
@@ -35,7 +37,8 @@ class PredictionSets:
 
     def labels(self, image: int) -> np.ndarray:
         """Returns the labels in the set of one image. image: its row number."""
-        return self.classes[np.asarray(self.members[image])]
+        row = self.members[image]
+        return self.classes[np.asarray(row.cpu() if isinstance(row, Tensor) else row)]
 
 
 class Calibration:
@@ -56,9 +59,10 @@ class Calibration:
     def members(self, probabilities: Tensor) -> Tensor:
         """Returns the classes in the set of each image, bool [N, C]; the most probable class is always among them.
 
-        probabilities: [N, C].
+        probabilities: [N, C]. A class at its threshold is in the set, also if rounding puts it just beyond.
         """
-        found = 1 - probabilities <= torch.from_numpy(self.limits).to(probabilities.device)
+        unfit = 1 - probabilities.double() * (1 + ROUNDING)  # in float64, as the thresholds are
+        found = unfit <= torch.from_numpy(self.limits).to(probabilities.device)
         return found.scatter_(1, probabilities.argmax(1, keepdim=True), True)
 
     def shortage(self, held_out: str) -> str:

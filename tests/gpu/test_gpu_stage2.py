@@ -4,6 +4,7 @@ tests/test_classifiers.py has every classifier with one seed and one setting in 
 """
 
 import copy
+import pickle
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,6 +16,9 @@ from test_classifiers import COUNTS, TRAINED, drawn, made
 
 from fastlt.stage2.classifiers import CLASSIFIERS, find_classifier
 from fastlt.stage2.classifiers.base import Features, Fitted, Stage2, Task, Training
+from fastlt.stage2.classifiers.heads import Capped
+from fastlt.stage2.classifiers.sgd import Step
+from fastlt.stage2.estimators import LWS
 from fastlt.stage2.evaluate import evaluate
 from fastlt.stage2.temperature import fit_temperature
 
@@ -120,3 +124,27 @@ def test_many_fits_leave_no_memory_behind(task: Task, gpu: torch.device) -> None
         CLASSIFIERS["mlp_2"].fit(there)
     assert torch.cuda.memory_allocated(gpu) <= before[0] + 1e6
     assert torch.cuda.memory_reserved(gpu) <= before[1] + 64e6
+
+
+def test_a_capture_changes_no_weight(task: Task, gpu: torch.device) -> None:
+    """Weights that are cut back behind every step are cut back behind the first, not before it."""
+    there = on(task, gpu)
+    head = Capped(there.weight, there.bias, [0], 1)
+    head.cap([0.5 * float(there.weight.norm(dim=1).min())])
+    Step(head, there.train, 1, 8, [{"lr": 0.1, "weight_decay": 0.0}], lambda z, y: z.square().sum(-1))
+    assert torch.equal(head.weight[0, 0], there.weight) and torch.equal(head.bias[0, 0], there.bias)
+
+
+def test_one_that_was_fitted_on_a_gpu_is_pickled_without_it(task: Task, gpu: torch.device) -> None:
+    there = on(task, gpu)
+    assert there.choose is not None
+    held = there.choose.x, there.choose.labels
+    for joint in (there.joint, (there.weight, there.bias)):
+        clf = LWS(joint=joint, epochs=2).fit(there.train.x, there.train.labels, *held)
+        again = pickle.loads(pickle.dumps(clf))
+        parts = again.joint.parameters() if isinstance(again.joint, torch.nn.Module) else again.joint
+        kept = [*again.tensors_.values(), *parts]
+        assert not any(tensor.is_cuda for tensor in kept)
+        assert torch.equal(again.predict(held[0]), clf.predict(held[0]))
+        sets = clf.predict_set(held[0], coverage=0.5)
+        assert sets.members.is_cuda and set(sets.labels(0)) <= set(range(len(COUNTS)))

@@ -18,8 +18,20 @@ from fastlt.core.errors import UserError
 from fastlt.stage2 import estimators
 from fastlt.stage2.classifiers import CLASSIFIERS, find_classifier
 from fastlt.stage2.classifiers.base import Task
-from fastlt.stage2.conformal import thresholds
-from fastlt.stage2.estimators import CRT, LWS, MLP, NCM, Joint, LogitAdjust, LongTailClassifier, TauNorm
+from fastlt.stage2.conformal import Calibration, thresholds
+from fastlt.stage2.estimators import (
+    CRT,
+    LWS,
+    MLP,
+    NCM,
+    Joint,
+    LogitAdjust,
+    LongTailClassifier,
+    MaxNorm,
+    SmoothedCRT,
+    TauNorm,
+    base,
+)
 from fastlt.stage2.estimators.checks import as_rows
 from fastlt.stage2.estimators.settings import settings_of
 from fastlt.stage2.estimators.table import NCM_NAMES
@@ -102,7 +114,7 @@ def test_the_same_numbers_as_stage_2(name: str, estimator: LongTailClassifier, w
     if where == "folds":
         task = replace(task, choose=None, choose_on="folds")
     known = estimator.get_params()
-    given = {"epochs": 2, "batch": 64, "joint": task.joint, "scale": "none"}
+    given = {"epochs": 2, "batch": 64, "joint": task.joint, "scale": "none", "weight_decay": 5e-4}
     estimator = copy.copy(estimator).set_params(**{key: value for key, value in given.items() if key in known})
     if known.get("choose_on") == "auto":
         estimator.set_params(choose_on=where.replace("val", "auto"))
@@ -113,6 +125,15 @@ def test_the_same_numbers_as_stage_2(name: str, estimator: LongTailClassifier, w
     assert {**theirs.choices, "chosen_on": ""} == {**estimator.choices_, "chosen_on": ""}
     assert set(theirs.tensors) == set(estimator.tensors_)
     assert all(torch.equal(tensor, estimator.tensors_[key]) for key, tensor in theirs.tensors.items())
+
+
+def test_max_norm_chooses_its_weight_decay_unless_one_is_given(data: dict[str, np.ndarray]) -> None:
+    held = data["X_val"], data["y_val"]
+    chosen = MaxNorm(**SHORT).fit(data["X"], data["y"], *held).choices_
+    assert {setting["weight_decay"] for setting in chosen["grid"]} == {5e-4, 5e-3, 5e-2}
+    given = MaxNorm(weight_decay=1e-3, **SHORT).fit(data["X"], data["y"], *held).choices_
+    assert {setting["weight_decay"] for setting in given["grid"]} == {1e-3}
+    assert MaxNorm(choose_on="none", **SHORT).fit(data["X"], data["y"]).choices_["weight_decay"] == 5e-4
 
 
 def test_labels_and_arrays_come_back_as_they_were(data: dict[str, np.ndarray]) -> None:
@@ -159,6 +180,52 @@ def test_the_report_is_evaluates(data: dict[str, np.ndarray]) -> None:
         clf.report(data["X_test"][:1], ["class x"])
     assert clf.score(data["X_test"][:2], ["class x", "class x"]) == 0
     assert "calibrated" not in CRT(**SHORT).fit(data["X"], data["y"]).report(data["X_test"], data["y_test"])
+
+
+def test_the_report_and_the_temperature_see_features_as_predictions_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64 all measures are of float64, and features in float16 are divided in float32."""
+    monkeypatch.setattr(base, "ROWS", 64)  # several parts
+    train, held, test = drawn(COUNTS, 1), drawn(np.full(6, 40), 2), drawn(np.full(6, 100), 3)
+    far = [part.x.double() * 1e-4 + 3000 for part in (train, held, test)]  # float32 does not tell classes apart here
+    clf = NCM(features="un", scale="none").fit(train.x.double(), train.labels, held.x.double(), held.labels)
+    clf.tensors_ = {**clf.tensors_, "mean": clf.tensors_["mean"].double() * 1e-4 + 3000}
+    assert clf.score(far[2], test.labels) > 0.7
+    assert clf.report(far[2], test.labels)["all"] == pytest.approx(100 * clf.score(far[2], test.labels))
+    halves = [(100 * part.x).half() for part in (train, held, test)]
+    fitted = NCM(features="un", scale=1e-3).fit(halves[0], train.labels, halves[1], held.labels)
+    assert fitted.report(halves[2], test.labels)["all"] == pytest.approx(100 * fitted.score(halves[2], test.labels))
+    same = NCM(features="un", scale=1e-3).fit(halves[0].float(), train.labels, halves[1].float(), held.labels)
+    assert fitted.temperature_ == same.temperature_ and same.score(halves[2], test.labels) > 0.7
+
+
+def test_no_call_but_those_that_return_them_holds_all_scores(
+    data: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clf = NCM().fit(data["X"], data["y"], data["X_val"], data["y_val"])
+    sets = clf.predict_set(data["X_test"]).members
+    whole = [clf.predict(data["X_test"]).tolist(), clf.score(data["X_test"], data["y_test"])]
+    monkeypatch.setattr(base, "ROWS", 64)
+    joined = torch.cat
+
+    def seen(parts: list[torch.Tensor], *others: Any) -> torch.Tensor:
+        assert not any(part.is_floating_point() and part.shape[1:] == (6,) for part in parts)
+        return joined(parts, *others)
+
+    monkeypatch.setattr(base.torch, "cat", seen)
+    assert [clf.predict(data["X_test"]).tolist(), clf.score(data["X_test"], data["y_test"])] == whole
+    np.testing.assert_array_equal(clf.predict_set(data["X_test"]).members, sets)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_class_at_its_threshold_is_in_the_set(dtype: type) -> None:
+    """With 9 images of a class and a coverage of 0.9 the threshold is the largest value: all 9 are covered."""
+    train, held = drawn(COUNTS, 1), drawn(np.full(6, 9), 4)
+    x, order = held.x.numpy().astype(dtype), np.random.default_rng(0).permutation(54)
+    clf = CRT(**SHORT).fit(train.x, train.labels, x, held.labels)
+    assert clf.predict_set(x[order]).members[np.arange(54), held.labels[order]].all()
+    assert clf.predict_set(x).members[np.arange(54), held.labels].all()
+    tiny = Calibration(np.array([1 - 1e-12] * 9), np.zeros(9, np.int64), 2, 0.9)
+    assert tiny.members(torch.tensor([[1e-12, 1.0], [1e-13, 1.0]])).tolist() == [[True, True], [False, True]]
 
 
 def test_prediction_sets_cover_every_class() -> None:
@@ -239,6 +306,16 @@ def test_a_fitted_one_survives_pickling(data: dict[str, np.ndarray]) -> None:
         (CRT(choose_on="test"), "choose_on=test is unknown: allowed are auto, folds, none, train"),
         (CRT(lr=(0.1, 0.2), choose_on="none"), r"lr=\(0.1, 0.2\) and choose_on=none"),
         (CRT(random_state=-1), "random_state=-1: it must be"),
+        (TauNorm(random_state=2**62), "random_state=4611686018427387904: it must be .* below 4294967296"),
+        (TauNorm(tau=np.nan), "tau=nan: it must be a finite number"),
+        (TauNorm(tau_bias=True), "tau_bias=true needs a fixed tau, such as tau=1"),
+        (TauNorm(tau="0.5"), "tau='0.5': it must be a finite number"),  # type: ignore[arg-type]
+        (MLP(hidden=1.5), "hidden=1.5: it must be a whole number"),  # type: ignore[arg-type]
+        (MLP(hidden="64"), "hidden='64': it must be a whole number"),  # type: ignore[arg-type]
+        (SmoothedCRT(smoothing_head=None), "smoothing_head=None: it must be a finite number"),  # type: ignore[arg-type]
+        (CRT(scale=None), "scale=None is unknown"),  # type: ignore[arg-type]
+        (CRT(device=None), "device=None is unknown"),  # type: ignore[arg-type]
+        (LWS(joint=(np.ones((6, 16)), None)), "the bias of joint is None: give one number for each class"),
         (CRT(scale="std"), "scale=std is unknown: allowed are rms, none, or a number"),
         (CRT(scale=0), "scale=0 is unknown"),
         (CRT(device="tpu"), "device=tpu is unknown"),
@@ -265,6 +342,8 @@ def test_wrong_features_and_labels(data: dict[str, np.ndarray]) -> None:
         (x, y[:-1], (), r"y has the shape \(649,\), features 650 rows"),
         (x, ["a"] * 650, (), "y holds one class, a: a classifier needs at least two"),
         (x, np.array(["a", 1] * 325, object), (), "y mixes labels of the types int, str"),
+        (x, np.array([1, 2, np.nan, 2, 1] * 130, object), (), r"y\[2\] is nan, a missing value"),
+        (np.array([[1, "many"]] * 650, object), y, (), "X holds values that are no numbers .*could not convert string"),
         (x, y, (x,), "X_val and y_val: give both or neither"),
         (x, y, (x[:, :3], y), "X_val has 3 features, X 16"),
         (x, y, (x[:1], ["z"]), "y_val holds the label 'z', which no training image has"),
@@ -279,6 +358,31 @@ def test_wrong_features_and_labels(data: dict[str, np.ndarray]) -> None:
     fitted = NCM().fit(x, y)
     with pytest.raises(UserError, match="prediction sets need images that were not trained on"):
         fitted.predict_set(x)
+
+
+def test_columns_in_another_order_are_refused(data: dict[str, np.ndarray]) -> None:
+    names = [f"c{number}" for number in range(16)]
+    table = Table(data["X"], names)
+    clf = NCM().fit(table, data["y"])
+    assert clf.feature_names_in_.tolist() == names
+    assert clf.score(table, data["y"]) == clf.score(data["X"], data["y"])
+    turned = Table(data["X"][:, ::-1], names[::-1])
+    told = "passed during fit, in the same order: column 0 of X is c15, and was c0"
+    with pytest.raises(UserError, match=told):
+        clf.predict(turned)
+    with pytest.raises(UserError, match=told.replace("X", "X_val")):
+        clf.fit(table, data["y"], turned, data["y"])
+    assert not hasattr(clf.fit(data["X"], data["y"]), "feature_names_in_")
+
+
+class Table:
+    """As much of a DataFrame as is looked at."""
+
+    def __init__(self, values: np.ndarray, columns: list[str]):
+        self.values, self.columns = values, columns
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return self.values
 
 
 def test_mapped_features_are_not_copied_to_be_checked(tmp_path: Path, data: dict[str, np.ndarray]) -> None:

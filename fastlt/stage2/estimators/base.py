@@ -1,8 +1,8 @@
 """The base class of the estimators: fitting, prediction, and measures, with scikit-learn's interface."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +13,7 @@ from fastlt.core.device import pick_device
 from fastlt.core.errors import UserError
 from fastlt.core.groups import class_groups
 from fastlt.core.words import counted
-from fastlt.stage2.classifiers.base import Classifier, Features, Task
+from fastlt.stage2.classifiers.base import Classifier, Features, Task, Tensors, wide
 from fastlt.stage2.classifiers.joint import linear_layer
 from fastlt.stage2.conformal import Calibration, PredictionSets, unfit_of
 from fastlt.stage2.estimators.checks import (
@@ -21,6 +21,8 @@ from fastlt.stage2.estimators.checks import (
     NotFitted,
     as_labels,
     as_rows,
+    check_columns,
+    column_names,
     find_classes,
     known_to_scikit_learn,
     numbers_of,
@@ -28,7 +30,7 @@ from fastlt.stage2.estimators.checks import (
 from fastlt.stage2.estimators.params import Parameters
 from fastlt.stage2.estimators.scale import scale_of
 from fastlt.stage2.estimators.settings import settings_of
-from fastlt.stage2.evaluate import evaluate
+from fastlt.stage2.evaluate import Scores, evaluate
 from fastlt.stage2.temperature import fit_temperature
 
 UNTRAINED = settings_of({"crt": 1, "lws": 1}, 1, (1.0,), (0.0,))  # placeholder for classifiers without a training
@@ -45,11 +47,11 @@ class LongTailClassifier(Parameters):
 
     Attributes after `fit`:
         classes_: the labels, sorted, [C]. class_counts_: training images of each class, int64 [C].
-        n_features_in_: D.
+        n_features_in_: D. feature_names_in_: the names of the columns, [D], if X had names, such as a DataFrame.
         choices_: hyperparameters that were set or chosen, and on what, as in results.json.
-        temperature_: of `predict_proba`; 1 if `fit` was given no X_val.
+        temperature_: of `predict_proba`; 1 if `fit` was given no X_val, or if none fits, see `fit_temperature`.
         scale_: the number that features are divided by.
-        tensors_: the tensors that scores are computed from, for features divided by scale_.
+        tensors_: the tensors that scores are computed from, for features divided by scale_; on the CPU.
     """
 
     scale: str | float = "rms"
@@ -66,23 +68,30 @@ class LongTailClassifier(Parameters):
 
         Raises UserError (a ValueError) for data that cannot be learned from; the classifier is then unchanged.
         """
-        rows = as_rows(X)
+        rows, names = as_rows(X), column_names(X)
         classes, numbers = find_classes(as_labels(y, len(rows)))
         device = self._device_for(rows)
         scale = scale_of(self.scale, rows)
         train = Features(_moved(rows, scale, device), torch.from_numpy(numbers).to(device))
         apart = self._apart(X_val, y_val, classes, rows.shape[1])
+        check_columns(X_val, names, "X_val")
         held = None if apart is None else Features(_moved(apart.x, scale, device), apart.labels.to(device))
         counts = np.bincount(numbers, minlength=len(classes))
         classifier, task = self._classifier(), self._task(train, held, counts, scale)
         fitted = classifier.fit(task)
         if not all(tensor.isfinite().all() for tensor in fitted.tensors.values()):
             raise UserError(f"the training of {type(self).__name__} diverged: lower lr, or standardize the features")
-        scores = partial(classifier.scores, fitted.tensors)
+        tensors, temperature = {name: tensor.cpu() for name, tensor in fitted.tensors.items()}, 1.0
+        if apart is not None:
+            scores = self._scoring(tensors, scale, apart.x)
+            temperature = fit_temperature(scores, Features(apart.x.to(device), apart.labels.to(device)))
         self.classes_, self.class_counts_, self.n_features_in_ = classes, counts, rows.shape[1]
-        self.scale_, self.tensors_, self.choices_ = scale, dict(fitted.tensors), dict(fitted.choices)
-        self.temperature_ = 1.0 if held is None else fit_temperature(scores, held)
+        self.scale_, self.tensors_, self.choices_ = scale, tensors, dict(fitted.choices)
+        self.temperature_ = temperature
         self._held = None if apart is None else self._unfit_of(apart)
+        vars(self).pop("feature_names_in_", None)
+        if names is not None:
+            self.feature_names_in_ = names
         return self
 
     def decision_function(self, X: Any) -> Any:
@@ -90,12 +99,12 @@ class LongTailClassifier(Parameters):
 
         With two classes, the result is the score of the second minus that of the first, [N], as in scikit-learn.
         """
-        scores = self._scores(self._checked(X))
+        scores = self._of_each(self._checked(X), lambda scores: scores)
         return _like(X, scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores)
 
     def predict(self, X: Any) -> Any:
         """Returns the labels [N] with the highest scores, as a tensor if X is one and labels are numbers."""
-        best = self._scores(self._checked(X)).argmax(1)
+        best = self._of_each(self._checked(X), lambda scores: scores.argmax(1))
         labels = self.classes_[best.cpu().numpy()]
         return (
             torch.from_numpy(labels).to(X.device) if isinstance(X, Tensor) and labels.dtype.kind in "iufb" else labels
@@ -107,12 +116,13 @@ class LongTailClassifier(Parameters):
         The temperature is 1 unless `fit` was given X_val. The probabilities of NCM, whose scores are distances, mean
         little without a fitted temperature.
         """
-        return _like(X, self._probabilities(self._checked(X)))
+        return _like(X, self._of_each(self._checked(X), self._probabilities))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Returns the share of images that are classified right, from 0 to 1. `report` returns it by group."""
         rows = self._checked(X)
-        right = self._scores(rows).argmax(1).cpu().numpy() == self._numbers(y, len(rows), strict=False)
+        best = self._of_each(rows, lambda scores: scores.argmax(1))
+        right = best.cpu().numpy() == self._numbers(y, len(rows), strict=False)
         return float(np.average(right, weights=sample_weight))
 
     def report(self, X: Any, y: Any) -> dict[str, Any]:
@@ -131,10 +141,8 @@ class LongTailClassifier(Parameters):
         labels = torch.from_numpy(self._numbers(y, len(rows)))
         device = self._device_for(rows)
         temperature = None if self._held is None else self.temperature_
-        test = Features(_moved(rows, self.scale_, device), labels.to(device))
-        found = evaluate(
-            partial(self._classifier().scores, self._tensors(device)), test, self.class_counts_, temperature
-        )
+        test = Features(rows.to(device), labels.to(device))
+        found = evaluate(self._scoring(self.tensors_, self.scale_, rows), test, self.class_counts_, temperature)
         names = self.classes_.tolist()
         return {
             **found,
@@ -158,7 +166,7 @@ class LongTailClassifier(Parameters):
         calibration = Calibration(*self._held, len(self.classes_), coverage)
         if shortage := calibration.shortage("X_val"):
             warnings.warn(shortage, stacklevel=2)
-        members = calibration.members(self._probabilities(rows))
+        members = self._of_each(rows, lambda scores: calibration.members(self._probabilities(scores)))
         return PredictionSets(_like(X, members), self.classes_, coverage, calibration.own)
 
     def _classifier(self) -> Classifier:
@@ -184,7 +192,9 @@ class LongTailClassifier(Parameters):
 
     def _unfit_of(self, held: Features) -> tuple[np.ndarray, np.ndarray]:
         """Returns 1 - p_y of each held-out image, float64 [n], and its class index, int64 [n]."""
-        return unfit_of(self._probabilities(held.x), held.labels), held.labels.cpu().numpy()
+        parts = zip(held.x.split(ROWS), held.labels.split(ROWS), strict=True)
+        found = [unfit_of(self._of_each(rows, self._probabilities), labels) for rows, labels in parts]
+        return np.concatenate(found), held.labels.cpu().numpy()
 
     def _checked(self, x: Any) -> Tensor:
         name = type(self).__name__
@@ -197,6 +207,7 @@ class LongTailClassifier(Parameters):
             raise UserError(
                 f"X has {rows.shape[1]} features, but {name} is expecting {self.n_features_in_} features as input"
             )
+        check_columns(x, getattr(self, "feature_names_in_", None), "X")
         return rows
 
     def _numbers(self, y: Any, rows: int, strict: bool = True) -> np.ndarray:
@@ -207,32 +218,39 @@ class LongTailClassifier(Parameters):
         place = {label: number for number, label in enumerate(self.classes_.tolist())}
         return np.array([place.get(label, -1) for label in labels.tolist()])
 
-    @torch.inference_mode()
-    def _scores(self, rows: Tensor) -> Tensor:
-        """Returns scores [N, C] on the device of the rows, float64 for float64 rows, else float32."""
+    def _scoring(self, tensors: Tensors, scale: float, rows: Tensor) -> Scores:
+        """Returns a function from rows such as these to scores [n, C], float64 for float64 rows, else float32.
+
+        The scores are on the device that the classifier runs on.
+        """
         device, classifier = self._device_for(rows), self._classifier()
-        tensors = self._tensors(device)
-        dtype = rows.dtype if rows.dtype == torch.float64 else torch.float32
-        tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-        parts = rows.split(ROWS)
-        return torch.cat(
-            [classifier.scores(tensors, part.to(device, dtype) / self.scale_).to(rows.device) for part in parts]
-        )
+        there = {name: tensor.to(device, wide(rows[:0]).dtype) for name, tensor in tensors.items()}
+        return lambda part: classifier.scores(there, wide(part.to(device)) / scale)
 
-    def _probabilities(self, rows: Tensor) -> Tensor:
-        return (self._scores(rows) / self.temperature_).softmax(1)
+    @torch.inference_mode()
+    def _of_each(self, rows: Tensor, found: Callable[[Tensor], Tensor]) -> Tensor:
+        """Returns what a function finds in the scores [n, C] of each part of the rows, on the device of the rows.
 
-    def _tensors(self, device: torch.device) -> dict[str, Tensor]:
-        return {name: tensor.to(device) for name, tensor in self.tensors_.items()}
+        The scores of all rows are never in memory at once.
+        """
+        scores = self._scoring(self.tensors_, self.scale_, rows)
+        return torch.cat([found(scores(part)).to(rows.device) for part in rows.split(ROWS)])
+
+    def _probabilities(self, scores: Tensor) -> Tensor:
+        return (scores / self.temperature_).softmax(1)
 
     def _device_for(self, rows: Tensor) -> torch.device:
-        return rows.device if self.device == "auto" and rows.is_cuda else pick_device(self.device)
+        return rows.device if self.device == "auto" and rows.is_cuda else pick_device(str(self.device))
 
 
 def _moved(rows: Tensor, scale: float, device: torch.device) -> Tensor:
-    """Returns features divided by their scale, on the device, as float16 or float32; not copied if nothing changes."""
-    there = rows.to(device, rows.dtype if rows.dtype == torch.float16 else torch.float32).contiguous()
-    return there if scale == 1 else there / scale
+    """Returns features divided by their scale, on the device, as float32; not copied if nothing changes.
+
+    Features in float16 with the scale 1 stay so.
+    """
+    if scale == 1:
+        return rows.to(device, rows.dtype if rows.dtype == torch.float16 else torch.float32).contiguous()
+    return rows.to(device, torch.float32, copy=True).contiguous().div_(scale)
 
 
 def _like(x: Any, value: Tensor) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastlt.core.errors import UserError
+from fastlt.core.errors import UserError, first_line
 from fastlt.core.words import counted
 
 ROWS = 8192  # features that are checked or scored at once
@@ -17,6 +17,10 @@ KEPT = (torch.float16, torch.float32, torch.float64)
 
 class NotFitted(UserError, AttributeError):
     """Raised if a classifier is asked to predict before it was fitted."""
+
+
+class NotNumbers(UserError, TypeError):
+    """Raised for features that are no numbers. It is the TypeError that scikit-learn's checks expect, too."""
 
 
 def known_to_scikit_learn(name: str, otherwise: type) -> Any:
@@ -58,7 +62,13 @@ def _from_numpy(x: Any, name: str) -> Tensor:
         raise UserError(f"{name} is sparse, features of a network are dense: pass {name}.toarray()")
     values = np.asarray(x)
     if values.dtype == object:
-        values = values.astype(np.float64)
+        try:
+            values = values.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise NotNumbers(
+                f"{name} holds values that are no numbers ({first_line(error)}): features are numbers, and missing "
+                "ones are to be filled in"
+            ) from None
     if values.dtype.kind not in "fiubc":
         raise UserError(f"{name} holds values of type {values.dtype}: features are numbers")
     if values.dtype.kind in "iub" or (values.dtype.itemsize > 8 and values.dtype.kind == "f"):
@@ -81,6 +91,24 @@ def _check_finite(rows: Tensor, name: str) -> None:
             )
 
 
+def column_names(x: Any) -> np.ndarray | None:
+    """Returns the names of the columns of X, object [D]; None if it is no DataFrame, or not all names are strings."""
+    names = list(getattr(x, "columns", ()))
+    return np.array(names, object) if names and all(isinstance(name, str) for name in names) else None
+
+
+def check_columns(x: Any, expected: np.ndarray | None, name: str) -> None:
+    """Raises UserError if both X and what was fitted have names of columns, and these differ, or their order."""
+    found = column_names(x)
+    if found is None or expected is None or len(found) != len(expected) or (found == expected).all():
+        return
+    place = int(np.argmin(found == expected))
+    raise UserError(
+        f"The feature names should match those that were passed during fit, in the same order: column {place} of "
+        f"{name} is {found[place]}, and was {expected[place]}"
+    )
+
+
 def as_labels(y: Any, rows: int, name: str = "y") -> np.ndarray:
     """Returns labels as an array [rows] of any type. Raises UserError if they are not one valid label for each row."""
     if y is None:
@@ -97,6 +125,12 @@ def as_labels(y: Any, rows: int, name: str = "y") -> np.ndarray:
         raise UserError(
             f"{name} has the shape {labels.shape}, features {counted(rows, 'row')}: one label for each row is needed"
         )
+    if labels.dtype == object:
+        for number, label in enumerate(labels.tolist()):
+            if _missing(label):
+                raise UserError(
+                    f"Unknown label type: {name}[{number}] is {label}, a missing value: leave such rows out"
+                )
     if labels.dtype.kind in "fc":
         unfit = ~np.isfinite(labels) | (labels != np.round(labels))
         if unfit.any():
@@ -107,6 +141,16 @@ def as_labels(y: Any, rows: int, name: str = "y") -> np.ndarray:
                 "or strings"
             )
     return labels
+
+
+def _missing(label: Any) -> bool:
+    """Returns whether a label is NaN, NaT or pandas' NA: none of these equals itself."""
+    try:
+        return bool(label != label)
+    except TypeError:  # NA is neither true nor false
+        return True
+    except ValueError:  # an array is no label at all, which is told where labels are sorted
+        return False
 
 
 def find_classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -32,7 +32,7 @@ def fixed_scale(asked: str | float) -> float | None:
         return {"rms": None, "none": 1.0}[asked]
     try:
         number = float(asked)
-    except ValueError:
+    except (TypeError, ValueError):
         number = 0.0
     if not 0 < number < float("inf"):
         raise UserError(f"scale={asked} is unknown: allowed are rms, none, or a number greater than 0")

@@ -13,13 +13,14 @@ Example: features of two classes with 120 and 10 images.
 100.0
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastlt.core.errors import UserError
 from fastlt.stage2.classifiers import CLASSIFIERS
 from fastlt.stage2.classifiers.base import Classifier, Stage2
 from fastlt.stage2.estimators.base import LongTailClassifier
-from fastlt.stage2.estimators.trained import OnJointClassifier, TrainedClassifier
+from fastlt.stage2.estimators.trained import OnJointClassifier, TrainedClassifier, number_of
 
 NCM_NAMES = {  # (features, distance) -> name in the table of stage 2
     ("cl2n", "l2"): "ncm_l2",
@@ -80,7 +81,8 @@ class SmoothedCRT(TrainedClassifier):
         return CLASSIFIERS["crt_las"]
 
     def _stage2(self, rows: int) -> Stage2:
-        return super()._stage2(rows, smoothing_head=self.smoothing_head, smoothing_tail=self.smoothing_tail)
+        names = ("smoothing_head", "smoothing_tail")
+        return super()._stage2(rows, **{name: number_of(name, getattr(self, name)) for name in names})
 
 
 @dataclass(eq=False, kw_only=True)
@@ -113,7 +115,8 @@ class TauNorm(OnJointClassifier):
         return CLASSIFIERS["tau_norm"]
 
     def _stage2(self, rows: int) -> Stage2:
-        return super()._stage2(rows, tau=self.tau, tau_bias=self.tau_bias)
+        tau = None if self.tau is None else number_of("tau", self.tau)
+        return super()._stage2(rows, tau=tau, tau_bias=self.tau_bias)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -178,10 +181,10 @@ class MLP(TrainedClassifier):
     def _classifier(self) -> Classifier:
         if self.layers not in (1, 2, 3):
             raise UserError(f"layers={self.layers}: allowed are 1, 2, 3")
-        return CLASSIFIERS[f"mlp_{self.layers}"]
+        return CLASSIFIERS[f"mlp_{int(self.layers)}"]
 
     def _stage2(self, rows: int) -> Stage2:
-        return super()._stage2(rows, hidden=self.hidden)
+        return super()._stage2(rows, hidden=number_of("hidden", self.hidden, whole=True))
 
 
 @dataclass(eq=False, kw_only=True)
@@ -195,7 +198,12 @@ class LogitAdjustMult(OnJointClassifier):
 @dataclass(eq=False, kw_only=True)
 class MaxNorm(OnJointClassifier):
     """Weight balancing: the joint classifier trained on with the class-balanced loss, its weights cut back to a longest
-    length; length and weight decay are chosen."""
+    length; length and weight decay are chosen.
+
+    weight_decay: None chooses from 5e-4, 5e-3 and 5e-2, with choose_on="none" it is 5e-4. Or one value, or several.
+    """
+
+    weight_decay: float | Sequence[float] | None = None
 
     def _classifier(self) -> Classifier:
         return CLASSIFIERS["max_norm"]

@@ -1,5 +1,7 @@
 """Base classes of estimators that are trained with SGD, and of those that start from a joint classifier."""
 
+import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +17,12 @@ from fastlt.stage2.classifiers.base import FOLDS, Features, Stage2, Task
 from fastlt.stage2.classifiers.joint import linear_layer, train_joint
 from fastlt.stage2.estimators.base import LongTailClassifier
 from fastlt.stage2.estimators.checks import as_rows
-from fastlt.stage2.estimators.settings import settings_of
+from fastlt.stage2.estimators.settings import DECAY, settings_of
 
 CHOOSE_ON = ("auto", "folds", "none", "train")
 EPOCHS = {"crt": 10, "lws": 5}  # the paper's numbers of epochs for new weights and for scales
 BATCH, SMALLEST = 512, 16  # batch size of the paper, and the smallest one, for a few hundred images
+LARGEST_SEED = 1 << 32  # as in scikit-learn; a training takes several seeds from it, which must fit into 64 bits
 STEPS = 300  # minimum steps of a training unless epochs are given; 10 epochs of a few hundred images are only 10 steps
 
 
@@ -39,7 +42,8 @@ class TrainedClassifier(LongTailClassifier):
     epochs: of each training. None takes the paper's (10 for weights, 5 for scales), or more if these have fewer than
         300 steps.
     batch: batch size. None takes the paper's 512, or less, down to 16, so that 10 epochs have 300 steps.
-    lr, weight_decay: one value each, or several, from which the best pair is chosen.
+    lr, weight_decay: one value each, or several, from which the best pair is chosen. A weight decay of None is 5e-4, or
+        chosen from several values by a classifier that does so.
     choose_on: what such choices, and that of tau, are made on. `auto`: X_val if `fit` is given it, else `folds`;
         `folds`: a 5-fold cross-validation on the training images; `train`: the training images themselves; `none`:
         nothing is chosen, and tau is 1.
@@ -49,7 +53,7 @@ class TrainedClassifier(LongTailClassifier):
     epochs: int | None = None
     batch: int | None = None
     lr: float | Sequence[float] = 0.2
-    weight_decay: float | Sequence[float] = 5e-4
+    weight_decay: float | Sequence[float] | None = DECAY
     choose_on: str = "auto"
     random_state: int = 0
 
@@ -63,7 +67,7 @@ class TrainedClassifier(LongTailClassifier):
             )
         choose = {"val": held, "train": train}.get(choose_on)
         stage2 = self._stage2(len(train))
-        several = [name for name in ("lr", "weight_decay") if len(_several(getattr(self, name))) > 1]
+        several = [name for name in ("lr", "weight_decay") if len(getattr(stage2, name) or ()) > 1]
         if choose_on == "none" and several:
             raise UserError(f"{several[0]}={getattr(self, several[0])} and choose_on=none: give one value, or choose")
         joint = self._joint_layer(train, counts, stage2, scale)
@@ -77,13 +81,15 @@ class TrainedClassifier(LongTailClassifier):
             if value is not None and (not isinstance(value, int | np.integer) or value < 1):
                 raise UserError(f"{name}={value}: it must be a whole number of at least 1, or None")
         batch, least = usual_training(rows, self.batch)
-        lr, decay = _several(self.lr), _several(self.weight_decay)
+        lr, decay = _several(self.lr), None if self.weight_decay is None else _several(self.weight_decay)
         epochs = {kind: int(self.epochs or max(usual, least)) for kind, usual in EPOCHS.items()}
         return settings_of(epochs, batch, lr, decay, **further)
 
     def _seed(self) -> int:
-        if not isinstance(self.random_state, int | np.integer) or self.random_state < 0:
-            raise UserError(f"random_state={self.random_state}: it must be a whole number of at least 0")
+        if not isinstance(self.random_state, int | np.integer) or not 0 <= self.random_state < LARGEST_SEED:
+            raise UserError(
+                f"random_state={self.random_state}: it must be a whole number of at least 0 and below {LARGEST_SEED}"
+            )
         return int(self.random_state)
 
     def _joint_layer(self, train: Features, counts: np.ndarray, stage2: Stage2, scale: float) -> nn.Linear:
@@ -114,6 +120,25 @@ class OnJointClassifier(TrainedClassifier):
             )
         return linear_layer(weight.to(train.x.device) * scale, bias.to(train.x.device))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what is pickled: a joint classifier on a GPU goes to the CPU, as the next machine may have none."""
+        joint = self.joint
+        if isinstance(joint, nn.Module) and any(parameter.is_cuda for parameter in joint.parameters()):
+            joint = copy.deepcopy(joint).cpu()
+        elif isinstance(joint, tuple | list):
+            joint = tuple(part.cpu() if isinstance(part, torch.Tensor) else part for part in joint)
+        return {**vars(self), "joint": joint}
+
+
+def number_of(name: str, value: Any, whole: bool = False) -> Any:
+    """Returns a parameter of an estimator as float, or with `whole` as int. Raises UserError if it is no such one."""
+    if isinstance(value, int | np.integer) or (isinstance(value, float | np.floating) and math.isfinite(value)):
+        if not whole:
+            return float(value)
+        if isinstance(value, int | np.integer):
+            return int(value)
+    raise UserError(f"{name}={value!r}: it must be a {'whole' if whole else 'finite'} number")
+
 
 def _parts(joint: Any) -> tuple[torch.Tensor, torch.Tensor]:
     if isinstance(joint, nn.Linear):
@@ -121,7 +146,10 @@ def _parts(joint: Any) -> tuple[torch.Tensor, torch.Tensor]:
         return weight, weight.new_zeros(len(weight)) if joint.bias is None else joint.bias.detach().float()
     if not isinstance(joint, tuple | list) or len(joint) != 2:
         raise UserError(f"joint is a {type(joint).__name__}: give (weight, bias), a torch.nn.Linear, or None")
-    weight, bias = as_rows(joint[0], "the weight of joint"), torch.as_tensor(joint[1]).reshape(1, -1)
+    weight, bias = as_rows(joint[0], "the weight of joint"), joint[1]
+    if bias is None:
+        raise UserError("the bias of joint is None: give one number for each class, zeros if it has none")
+    bias = bias.reshape(1, -1) if isinstance(bias, torch.Tensor) else np.reshape(np.asarray(bias), (1, -1))
     return weight.float(), as_rows(bias, "the bias of joint")[0].float()
 
 
