@@ -17,7 +17,7 @@ from fastlt.core.errors import UserError
 from fastlt.core.groups import GROUPS, class_groups
 from fastlt.core.torch_file import Unreadable, read_torch_file
 from fastlt.core.words import counted
-from fastlt.data.shards.encode import Encoding
+from fastlt.data.shards.encode import BadImage, Encoding, decode
 from fastlt.experiment.results import NAME as RESULTS
 from fastlt.experiment.results import Results, read_results
 from fastlt.models.checkpoint.store import load_model
@@ -101,7 +101,7 @@ class Predictor:
         """Predicts the `top` most probable classes of every image, best first; returns a list of predictions per image.
 
         images: uint8 arrays [H, W, 3] of RGB, PIL images, or paths of files, of any size. Files are preprocessed as in
-        the command `fastlt.predict`. Arrays and PIL images are taken as they are, without regard to EXIF orientation.
+        the command `fastlt.predict`, and so are PIL images, as their files would be. Arrays are taken as they are.
         top: classes per image. batch: how many images the model processes at once.
 
         Raises UserError for anything that is no such image, naming its position, and for scores that are not finite.
@@ -187,7 +187,12 @@ class Predictor:
             if isinstance(loaded, str):
                 raise UserError(f"image {place}, {image}: {loaded}")
             return loaded
-        pixels = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
+        pixels = image
+        if isinstance(image, Image.Image):
+            try:
+                pixels = decode(image, self.evaluation.encoding)
+            except BadImage as error:
+                raise UserError(f"image {place}: {error}") from None
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             what = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, np.ndarray) else type(image).__name__
             raise UserError(f"image {place} is {what}: allowed are uint8 arrays [H, W, 3], PIL images and paths")

@@ -180,6 +180,31 @@ def test_what_is_no_image(image: Any, told: str, tmp_path: Path) -> None:
         Predictor(folder(tmp_path), "crt", torch.device("cpu")).predict([images(1)[0], image])
 
 
+def test_pil_images_of_every_mode_are_seen_as_their_files_are(tmp_path: Path) -> None:
+    steps = np.linspace(0, 65535, 40 * 40).reshape(40, 40)
+    clear = np.zeros((40, 40, 4), np.uint8)
+    clear[10:30, 10:30] = 200, 30, 30, 255
+    given = {
+        "deep.png": Image.fromarray(steps.astype(np.uint16)),
+        "float.tif": Image.fromarray((steps / 65535).astype(np.float32)),
+        "clear.png": Image.fromarray(clear),
+        "grey.png": Image.fromarray((steps / 257).astype(np.uint8)),
+    }
+    predictor = Predictor(folder(tmp_path), "crt", torch.device("cpu"))
+    predictor.evaluation = replace(predictor.evaluation, encoding=Encoding(background="white"))
+    for number, (name, image) in enumerate(given.items()):
+        image.save(tmp_path / name)
+        with Image.open(tmp_path / name) as opened:
+            opened.info["comment"] = "mine"
+            seen_as = predictor._input(opened, number)
+            assert opened.info["comment"] == "mine"
+        assert torch.equal(seen_as, predictor._input(tmp_path / name, number)), name
+    Image.fromarray(images(1, (200, 200))[0]).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:2000])
+    with Image.open(tmp_path / "cut.jpg") as cut, pytest.raises(UserError, match=r"^image 1: the file is truncated$"):
+        predictor.predict([images(1)[0], cut])
+
+
 def test_networks_that_timm_does_not_have(tmp_path: Path) -> None:
     pytest.importorskip("timm", reason="timm is not installed: pip install 'fastlt[timm]'")
     with pytest.raises(UserError, match="backbone=resnet32 is no network of timm's: choose --format safetensors"):
