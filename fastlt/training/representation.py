@@ -54,7 +54,8 @@ class CheckpointPolicy:
 
     save_epochs: int = field(default=1, metadata=RUN)  # write a checkpoint every so many epochs
     save_minutes: float = field(default=10.0, metadata=RUN)  # and within an epoch every so many minutes; 0: never
-    # Train anew even if the folder holds another representation, which is then replaced.
+    # Train anew even if the folder holds another representation or a finished one, which is then replaced. A training
+    # of the same settings that was stopped goes on.
     overwrite: bool = field(default=False, metadata=RUN)
     # What the measures of every epoch go to: jsonl (metrics.jsonl, always written), tensorboard, wandb, mlflow,
     # trackio, or package.module:NAME.
@@ -95,7 +96,7 @@ def train_representation(
     if a checkpoint cannot be written. Raises Stopped after SIGINT or SIGTERM, when a checkpoint has been written.
     """
     path = folder / "checkpoint.pt"
-    state = None if policy.overwrite else load_checkpoint(path, identity)
+    state = _known(path, identity, policy.overwrite)
     begun()
     if state is not None and state["finished"]:
         say(f"reusing the representation in {path}")
@@ -107,6 +108,17 @@ def train_representation(
         chosen = f"average of the last {counted(averaged, 'epoch')}"
     seen = state["seconds"], state["images"]
     return Representation(fit.model.eval(), identity.key, identity.about, state["epoch"], chosen, *seen)
+
+
+def _known(path: Path, identity: Identity, overwrite: bool) -> dict[str, Any] | None:
+    """Returns the checkpoint to go on from; with `overwrite` only one of this training that is not finished."""
+    try:
+        state = load_checkpoint(path, identity)
+    except UserError:
+        if overwrite:
+            return None
+        raise
+    return None if overwrite and state is not None and state["finished"] else state
 
 
 class _Run:

@@ -277,6 +277,20 @@ def test_stopped_in_the_middle_it_ends_with_the_same_bits(
     assert losses[0] == losses[1] and len(losses[0]) == 2
 
 
+def test_one_that_replaces_another_goes_on_where_it_was_stopped(
+    raw_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(raw_dataset, tmp_path, "crt_images", seed=1)
+    with monkeypatch.context() as once:
+        stop_behind(once, 1, 2)
+        with pytest.raises(Stopped, match="behind step 2 of epoch 2, the same command goes on there"):
+            run(raw_dataset, tmp_path, "crt_images", overwrite=True)
+    run(raw_dataset, tmp_path, "crt_images", overwrite=True)
+    assert "behind step 2 of epoch 2" in capsys.readouterr().err and state(tmp_path)["finished"]
+    run(raw_dataset, tmp_path, "crt_images", overwrite=True)
+    assert "resuming" not in (told := capsys.readouterr().err) and "reusing" not in told
+
+
 @pytest.mark.parametrize("name", ["retrain_last", "lws_images"])
 def test_its_checkpoint_is_one_of_a_representation(raw_dataset: Dataset, tmp_path: Path, name: str) -> None:
     done = run(raw_dataset, tmp_path, name, finished("resnet32", "cosine"))
