@@ -40,7 +40,7 @@ OF_IMAGES = (
     "augmented_passes",
     "max_damaged",
 )
-OF_IMAGES += ("precision", "accumulate", "compile", "save_epochs", "save_minutes", "overwrite")
+OF_IMAGES += ("precision", "accumulate", "compile", "save_epochs", "save_minutes")
 OF_IMAGES += ("logger", "logger_options")
 JOINT_FILE = "joint.pt"  # in the run folder
 
@@ -128,7 +128,7 @@ class GivenDataset(Dataset):
         orders: as in `store`. begun: as in `run_experiment`.
         """
         settings, path = self.determined_by(config), folder / JOINT_FILE
-        state = _read(path, settings.key)
+        state = None if config.overwrite else _read(path, settings.key)
         begun()
         if state is None:
             x, labels = self.store(config, folder, orders).read("train")

@@ -16,11 +16,13 @@ from fastlt.core.identity import Identity
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.config import PARTS, TrainConfig
 from fastlt.experiment.given import GivenDataset
+from fastlt.experiment.grown import given_identity
 from fastlt.longtail.losses import LOSSES, classifier_of
 from fastlt.longtail.losses.reweighting import Reweighting
 from fastlt.longtail.sampler import by_quota
 from fastlt.models.backbones import build_model
 from fastlt.models.checkpoint.pretrained import pretrained_identity
+from fastlt.models.checkpoint.read import open_checkpoint
 from fastlt.models.heads import HeadConfig
 from fastlt.registry import is_own, own_sources
 
@@ -118,7 +120,10 @@ def _weights_digest(name: str, seed: int, image_size: int, options: str) -> str:
 def run_name(config: TrainConfig, dataset: Dataset) -> str:
     """Returns the name of the default run folder: readable settings, and a part of the representation's key."""
     if config.representation:
-        return f"{dataset.name}_{Path(config.representation).stem}_seed{config.seed}"
+        # The files of all runs have one name, so a key stands behind it: without the dataset, which may grow.
+        path = Path(config.representation)
+        key = given_identity(open_checkpoint(path), "", config, dataset).key[:8]
+        return f"{dataset.name}_{path.stem}_seed{config.seed}_{key}"
     key = determined_by(config, dataset).key[:8]
     if isinstance(dataset, GivenDataset):
         return f"{dataset.name}_{config.sampler.name}_seed{config.seed}_{key}"

@@ -1,6 +1,7 @@
 """What a new command takes from an existing run folder: its configuration, and the classifiers in its results."""
 
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from omegaconf.errors import OmegaConfBaseException
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
 from fastlt.core.structured import schema
+from fastlt.core.torch_file import Unreadable, read_torch_file
 from fastlt.core.typed import plain
 from fastlt.core.yaml_file import read_yaml
 from fastlt.experiment.config import PARTS, TrainConfig
 from fastlt.experiment.departures import SETTLED
+from fastlt.experiment.given import JOINT_FILE
 from fastlt.experiment.results import NAME, Results, read_results
 from fastlt.registry import is_own
 
@@ -85,6 +88,35 @@ def take_from_run(composed: DictConfig, overrides: list[str]) -> DictConfig:
         ):
             raise UserError(f"{path} names {key}={name}, whose code would run: give {key}= again to let it")
     return found
+
+
+def refuse_another(folder: Path, keys: Collection[str], config: TrainConfig, sources: Collection[str] = ()) -> None:
+    """Raises UserError if the run folder holds another network or its results, unless `overwrite` is set.
+
+    keys: of the representation of this run, and of those that it may take the place of.
+    sources: keys of checkpoints that may lie in the folder without results, as the run begins with their weights.
+    """
+    if config.overwrite:
+        return
+    remedy = "choose another run=DIR, or overwrite=true to replace them"
+    try:
+        before = read_results(folder)
+    except UserError:  # there are none, or they are damaged: then the files say what was trained
+        for path in (folder / "checkpoint.pt", folder / JOINT_FILE):
+            try:
+                state = read_torch_file(path) if path.is_file() else None
+            except Unreadable:
+                continue
+            if isinstance(state, dict) and state.get("key") not in (*keys, *sources):
+                raise UserError(f"{path} holds the weights of another network: {remedy}") from None
+        return
+    if before.seed != config.seed:
+        raise UserError(f"seed={config.seed}: {folder} holds results of seed={before.seed}: {remedy}")
+    if before.key not in keys:
+        raise UserError(
+            f"run={folder} holds results of another network ({before.backbone} on {before.dataset}) or of other "
+            f"features of it: {remedy}"
+        )
 
 
 def keep_rows(results: Results, folder: Path) -> Results:

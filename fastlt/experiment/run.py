@@ -32,6 +32,7 @@ from fastlt.experiment.grown import (
     with_new_classes,
 )
 from fastlt.experiment.identity import determined_by, head_scale_of, reweighting_of
+from fastlt.experiment.kept import refuse_another
 from fastlt.experiment.loaders import Loaders
 from fastlt.experiment.results import Results
 from fastlt.experiment.retrain import Choose, Retraining, retrain, retrainings
@@ -210,6 +211,9 @@ def _representation(
     ranks: Ranks,
     begun: Callable[[], None],
 ) -> Representation:
+    # A checkpoint in the folder is compared where it is loaded, which tells the setting that differs.
+    if isinstance(dataset, GivenDataset) or not (config.representation or (folder / "checkpoint.pt").exists()):
+        refuse_another(folder, [determined_by(config, dataset).key], config)
     if isinstance(dataset, GivenDataset):
         return dataset.representation(config, folder, orders, loaders.device, begun)
     if config.epochs == 0 and not config.representation:
@@ -270,6 +274,8 @@ def _given(path: Path, dataset: Dataset, config: TrainConfig, folder: Path, devi
         say(f"{path} was trained on {counted(classes, 'class')}: its classifier gets rows for those added since")
     files = tuple(earlier_files(state, config, dataset, folder)) if steps(dataset.about) else ()
     key = given_identity(state, dataset.digest, config, dataset).key
+    earlier = [file.key for file in files if file.key != state["key"]]  # of this command before the dataset grew
+    refuse_another(folder, [key, *earlier], config, [state["key"]])
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     known = state["settings"], state["epoch"], f"given: {path}", state["seconds"], state["images"]
     return Representation(model, key, *known, earlier=files)

@@ -1,6 +1,7 @@
 """features=FILE: the whole of stage 2 on features that came from elsewhere."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,25 @@ def test_what_concerns_images_is_refused(keys: dict, message: str, finished: "fa
     with pytest.raises(UserError, match=message):
         fastlt.run_experiment(**{"features": finished.folder.parent / "trees.npz", "run": tmp_path / "run", **keys})
     assert not (tmp_path / "run").exists()
+
+
+def test_results_of_another_network_are_not_replaced_unasked(finished: "fastlt.Run", tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", **drawn(1, val=8))
+    mine, folder = finished.folder.parent / "trees.npz", tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    keys: dict[str, Any] = {"run": folder, "classifiers": ["joint"], "threads": 1, "device": "cpu"}
+    before = [(folder / name).read_bytes() for name in ("results.json", "joint.pt", "config.yaml")]
+    for given, told in (
+        ({"features": tmp_path / "other.npz"}, "holds results of another network .features on trees. or of other"),
+        ({"features": mine, "seed": 1}, "seed=1: .* holds results of seed=0: choose another run=DIR, or overwrite"),
+    ):
+        with pytest.raises(UserError, match=told):
+            fastlt.run_experiment(**given, **keys)
+    assert [(folder / name).read_bytes() for name in ("results.json", "joint.pt", "config.yaml")] == before
+    (folder / "results.json").unlink()
+    with pytest.raises(UserError, match=r"joint\.pt holds the weights of another network"):
+        fastlt.run_experiment(features=mine, seed=1, **keys)
+    assert fastlt.run_experiment(features=mine, seed=1, overwrite=True, **keys).results.seed == 1
 
 
 def test_a_grid_of_features(finished: "fastlt.Run", tmp_path: Path) -> None:

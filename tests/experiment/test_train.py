@@ -1,7 +1,9 @@
 """python -m fastlt.train, end to end on a small dataset: results, determinism, reuse, resumption, refusals."""
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,11 @@ import pytest
 import torch
 from commands import refusal, refused, run, train
 from pictures import Pictures, conversion
+from test_configs import options
 
 from fastlt.data.convert import convert
 from fastlt.data.shards.reader import Dataset
+from fastlt.experiment.identity import run_name
 from fastlt.stage2.classifiers import CLASSIFIERS, PAPER
 from fastlt.train import main
 from fastlt.training import loggers
@@ -244,6 +248,25 @@ def test_a_representation_takes_the_place_of_stage_1(place: Path, first: dict[st
     assert given["checkpoint"]["chosen"] == "given: first"
     for name, result in first["classifiers"].items():
         assert given["classifiers"][name]["per_class"] == result["per_class"], name
+    line = refusal(main, "representation=given.pt", "run=first", cwd=place)
+    assert line.startswith("given.pt does not exist")
+    shutil.copy(place / "first" / "checkpoint.pt", place / "given.pt")
+    line = refusal(main, "representation=given.pt", "run=first", cwd=place)
+    assert line.startswith("run=first holds results of another network (resnet32 on pictures) or of other features of it")
+    assert read(place / "first") == first
+
+
+@pytest.mark.usefixtures("first")
+def test_folders_of_given_representations_are_told_apart(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are the checkpoint.pt of a run."""
+    monkeypatch.chdir(place)
+    state = torch.load("first/checkpoint.pt", weights_only=True)
+    (place / "another").mkdir()
+    torch.save({**state, "key": "another"}, "another/checkpoint.pt")
+    asked = options("protocol=cifar_lt_bags", "representation=first/checkpoint.pt")
+    data: Any = Dataset(Path("data"))
+    names = {run_name(replace(asked, representation=f"{run}/checkpoint.pt"), data) for run in ("first", "another")}
+    assert len(names) == 2 and all(re.fullmatch("pictures_checkpoint_seed0_[0-9a-f]{8}", name) for name in names)
 
 
 def test_a_representation_of_other_classes_is_refused(place: Path, first: dict[str, Any], tmp_path: Path) -> None:
