@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fastlt.core.errors import UserError
 from fastlt.core.groups import class_groups
 from fastlt.core.log import regrets, say
 from fastlt.core.ranks import ALONE, Ranks, leave
+from fastlt.core.typed import typed
 from fastlt.core.words import counted
 from fastlt.data.hold_out import hold_out
 from fastlt.data.shards.history import steps
@@ -34,7 +36,7 @@ from fastlt.experiment.grown import (
 from fastlt.experiment.identity import determined_by, head_scale_of, reweighting_of
 from fastlt.experiment.kept import refuse_another
 from fastlt.experiment.loaders import Loaders
-from fastlt.experiment.results import Results
+from fastlt.experiment.results import ClassifierResult, Results
 from fastlt.experiment.retrain import Choose, Retraining, retrain, retrainings
 from fastlt.longtail.sampler import make_sampler
 from fastlt.models.backbones import Model, build_model, freeze_before
@@ -44,7 +46,7 @@ from fastlt.models.checkpoint.store import load_model
 from fastlt.registry import is_own
 from fastlt.stage2.classifiers.base import Features, Task
 from fastlt.stage2.classifiers.joint import linear_layer
-from fastlt.stage2.classify import Job, classify, joined
+from fastlt.stage2.classify import CLASSIFIERS, Job, classify, joined
 from fastlt.stage2.decision_regions import region_frame
 from fastlt.training.representation import Representation, train_representation
 from fastlt.training.trainer import Stage, Trainer
@@ -130,16 +132,17 @@ def run_experiment(
             yield replace(job, trained=_trained(retraining, base, choose_on)) if retraining else job
 
     # Every rank fits some of the classifiers. Rank 0 then takes those of the others from their files.
-    names, kept_in = list(bases), folder / "classifiers"
+    names, kept_in = list(bases), folder / CLASSIFIERS
     mine = names[ranks.rank :: ranks.world]
-    fitted = classify(jobs(mine), kept_in, len(mine))
+    check = partial(typed, ClassifierResult)
+    fitted = classify(jobs(mine), kept_in, len(mine), check)
     ranks.wait()
     leave(ranks)
     if not ranks.main:
         regrets()  # rank 0 tells what could not be fitted
         return None
     rest = [name for name in names if name not in mine]
-    classified = fitted if not rest else joined(names, fitted, classify(jobs(rest), kept_in, len(rest)))
+    classified = fitted if not rest else joined(names, fitted, classify(jobs(rest), kept_in, len(rest), check))
     return describe(dataset, config, representation, choose_on, classified, frame, device, threads)
 
 

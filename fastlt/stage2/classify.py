@@ -1,9 +1,10 @@
 """Stage 2: fits classifiers, measures them on the test features, and stores them, reusing those already stored."""
 
+import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from fastlt.stage2.evaluate import ROWS, Scores, average, evaluate
 from fastlt.stage2.temperature import fit_temperature
 
 SCHEMA = 1
+CLASSIFIERS = "classifiers"  # folder of their files, in the run folder
 # Modules that compute the results of every classifier; their code is part of each classifier's key.
 MEASURING = ("fastlt.stage2.evaluate", "fastlt.stage2.temperature", "fastlt.stage2.conformal")
 
@@ -64,12 +66,16 @@ class Classified(NamedTuple):
     failed: dict[str, str]
 
 
-def classify(jobs: Iterable[Job], folder: Path, total: int) -> Classified:
+def classify(
+    jobs: Iterable[Job], folder: Path, total: int, check: Callable[[dict[str, Any]], object] = lambda row: None
+) -> Classified:
     """Fits and measures the classifiers of `total` jobs, one after the other.
 
     The file FOLDER/NAME.pt stores the tensors and the results of each. It is reused if everything that the classifier
     depends on is unchanged: its settings, fastlt's code, and the source of a user's own classifier. A job is released
     before the next one is taken from the iterator, so the features of several representations need not fit into memory.
+
+    check: raises an error for a row that results.json cannot hold, as of `choices` of an own classifier.
 
     An exception in one classifier is noted in `failed` and does not stop the others. Raises NotWritten if a file cannot
     be written.
@@ -79,7 +85,7 @@ def classify(jobs: Iterable[Job], folder: Path, total: int) -> Classified:
     with Progress("classifiers", total, "classifiers") as progress:
         for job in jobs:
             try:
-                state = _kept(job, folder) or _fit(job, folder)
+                state = _kept(job, folder) or _fit(job, folder, check)
                 rows[job.name] = {**state["row"], **_regions(job, state["tensors"])}
             except NotWritten:
                 raise
@@ -144,7 +150,7 @@ def _kept(job: Job, folder: Path) -> dict[str, Any] | None:
     return state if known else None
 
 
-def _fit(job: Job, folder: Path) -> dict[str, Any]:
+def _fit(job: Job, folder: Path, check: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     classifier, task = find_classifier(job.name, _options(job)), job.task
     start = time.monotonic()
     fitted = classifier.fit(task)
@@ -154,13 +160,21 @@ def _fit(job: Job, folder: Path) -> dict[str, Any]:
     measured = [_measured(classifier, tensors, job) for tensors in (fitted.tensors, *fitted.others)]
     temperature = measured[0].get("calibrated", {}).get("temperature", 1.0)
     row = average(measured)
-    row["choices"] = {**job.trained, **fitted.choices}
+    row["choices"] = _plain({**job.trained, **fitted.choices})
+    try:
+        json.dumps(row["choices"], allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"its choices cannot be written as JSON ({error}): allowed are texts, finite numbers, true, false, null, "
+            "and lists and dicts of them"
+        ) from None
     if "weight" in fitted.tensors and fitted.tensors["weight"].shape == task.weight.shape:
         row["weight_norms"] = fitted.tensors["weight"].double().norm(dim=1).tolist()  # squares may overflow float32
     if fitted.curves is not None:
         splits = {task.choose_on: task.choose, "test": job.test}
         row["curves"] = {name: fitted.curves(features) for name, features in splits.items() if features is not None}
     row |= {"seconds": round(seconds, 3), "key": _key(job)}
+    check(row)
     state = {
         "schema": SCHEMA,
         "classifier": job.name,
@@ -173,6 +187,15 @@ def _fit(job: Job, folder: Path) -> dict[str, Any]:
     }
     write_torch_file(state, file_of(folder, job.name))
     return state
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value with the numbers of NumPy in it, which JSON does not know, as numbers of Python."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _measured(classifier: Classifier, tensors: Tensors, job: Job) -> dict[str, Any]:

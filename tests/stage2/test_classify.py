@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from test_classifiers import COUNTS, drawn, made
 
 from fastlt.core.files import NotWritten
 from fastlt.core.log import regrets
+from fastlt.core.typed import typed
+from fastlt.experiment.results import ClassifierResult
 from fastlt.stage2 import classify as module
 from fastlt.stage2.classifiers import CLASSIFIERS
 from fastlt.stage2.classifiers.base import Features, Stage2, Task, Training, linear_scores
@@ -254,6 +257,32 @@ def test_whatever_an_own_classifier_raises_ends_no_other(
     importlib.invalidate_caches()
     told = failure(jobs(task, "own_broken:broken", "joint"), tmp_path / "kept")
     assert any(words in told for words in ("ZeroDivisionError: by zero", "too few", "MemoryError"))
+
+
+@pytest.mark.parametrize(
+    ("choices", "told"),
+    [
+        ("{'k': np.int64(3), 'each': (np.float32(0.5), True)}", ""),
+        ("{'k': np.nan}", "its choices cannot be written as JSON"),
+        ("{'k': [float('inf')]}", "its choices cannot be written as JSON"),
+        ("{'k': task.bias}", "its choices cannot be written as JSON (Object of type Tensor is not JSON serializable)"),
+        ("{'grid': [0.1, 0.2]}", "choices.grid[0] is 0.1; allowed is an object"),
+    ],
+)
+def test_choices_that_results_cannot_hold_end_no_other(
+    choices: str, told: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_choices", raising=False)
+    source = "import numpy as np\nfrom fastlt.stage2.classifiers.base import Fitted\n\n\ndef chosen(task):\n"
+    (tmp_path / "own_choices.py").write_text(f"{source}    return Fitted({{'weight': task.weight}}, {choices})\n")
+    importlib.invalidate_caches()
+    listed = jobs(task, "own_choices:chosen", "joint")
+    found = classify(iter(listed), tmp_path / "kept", 2, partial(typed, ClassifierResult))
+    assert told in found.failed.get("own_choices:chosen", "") and len(regrets()) == bool(told)
+    assert "joint" in found.rows and (tmp_path / "kept" / "own_choices.chosen.pt").exists() == (not told)
+    if not told:
+        assert json.dumps(found.rows["own_choices:chosen"]["choices"]) == '{"k": 3, "each": [0.5, true]}'
 
 
 def test_features_of_one_number_end_no_classifier_that_takes_them(task: Task, tmp_path: Path) -> None:
