@@ -1,6 +1,6 @@
 """The cells of a grid: experiments whose configurations are resolved and written to disk before the first one starts.
 
-out/grid.json           the planned cells
+out/grid.json           the planned cells, of all commands with this out
 out/cells/NAME.yaml     the resolved configuration of a cell, and its key
 out/NAME/               its run folder: results.json has the key of a finished cell, failed.json says why a cell failed
 """
@@ -33,6 +33,7 @@ from fastlt.train import LOCK, resolve, settle_precision
 
 KEPT = ("run", "overwrite")  # keys of training that cells may not set, because the grid sets them
 FAILURE = "failed.json"
+GRID = "grid.json"
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,13 @@ def results_key(config: TrainConfig, dataset: Dataset) -> str:
 
 
 def write_plan(grid: str, cells: Sequence[Cell], out: Path) -> None:
-    """Writes grid.json and the configuration of every cell."""
+    """Writes the configuration of every cell, and grid.json, in which cells of earlier commands stay."""
     for cell in cells:
         cell.freeze()
-    plan = {"grid": grid, "cells": [cell.planned() for cell in cells]}
-    write_json(out / "grid.json", plan, shared=True)
+    planned = {cell.name: cell.planned() for cell in cells}
+    try:
+        before = typed(list[dict[str, Any]], typed(dict[str, Any], read_json(out / GRID)).get("cells"))
+    except UserError:  # there is none, or it is damaged
+        before = []
+    named = {str(one.get("name")): one for one in before}
+    write_json(out / GRID, {"grid": grid, "cells": list({**named, **planned}.values())}, shared=True)

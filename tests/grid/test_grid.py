@@ -141,6 +141,22 @@ def test_cells_are_frozen_before_they_run(place: Path, monkeypatch: pytest.Monke
     assert not list(tmp_path.glob("*/results.json"))
 
 
+def test_a_command_for_fewer_cells_leaves_the_others_planned(
+    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def planned() -> dict[str, str]:
+        return {one["name"]: one["key"] for one in json.loads((tmp_path / "grid.json").read_text())["cells"]}
+
+    cells = settled(place, monkeypatch, *MINE, f"out={tmp_path}", "seed=0", "sampler=class,sqrt")
+    before = planned()
+    (again,) = settled(place, monkeypatch, *MINE, f"out={tmp_path}", "seed=0", "sampler=sqrt", "classifiers=[joint]")
+    assert list(before) == [cell.name for cell in cells] and again.key not in before.values()
+    assert planned() == {**before, again.name: again.key}
+    (tmp_path / "grid.json").write_text("{")
+    settled(place, monkeypatch, *MINE, f"out={tmp_path}", "seed=0", "sampler=sqrt")
+    assert list(planned()) == [again.name]
+
+
 def test_the_key_is_of_what_determines_results(place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def key(*arguments: str) -> str:
         (cell,) = settled(place, monkeypatch, *MINE, f"out={tmp_path}", "sampler=sqrt", "seed=0", *arguments)
