@@ -1,11 +1,13 @@
 """Collects the facts about an experiment that results.json holds."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from fastlt.core import device as machine
 from fastlt.core.groups import group_sizes
+from fastlt.core.identity import Identity
 from fastlt.core.typed import typed
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.config import TrainConfig
@@ -45,6 +47,7 @@ def describe(
         protocol=config.protocol.name,
         key=representation.key,
         features_key=representation.features_key or None,
+        trained_by=_but_its_seed(settings).key if config.representation else None,
         epochs=settings.get("epochs"),
         image_size=None if given else config.image_size,
         evaluation=None if given else _evaluation(dataset, config),
@@ -71,6 +74,10 @@ def describe(
         device=machine.describe(device, threads),
         departures={},
     )
+
+
+def _but_its_seed(settings: Mapping[str, Any]) -> Identity:
+    return Identity({name: value for name, value in settings.items() if name not in ("seed", "crop_seed")})
 
 
 def _evaluation(dataset: Dataset, config: TrainConfig) -> Evaluation:

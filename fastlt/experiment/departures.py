@@ -26,7 +26,7 @@ SETTLED = (
     "augmented_passes",
     "feature_dtype",
 )
-SETTLED += ("accumulate", "sampler.options", "backbone.options")
+SETTLED += ("accumulate", "sampler.options", "backbone.options", "feature_scale")
 
 
 def find_departures(config: TrainConfig, dataset: Dataset) -> dict[str, list[Any]]:

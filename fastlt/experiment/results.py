@@ -14,7 +14,7 @@ from fastlt.stage2.decision_regions import read_regions
 SCHEMA = 1
 NAME = "results.json"
 GIVEN = "features"  # protocol and backbone of runs on features that were given
-_AGAIN = "give its training command again: it writes the file anew and trains nothing that is there"
+AGAIN = "give its training command again: it writes the file anew and trains nothing that is there"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +182,7 @@ class Results:
 
     sampler, drawing, epochs: of stage 1; unknown or None if an imported representation does not say.
     key: of the representation. features_key: of its stored features, if that is another (epochs=0).
+    trained_by: hash of all that determined the training of a given representation but its seed; None of others.
     image_size, evaluation: None for features of another network.
     feature_scale: number that features were divided by for the classifiers, if they were.
     parameters: number of parameters of the model.
@@ -210,6 +211,7 @@ class Results:
     protocol: str
     key: str
     features_key: str | None = None
+    trained_by: str | None = None
     epochs: int | None
     image_size: int | None
     evaluation: Evaluation | None
@@ -284,7 +286,7 @@ def read_results(run: Path) -> Results:
         return from_json(read_json(path))
     except UserError as error:
         told = str(error)
-        raise UserError(f"{told if told.startswith(str(path)) else f'{path}: {told}'}; {_AGAIN}") from None
+        raise UserError(f"{told if told.startswith(str(path)) else f'{path}: {told}'}; {AGAIN}") from None
 
 
 def write_results(results: Results, run: Path) -> Path:

@@ -84,6 +84,7 @@ def test_one_word_asks_for_all_that_the_authors_do_and_what_is_given_wins() -> N
         ("mode=images", {"mode": ["features", "images"]}),
         ("sampler.drawing=iid", {"sampler.drawing": ["quota", "iid"]}),
         ("accumulate=2", {"accumulate": [1, 2]}),
+        ("feature_scale=none", {"feature_scale": ["rms", "none"]}),
     ],
 )
 def test_what_differs_is_told_with_both_values(given: str, expected: dict[str, list[Any]]) -> None:

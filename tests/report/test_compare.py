@@ -160,6 +160,12 @@ def test_what_is_not_the_same_experiment_is_not_averaged(change: dict[str, Any])
     assert len(gathered([run(seed=0), run(seed=1, **change)])) == 2
 
 
+def test_given_representations_of_other_trainings_are_not_averaged() -> None:
+    given: dict[str, Any] = {"checkpoint": {"epoch": 3, "chosen": "given: runs/other"}}
+    runs = [run(seed=seed, trained_by=by, **given) for seed, by in enumerate(("ab" * 32, "ab" * 32, "cd" * 32))]
+    assert sorted(len(one.runs) for one in gathered(runs)) == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("others", "joined"),
     [(("dataloader",), True), (("reference",), True), (("iid",), False), (("quota",), True), ((), True),
@@ -205,6 +211,17 @@ def test_a_seed_that_was_run_twice_counts_once() -> None:
     settings, warnings = gather([("a", from_json(first)), ("b", from_json(again))])
     assert len(settings[0].runs) == 1 and settings[0].runs[0] == from_json(first)
     assert len(warnings) == 1 and "a is shown, b is left out" in warnings[0] and "seed 0" in warnings[0]
+
+
+def test_a_seed_that_was_run_in_two_folders_has_the_classifiers_of_both() -> None:
+    whole = run(seed=0)
+    parts = [{**whole, "classifiers": {name: whole["classifiers"][name] for name in names}}
+             for names in (("joint", "crt"), ("joint", "lws", "tau_norm"), ("ncm_l2",))]  # fmt: skip
+    (setting,) = gathered(parts)
+    assert setting.folders == ("run1",) and set(setting.runs[0].classifiers) == set(whole["classifiers"])
+    assert setting.runs[0].classifiers["crt"] == from_json(whole).classifiers["crt"]
+    _, warnings = gather([("a", from_json(parts[0])), ("b", from_json({**parts[2], "key": "another network"}))])
+    assert len(warnings) == 1 and "a is shown, b is left out" in warnings[0]
 
 
 def test_seeds_of_one_representation_are_told() -> None:

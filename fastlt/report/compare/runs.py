@@ -51,8 +51,8 @@ class RunGroup:
 def gather(loaded: Iterable[tuple[str, Results]]) -> tuple[list[RunGroup], list[str]]:
     """Sorts runs into groups; returns (groups in the order of the tables, warnings).
 
-    loaded: pairs of (folder, its results). A seed that was run twice counts once, and there is a warning if the two
-    runs have different results.
+    loaded: pairs of (folder, its results). A seed that was run twice counts once, with the classifiers of both runs.
+    There is a warning, and only one of them is shown, if they have different results.
     """
     found: dict[RunGroup, dict[int, tuple[str, Results]]] = {}
     warnings = []
@@ -62,13 +62,13 @@ def gather(loaded: Iterable[tuple[str, Results]]) -> tuple[list[RunGroup], list[
         kept = runs.setdefault(results.seed, (folder, results))
         if kept[1] is results:
             continue
-        if not _agree(kept[1], results):
+        if _agree(kept[1], results):
+            runs[results.seed] = _both(kept, (folder, results))
+        else:
             warnings.append(
                 f"{name(run_group)}, seed {results.seed}, was run twice with different results: {kept[0]} is shown, "
                 f"{folder} is left out."
             )
-        elif len(results.classifiers) > len(kept[1].classifiers):
-            runs[results.seed] = (folder, results)
     run_groups = []
     for setting, runs in found.items():
         run_group = _beside_samplers(setting, found)
@@ -151,7 +151,8 @@ def _setting(results: Results) -> RunGroup:
     train = results.class_counts["train"]
     found = [one for one in departures(results) if one.key not in _OWN_FIELDS]
     if results.checkpoint.chosen.startswith("given"):
-        found.append(Departure("representation", "null", "given"))
+        trained_by = (results.trained_by or "")[:12]  # tells trainings apart whose settings are not recorded here
+        found.append(Departure("representation", "null", trained_by or "given"))
     return RunGroup(
         dataset=results.dataset,
         digest=results.dataset_digest,
@@ -202,10 +203,18 @@ def _place(run_group: RunGroup) -> tuple[Any, ...]:
 
 
 def _agree(first: Results, second: Results) -> bool:
-    """Returns whether two runs have the same numbers, to the last digit, for the classifiers that both have."""
+    """Returns whether two runs are of one network, with the same numbers, to the last digit, where both have some."""
     both = set(first.classifiers) & set(second.classifiers)
     rows = [(first.classifiers[known], second.classifiers[known]) for known in both]
-    return bool(both) and all(getattr(a, score) == getattr(b, score) for a, b in rows for score in SCORES)
+    return first.key == second.key and all(getattr(a, score) == getattr(b, score) for a, b in rows for score in SCORES)
+
+
+def _both(first: tuple[str, Results], second: tuple[str, Results]) -> tuple[str, Results]:
+    """Returns the run with more classifiers, together with those that only the other one has."""
+    less, more = sorted((second, first), key=lambda one: len(one[1].classifiers))
+    rows = more[1].classifiers | {k: row for k, row in less[1].classifiers.items() if k not in more[1].classifiers}
+    failed = {known: error for known, error in more[1].failed.items() if known not in rows}
+    return more[0], replace(more[1], classifiers=rows, failed=failed)
 
 
 def _shared(run_group: RunGroup) -> list[str]:
