@@ -18,8 +18,9 @@ from fastlt.core.yaml_file import read_yaml
 from fastlt.experiment.config import PARTS, TrainConfig
 from fastlt.experiment.departures import SETTLED
 from fastlt.experiment.given import JOINT_FILE
-from fastlt.experiment.results import NAME, Results, read_results
+from fastlt.experiment.results import AGAIN, NAME, Results, read_results
 from fastlt.registry import is_own
+from fastlt.stage2.classify import CLASSIFIERS, file_of
 
 CONFIG_FILE = "config.yaml"
 GROUPS = ("backbone", "sampler")  # keys for which a name, such as backbone=resnet32, selects a whole section of conf/
@@ -122,16 +123,25 @@ def refuse_another(folder: Path, keys: Collection[str], config: TrainConfig, sou
 def keep_rows(results: Results, folder: Path) -> Results:
     """Returns the results together with classifiers of an earlier run in this folder that were not fitted again.
 
-    They are left out, with a message, if the earlier run differs in one of the fields ALIKE.
+    They are left out, with a message, if the earlier run differs in one of the fields ALIKE, or if its results.json is
+    damaged. The folder stays that of a finished grid cell while it has all classifiers of the cell.
     """
-    try:
-        before = read_results(folder)
-    except UserError:
+    if not (folder / NAME).exists():
         return results
     asked = {*results.classifiers, *results.failed}
+    try:
+        before = read_results(folder)
+    except UserError as error:
+        files = {file_of(folder / CLASSIFIERS, name) for name in asked}
+        others = [path.stem for path in sorted((folder / CLASSIFIERS).glob("*.pt")) if path not in files]
+        lost = f"{', '.join(others)} are left out: name them again, what is kept of them is not fitted again"
+        say(f"{str(error).removesuffix(f'; {AGAIN}')}; {lost if others else 'it is written anew'}")
+        return results
     earlier = {name: row for name, row in before.classifiers.items() if name not in asked}
     differ = [key for key in ALIKE if plain(getattr(before, key)) != plain(getattr(results, key))]
     if earlier and differ:
         say(f"{folder}: {', '.join(earlier)} are left out, as {differ[0]} is another now: name them again to keep them")
         return results
-    return replace(results, classifiers={**earlier, **results.classifiers})
+    classifiers = {**earlier, **results.classifiers}
+    cell = before.cell if not differ and before.classifiers.keys() <= classifiers.keys() else None
+    return replace(results, classifiers=classifiers, cell=results.cell or cell)

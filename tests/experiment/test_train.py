@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 import torch
 from commands import refusal, refused, run, train
+from made_results import made
 from pictures import Pictures, conversion
 from test_configs import options
 
 from fastlt.data.convert import convert
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.identity import run_name
+from fastlt.experiment.kept import keep_rows
+from fastlt.experiment.results import from_json, write_results
 from fastlt.stage2.classifiers import CLASSIFIERS, PAPER
 from fastlt.train import main
 from fastlt.training import loggers
@@ -252,7 +255,9 @@ def test_a_representation_takes_the_place_of_stage_1(place: Path, first: dict[st
     assert line.startswith("given.pt does not exist")
     shutil.copy(place / "first" / "checkpoint.pt", place / "given.pt")
     line = refusal(main, "representation=given.pt", "run=first", cwd=place)
-    assert line.startswith("run=first holds results of another network (resnet32 on pictures) or of other features of it")
+    assert line.startswith(
+        "run=first holds results of another network (resnet32 on pictures) or of other features of it"
+    )
     assert read(place / "first") == first
 
 
@@ -354,6 +359,33 @@ def test_one_more_classifier_is_all_that_a_second_run_computes(place: Path) -> N
     assert set(after) - set(before) == {"cosine.pt"}
     assert (place / "more/features.h5").stat().st_mtime_ns == features.st_mtime_ns
     assert {name: two["classifiers"][name] for name in one["classifiers"]} == one["classifiers"]
+
+
+def test_a_cell_stays_finished_with_one_more_classifier(tmp_path: Path) -> None:
+    whole = from_json(made(names=("joint", "crt", "lws")))
+    rows = dict(whole.classifiers)
+    added = replace(whole, classifiers={"lws": rows.pop("lws")})
+    write_results(replace(whole, classifiers=rows, cell="key of a cell"), tmp_path)
+    kept = keep_rows(added, tmp_path)
+    assert kept.cell == "key of a cell" and set(kept.classifiers) == {"joint", "crt", "lws"}
+    assert keep_rows(replace(added, cell="another"), tmp_path).cell == "another"
+    assert keep_rows(replace(added, failed={"crt": "it diverged"}), tmp_path).cell is None
+    assert keep_rows(replace(added, hold_out=0.5), tmp_path).cell is None
+
+
+def test_damaged_results_are_told_with_the_classifiers_that_they_lose(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = from_json(made(names=("joint",)))
+    assert keep_rows(results, tmp_path) == results and not capsys.readouterr().err
+    write_results(results, tmp_path).write_text("{")
+    (tmp_path / "classifiers").mkdir()
+    for name in ("joint", "crt"):
+        (tmp_path / "classifiers" / f"{name}.pt").touch()
+    assert keep_rows(results, tmp_path) == results
+    told = capsys.readouterr().err
+    assert "results.json: is not valid JSON" in told and "; crt are left out: name them again" in told
+    assert told.count("\n") == 1
 
 
 def test_every_classifier_from_augmented_passes_in_float16_with_seeds_and_settings(place: Path) -> None:
