@@ -42,6 +42,12 @@ def test_a_difference_that_seeds_explain_is_called_chance() -> None:
     assert "(44.4 ± 0.0 %), a difference that the seeds cannot tell from chance." in near[0]
 
 
+def test_numbers_of_one_and_of_several_seeds_are_told_apart() -> None:
+    alone = run(2, sampler="class", crt=(27.4, 60.0))
+    several = [run(seed, sampler="sqrt", crt=(50.0, 40.0)) for seed in (0, 1, 2)]
+    assert answers(grouped(alone, *several))[0][-1] == "Means ± standard deviations are over 1 to 3 seeds."
+
+
 def test_choices_made_on_test_win_nothing() -> None:
     flattered = made(names=("joint", "tau_norm"), choose_on="test")
     assert not any("tau-norm" in sentence for sentence in answers(grouped(flattered))[0])

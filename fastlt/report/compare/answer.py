@@ -64,7 +64,7 @@ def _answer(run_groups: list[RunGroup], another: bool) -> tuple[str, ...]:
     if len(groups) > 1:
         against = "" if base is None else ", against that joint classifier"
         by_group = [f"Best on classes by their number of training images{against}: {'; '.join(groups)}."]
-    return (text, *by_group, _seeds(max(number.runs for _, _, number in best.values())))
+    return (text, *by_group, _seeds([number.runs for _, _, number in best.values()]))
 
 
 def _best(run_groups: list[RunGroup], scope: str) -> tuple[RunGroup, str, Measured] | None:
@@ -116,7 +116,8 @@ def _number(number: Measured) -> str:
     return f"{number.mean:.1f}" + ("" if number.sd is None else f" ± {number.sd:.1f}")
 
 
-def _seeds(runs: int) -> str:
-    if runs == 1:
+def _seeds(runs: list[int]) -> str:
+    fewest, most = min(runs), max(runs)
+    if most == 1:
         return "Each number is of one seed, which says little about differences of a few points."
-    return f"Means ± standard deviations are over {counted(runs, 'seed')}."
+    return f"Means ± standard deviations are over {f'{fewest} to ' * (fewest < most)}{counted(most, 'seed')}."
