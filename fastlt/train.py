@@ -39,7 +39,7 @@ from fastlt.experiment.kept import CONFIG_FILE, keep_rows, take_from_run
 from fastlt.experiment.loaders import check_batch
 from fastlt.experiment.memory import memory_told
 from fastlt.experiment.precision import take_precision
-from fastlt.experiment.results import write_results
+from fastlt.experiment.results import FROZEN, write_results
 from fastlt.experiment.retrain import retrainings
 from fastlt.experiment.run import run_experiment
 from fastlt.longtail.losses import LOSSES
@@ -49,7 +49,6 @@ from fastlt.report.table import results_table
 from fastlt.stage2.classifiers import CLASSIFIERS, IMAGE_CLASSIFIERS, SETS
 from fastlt.stage2.estimators.trained import STEPS
 
-FROZEN = "frozen"  # default protocol for epochs=0
 SEEN_BY = ("backbone.name", "protocol.name", "protocol.pretrained")  # keys that determine how images are preprocessed
 LOCK = "run.lock"  # lock file in the run folder, held while a process writes into the folder
 

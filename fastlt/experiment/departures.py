@@ -10,6 +10,7 @@ from fastlt.core.structured import from_node
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.config import TrainConfig
 from fastlt.experiment.given import GivenDataset, usual_trainings
+from fastlt.experiment.results import FROZEN
 from fastlt.models.libraries import inputs_of
 
 # The settings (keys or whole sections) that a protocol determines. The others are not compared: experiments by one
@@ -25,6 +26,7 @@ SETTLED = (
     "bn",
     "augmented_passes",
     "feature_dtype",
+    "feature_scale",
 )
 SETTLED += ("accumulate", "sampler.options", "backbone.options", "feature_scale")
 
@@ -51,8 +53,8 @@ def _plain(value: Any) -> Any:
 def taken(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """Returns the settings that are taken where the user gives none, by key.
 
-    They are the preprocessing of images that the backbone asks for, and, where nothing is trained on images, batch
-    sizes and epochs that suit the number of training features.
+    They are the preprocessing of images that the backbone asks for, and, for the protocols of features, batch sizes and
+    epochs that suit the number of training features.
     """
     given = isinstance(dataset, GivenDataset)
     inputs = None if given else inputs_of(config.backbone.name, config.protocol.pretrained)
@@ -60,7 +62,7 @@ def taken(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
         name if name == "image_size" else f"protocol.{name}": _plain(value)
         for name, value in (asdict(inputs) if inputs else {}).items()
     }
-    if given or config.epochs == 0:
+    if given or config.protocol.name == FROZEN:
         found |= usual_trainings(len(dataset.split("train")))
     return found
 

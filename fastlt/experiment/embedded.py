@@ -12,6 +12,7 @@ from fastlt.data.shards.format import DATASET_FILE
 
 # The folder of an embedded dataset -> the arguments of fastlt.convert that make it.
 EMBEDDED = {"data/shapes": ["dataset=shapes"], "data/shapes_6": ["dataset=shapes", "classes=6"]}
+SHAPES_DIGEST = "20830c318a837780e4ddb765636c69c3202cc83559c34095ff41be89b015be67"  # of the dataset in data/shapes
 PATIENCE = 600.0  # seconds to wait for another process that is drawing the same dataset
 
 

@@ -13,6 +13,7 @@ from fastlt.stage2.decision_regions import read_regions
 
 SCHEMA = 1
 NAME = "results.json"
+FROZEN = "frozen"  # protocol that is taken for epochs=0 where none is named
 GIVEN = "features"  # protocol and backbone of runs on features that were given
 AGAIN = "give its training command again: it writes the file anew and trains nothing that is there"
 

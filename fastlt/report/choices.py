@@ -37,7 +37,7 @@ def chosen_in_words(results: Results, name: str) -> str | None:
 
 def chosen_on_test(results: Results, name: str) -> bool:
     """Returns whether hyperparameters of a classifier, or the checkpoint, were chosen on the test images."""
-    return chosen_on(results, name) == "test" or "on test" in results.checkpoint.chosen
+    return chosen_on(results, name) == "test" or results.checkpoint.chosen == "best epoch on test"
 
 
 def marked(results: Results, name: str) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 from fastlt.core.groups import GROUPS
 from fastlt.core.log import duration, printed, speed
-from fastlt.experiment.results import GIVEN, Results
+from fastlt.experiment.embedded import SHAPES_DIGEST
+from fastlt.experiment.results import FROZEN, GIVEN, Results
 from fastlt.report.departures import departures
 from fastlt.report.names import PAPER, escaped, label
 
@@ -42,10 +43,11 @@ def how_it_was_run(results: Results) -> str:
     }
     lines = ["## How this was run", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items() if value]
-    lines += ["", "Run it again with", "", "```", printed(command(results)), "```"]
+    again = command(results)
+    lines += ["", "Run it again with", "", "```", printed(again), "```"]
     if results.protocol == GIVEN:
         lines += ["", "where FILE holds the features."]
-    elif results.dataset != "shapes":
+    elif " data=DIR " in again:
         lines += ["", "where DIR is the converted dataset."]
     return "\n".join(lines)
 
@@ -53,13 +55,18 @@ def how_it_was_run(results: Results) -> str:
 def command(results: Results) -> str:
     """Returns the command line that repeats the run.
 
-    It says features=FILE for features that were given, and data=DIR unless the data set is the embedded one.
+    It says features=FILE for features that were given, and data=DIR unless the data set is the embedded one. A protocol
+    that epochs=0 brings is not named: sizes that suit the number of images come with it only where it is not.
     """
     features = results.protocol == GIVEN
-    words = ["features=FILE"] if features else [] if results.dataset == "shapes" else ["data=DIR"]
+    words = ["features=FILE"] if features else [] if results.dataset_digest == SHAPES_DIGEST else ["data=DIR"]
     for key in ("sampler", "seed") if features else _TOLD:
-        if (value := getattr(results, key)) is not None:
+        brought = key == "protocol" and (results.protocol, results.epochs) == (FROZEN, 0)
+        if (value := getattr(results, key)) is not None and not brought:
             words.append(f"{key}={value}")
+    start, _, path = results.checkpoint.chosen.partition("given: ")
+    if path and not start:
+        words.append(f"representation={path}")
     names = list(results.classifiers)
     if set(names) != set(PAPER):
         words.append(f"classifiers=[{','.join(names)}]")

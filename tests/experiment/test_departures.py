@@ -96,5 +96,7 @@ def test_what_is_taken_from_the_backbone_and_the_number_of_features_is_no_depart
     """A frozen backbone brings mean, size and interpolation; 9,000 features bring batches of 300."""
     frozen = ("epochs=0", "backbone=torchvision:convnext_tiny")
     assert departures(*frozen) == {}
+    assert "protocol.crt.batch" not in departures("epochs=0", "protocol=cifar_lt_200")
+    assert departures(*frozen, "feature_scale=none") == {"feature_scale": ["rms", "none"]}
     given = departures(*frozen, "protocol.crop_pct=0.5", "protocol.crt.batch=64")
     assert set(given) == {"protocol.crop_pct", "protocol.crt.batch"} and given["protocol.crop_pct"][1] == 0.5

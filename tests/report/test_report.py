@@ -17,6 +17,7 @@ import pytest
 from made_results import ALL, PRIORS, flat, made, measured
 
 from fastlt import report as reports
+from fastlt.experiment.embedded import SHAPES_DIGEST
 from fastlt.experiment.results import from_json
 from fastlt.report import draw_accuracy, draw_classes, draw_regions, figures, repeat, shifted
 from fastlt.report import page as pages
@@ -116,6 +117,8 @@ def test_a_checkpoint_chosen_on_test_marks_every_row() -> None:
     results = made()
     results["checkpoint"]["chosen"] = "best epoch on test"
     assert results_table(results).count(" †") == len(ALL)
+    results["checkpoint"]["chosen"] = "given: runs/ablation on test/checkpoint.pt"
+    assert " †" not in results_table(results)
 
 
 def test_terminal_table_is_aligned() -> None:
@@ -244,6 +247,24 @@ def test_command_says_what_a_run_would_not_do_by_itself() -> None:
     assert command({**held, "choose_on": "val"}).endswith("hold_out=0.1 choose_on=val")
     assert "choose_on" not in command(made(val=False, choose_on="folds"))
     assert command(made(val=False, choose_on="train")).endswith("choose_on=train")
+
+
+def test_the_command_of_a_frozen_backbone_leaves_the_protocol_and_its_sizes_to_epochs_0() -> None:
+    frozen = {**made(), "protocol": "frozen", "epochs": 0, "departures": {"protocol.crt.batch": [25, 512]}}
+    assert "protocol=" not in command(frozen) and " epochs=0 " in command(frozen)
+    assert command(frozen).endswith(" protocol.crt.batch=512")
+
+
+def test_the_command_repeats_the_given_representation_and_the_scale_of_features() -> None:
+    results = {**made(), "departures": {"feature_scale": ["rms", "none"]}}
+    results["checkpoint"] = {"epoch": 1, "chosen": "given: my runs/a/checkpoint.pt"}
+    assert command(results).endswith("precision=fp32 'representation=my runs/a/checkpoint.pt' feature_scale=none")
+
+
+def test_only_the_embedded_dataset_itself_needs_no_data() -> None:
+    assert "data=DIR" in command(made()) and "where DIR is" in how_it_was_run(made())
+    embedded = {**made(), "dataset_digest": SHAPES_DIGEST}
+    assert "data=" not in command(embedded) and "DIR" not in how_it_was_run(embedded)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
