@@ -4,7 +4,6 @@ Its keyword arguments are the keys that the commands take as key=value.
 """
 
 import contextlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +19,7 @@ from fastlt.convert import configuration
 from fastlt.core.cli import one_line, own_parts
 from fastlt.core.errors import UserError
 from fastlt.core.log import printed, regrets, say
-from fastlt.core.overrides import quoted
+from fastlt.core.overrides import quoted, quoted_strings
 from fastlt.core.structured import register
 from fastlt.data.convert.build import arranged, convert_configured, convert_source
 from fastlt.data.convert.config import ConvertConfig
@@ -248,7 +247,7 @@ def _composed(name: str, keys: Mapping[str, Any], schema: type) -> Iterator[tupl
     Turns errors of Hydra, and of the code inside, into the UserError that the command would print.
     """
     register(name, schema)
-    overrides = own_parts([f"{key}={_written(value)}" for key, value in keys.items()])
+    overrides = quoted_strings(own_parts([f"{key}={_given(key, value)}" for key, value in keys.items()]), schema)
     try:
         with hydra.initialize_config_module("fastlt.conf", version_base="1.3"):
             yield hydra.compose(name, overrides), overrides
@@ -258,9 +257,28 @@ def _composed(name: str, keys: Mapping[str, Any], schema: type) -> Iterator[tupl
         raise UserError(one_line(error, schema)) from error
 
 
+def _given(key: str, value: Any) -> str:
+    """Returns the value of a key as text for a Hydra override. Raises UserError if it has no such text."""
+    if isinstance(value, str) and value.isidentifier():
+        return value  # as on the command line, where sampler=class names a file and run=null is none
+    try:
+        return _written(value)
+    except TypeError as error:
+        raise UserError(f"{key}: {error}; allowed are text, numbers, True, False, None, lists and dicts") from None
+
+
 def _written(value: Any) -> str:
-    """Returns a value as text for a Hydra override; strings are quoted so that any path is read unchanged."""
+    """Returns a value in Hydra's grammar; strings are quoted so that any path is read unchanged."""
     if isinstance(value, str | Path):
-        text = str(value)
-        return text if text.isidentifier() else quoted(text)
-    return json.dumps(value)
+        return quoted(str(value))
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_written(one)}" for key, one in value.items()) + "}"
+    if hasattr(value, "tolist"):  # of NumPy or torch
+        return _written(value.tolist())
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_written, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    raise TypeError(f"{value!r} is of type {type(value).__name__}")

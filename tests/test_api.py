@@ -11,7 +11,9 @@ import pytest
 from commands import run
 
 import fastlt
+from fastlt.api import _composed
 from fastlt.core.errors import UserError
+from fastlt.experiment.config import TrainConfig
 from fastlt.training.trainer import Trainer
 
 COMMANDS = ("fastlt.train", "fastlt.convert", "fastlt.shards", "fastlt.checkpoint")
@@ -163,6 +165,24 @@ def test_what_a_command_refuses_is_refused(finished: "fastlt.Run", tmp_path: Pat
     with pytest.raises(UserError, match=r"results\.json: does not exist"):
         fastlt.open_run(tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_values_of_python_are_read_as_those_of_the_command() -> None:
+    keys: dict[str, object] = {
+        "protocol.loss_options": {"gamma": 1.5, "names": ["größe", "true"], "on": True},
+        "protocol.pretrained": True,
+        "seed": np.int64(3),
+        "stage2.lr": [np.float32(0.5), 1e-5],
+        "classifiers": ("joint", "a b"),
+        "run": None,
+        "backbone": "resnet18",
+    }
+    with _composed("train", keys, TrainConfig) as (config, _):
+        assert config.protocol.loss_options == {"gamma": 1.5, "names": ["größe", "true"], "on": True}
+        assert config.protocol.pretrained == "true" and config.seed == 3 and config.run is None
+        assert config.stage2.lr == [0.5, 1e-5] and config.classifiers == ["joint", "a b"]
+    with pytest.raises(UserError, match="seed: .* is of type object; allowed are text, numbers, True"):
+        fastlt.run_experiment(seed=object())
 
 
 def test_labels_that_are_numbers_keep_their_order(tmp_path: Path) -> None:
