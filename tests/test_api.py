@@ -181,7 +181,7 @@ def test_values_of_python_are_read_as_those_of_the_command() -> None:
         assert config.protocol.loss_options == {"gamma": 1.5, "names": ["größe", "true"], "on": True}
         assert config.protocol.pretrained == "true" and config.seed == 3 and config.run is None
         assert config.stage2.lr == [0.5, 1e-5] and config.classifiers == ["joint", "a b"]
-    with pytest.raises(UserError, match="seed: .* is of type object; allowed are text, numbers, True"):
+    with pytest.raises(UserError, match=r"seed: .* is of type object; allowed are text, numbers, True"):
         fastlt.run_experiment(seed=object())
 
 

@@ -127,6 +127,8 @@ class TrainConfig(CheckpointPolicy, ComputeConfig):
         for key, values in allowed.items():
             if getattr(self, key) not in values:
                 raise UserError(f"{key}={getattr(self, key)} is unknown: allowed are {', '.join(values)}")
+        if self.threads < 0:
+            raise UserError(f"threads={self.threads}: it must be 0 (one per core) or more")
         for key in ("augmented_passes", "seed", "max_damaged"):
             if getattr(self, key) < 0:
                 raise UserError(f"{key}={getattr(self, key)}: it must be 0 or more")

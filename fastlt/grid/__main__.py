@@ -19,13 +19,14 @@ from fastlt.grid.arguments import combinations, split_arguments
 from fastlt.grid.cells import Cell, settle, write_plan
 from fastlt.grid.config import GridConfig
 from fastlt.grid.estimate import print_estimate
+from fastlt.grid.job import failed_beside
 from fastlt.grid.local import Slot, run_local, slots_here
-from fastlt.grid.slurm import submit
+from fastlt.grid.slurm import submit, time_limit
 from fastlt.grid.view import View
 from fastlt.report.compare import write_across
 
 LAUNCHERS = ("local", "slurm")
-FAILED = 1  # exit code if a cell failed
+FAILED = 1  # exit code if a cell, or something beside its results, failed
 REPORT_PATIENCE = 600.0  # seconds to wait while another command writes the report
 
 
@@ -63,12 +64,17 @@ def main() -> None:
 def run_grid(config: GridConfig, arguments: list[str]) -> int:
     """Computes the missing cells of a grid and writes its report. The last line of stdout is the path of the report.
 
-    config: a GridConfig. arguments: those for the cells. Returns the exit code: 1 if a cell failed, else 0.
+    config: a GridConfig. arguments: those for the cells. Returns the exit code: 1 if a cell failed, or
+    something beside its results, else 0.
     Raises UserError for wrong arguments before anything is computed.
     """
     if config.launcher not in LAUNCHERS:
         raise UserError(f"launcher={config.launcher} is unknown: allowed are {', '.join(LAUNCHERS)}")
+    if not config.grid.parts:
+        raise UserError("grid.parts=[]: a grid has at least one list of arguments, as in '[[seed=0,1]]'")
     slurm = config.launcher == "slurm"
+    if slurm:
+        time_limit(config.slurm)  # raises an error, if any, before anything is measured
     out = Path(config.out or f"runs/{config.grid.name}")
     device = ("cuda" if config.slurm.gpus else "cpu") if slurm else _device(arguments)
     cells = settle(combinations(config.grid.parts, arguments), out, device, here=not slurm)
@@ -88,7 +94,10 @@ def run_grid(config: GridConfig, arguments: list[str]) -> int:
         sys.stdout.write(f"{write_across([out], out)}\n")
     for name, reason in failed.items():
         sys.stderr.write(f"failed: {name}: {printed(reason)}\n")
-    return FAILED if failed else 0
+    beside = [(cell.name, line) for cell in missing for line in failed_beside(cell.run) if cell.name not in failed]
+    for name, line in beside:
+        sys.stderr.write(f"failed beside the results: {name}: {printed(line)}\n")
+    return FAILED if failed or beside else 0
 
 
 def _device(arguments: list[str]) -> str:

@@ -9,7 +9,7 @@ class SlurmConfig:
     """What each cell of a grid requests from SLURM."""
 
     partition: str | None = None  # partition of the jobs; default: the cluster's
-    time: str = "24:00:00"  # time limit of a cell: minutes, or [days-]hours:minutes:seconds
+    time: str = "24:00:00"  # time limit of a job: minutes, or [days-]hours:minutes:seconds
     gpus: int = 1  # GPUs of a cell; 0: the cells run on CPUs
     cpus: int = 8  # CPUs of a cell, which are also its threads
     memory: float | None = None  # memory of a cell in GB; default: the cluster's

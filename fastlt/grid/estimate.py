@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
 
+import torch
+
 from fastlt.core.log import duration, say, speed
 from fastlt.core.words import counted
 from fastlt.experiment.choosing import choose_split
@@ -36,22 +38,25 @@ def print_estimate(cells: Sequence[Cell], slots: int, threads: int, out: Path) -
     """Prints the estimated time and disk space of each cell and of the whole grid.
 
     slots: how many cells run at the same time. threads: of each slot. Rates are measured on this machine, with the real
-    data, once for every backbone, kind of input and number of classifiers at once among the unfinished cells.
+    data, once for every backbone, kind of input and number of classifiers at once among the unfinished cells. Where
+    this machine lacks the GPU of the cells, as a login node does, they are listed without time and disk.
     """
     costs: dict[str, Cost] = {}
     rates: dict[tuple, Rates] = {}
-    for cell in cells:
-        if cell.finished:
-            continue
+    missing = [cell for cell in cells if not cell.finished]
+    lacking = any(cell.config.device == "cuda" for cell in missing) and not torch.cuda.is_available()
+    for cell in () if lacking else missing:
         config, backbone = cell.config, cell.config.backbone.name
         stage2 = (config.stage2.seeds, config.stage2.lr, config.stage2.weight_decay, config.protocol.crt.batch)
         key = (cell.dataset.root, backbone, config.image_size, config.protocol.batch, config.precision, *stage2)
+        key += (config.epochs > 0,)
         if key not in rates:
             what = "classifiers" if config.features else f"{backbone} at {config.image_size} pixels"
             say(f"measuring {what} on {cell.dataset.name}")
             rates[key] = found = measure(cell, threads)
             where = f"{cell.config.device}, {counted(threads, 'thread')}"
-            told = f"trains {speed(found.train, 'images')} and extracts {speed(found.extract, 'images')}"
+            trained = f"trains {speed(found.train, 'images')} and " if config.epochs else ""
+            told = f"{trained}extracts {speed(found.extract, 'images')}"
             told = f"train on {found.rows:,.0f} rows/s" if config.features else told
             sys.stdout.write(f"measured here ({where}): {what} {told}\n")
         costs[cell.name] = cost(cell, rates[key])
@@ -60,9 +65,15 @@ def print_estimate(cells: Sequence[Cell], slots: int, threads: int, out: Path) -
     for cell in cells:
         found = costs.get(cell.name)
         told = f"{duration(found.seconds):>8}  {_size(found.kept):>8}" if found else "finished"
+        told = f"{'?':>8}  {'?':>8}" if lacking and cell in missing else told
         config = cell.config
         epochs = config.trainings.crt.epochs if config.features else config.epochs
         sys.stdout.write(f"{cell.name:{width}}  {epochs:6}  {told}\n")
+    if lacking:
+        sys.stdout.write(
+            f"{len(missing)} of {counted(len(cells), 'cell')} to compute; this machine has no GPU to measure on\n"
+        )
+        return
     seconds = sum(found.seconds for found in costs.values())
     longest = max((found.seconds for found in costs.values()), default=0.0)
     kept, peak = (sum(getattr(found, name) for found in costs.values()) for name in ("kept", "peak"))

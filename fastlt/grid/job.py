@@ -12,12 +12,12 @@ import submitit
 from omegaconf import OmegaConf
 
 from fastlt.core.device import pick_device, set_threads, work_on
-from fastlt.core.errors import first_line
+from fastlt.core.errors import UserError, first_line
 from fastlt.core.interrupts import Stopped
 from fastlt.core.lock import Busy, locked
-from fastlt.core.log import tell_progress
+from fastlt.core.log import printed, regrets, tell_progress
 from fastlt.core.structured import from_node, schema
-from fastlt.core.typed import write_json
+from fastlt.core.typed import read_json, typed, write_json
 from fastlt.core.yaml_file import read_yaml
 from fastlt.experiment.config import TrainConfig
 from fastlt.experiment.given import open_dataset
@@ -25,6 +25,7 @@ from fastlt.grid.cells import FAILURE, failure_in, result_key
 from fastlt.train import LOCK, train
 
 ANY = "any"  # the value of `forgiven` by which a cell is tried again after any failure
+BESIDE = "beside.json"  # in the run folder: what failed beside the results, such as a figure
 PROGRESS = "progress.json"  # in the run folder of a cell that is being computed
 
 
@@ -64,6 +65,7 @@ def run_cell(frozen: Path, threads: int = 0, slot: Path | None = None, forgiven:
             dataset = open_dataset(config)
             departures: Any = OmegaConf.to_container(cell.departures)
             train(config, dataset, run, device, used, departures, cell=cell.key, tell=sys.stdout.write)
+            _write_beside(run, regrets())
             (run / PROGRESS).unlink(missing_ok=True)
             (run / FAILURE).unlink(missing_ok=True)  # not earlier: another command may still have to read the failure
         except Stopped:
@@ -74,6 +76,23 @@ def run_cell(frozen: Path, threads: int = 0, slot: Path | None = None, forgiven:
         finally:
             tell_progress(None)
     return "done"
+
+
+def _write_beside(run: Path, failures: list[str]) -> None:
+    """Writes what failed beside the results into the log of the cell, and into its folder for the command."""
+    sys.stderr.write("".join(f"failed: {printed(line)}\n" for line in failures))
+    if failures:
+        write_json(run / BESIDE, {"failed": failures}, shared=True)
+    else:
+        (run / BESIDE).unlink(missing_ok=True)
+
+
+def failed_beside(run: Path) -> list[str]:
+    """Returns what failed beside the results of a cell, such as a figure or a logger, when it was last computed."""
+    try:
+        return typed(dict[str, list[str]], read_json(run / BESIDE))["failed"]
+    except (UserError, KeyError):
+        return []
 
 
 def write_failure(run: Path, error: str, seconds: float, log: str | None = None) -> None:

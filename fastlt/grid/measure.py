@@ -69,7 +69,7 @@ def measure(cell: Cell, threads: int) -> Rates:
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with loaders.train(sampler) as batches:
         fit = Trainer(model, config.schedule, protocol, batches, None, 0, config, class_counts=train.counts)
-        trained = _train_rate(fit)
+        trained = _train_rate(fit) if config.epochs else inf  # with epochs=0 nothing is trained on images
     with loaders.evaluation("test", np.resize(cell.dataset.split("test").class_members, ENDLESS)) as images:
         extracted = _extract_rate(model, images, config.precision)
     length = model.classifier.in_features

@@ -23,7 +23,7 @@ from fastlt.grid.__main__ import main
 from fastlt.grid.arguments import combinations, split_arguments
 from fastlt.grid.cells import Cell
 from fastlt.grid.estimate import START, cost
-from fastlt.grid.job import write_failure
+from fastlt.grid.job import _write_beside, failed_beside, write_failure
 from fastlt.grid.local import Progress, Slot, _Node, slots_here
 from fastlt.grid.measure import Rates
 from fastlt.grid.view import View
@@ -191,6 +191,9 @@ def test_more_classifiers_are_of_the_same_run(place: Path, monkeypatch: pytest.M
         (["stage2.seeds=1,2"], "cells that differ in stage2.seeds=1, stage2.seeds=2 would train one representation"),
         (["classifiers=[crt,nothing]"], "classifier=nothing is unknown"),
         (["choose_on=held_out"], "choose_on=held_out: there is no such split here"),
+        (["grid.parts=[]"], "grid.parts=[]: a grid has at least one list of arguments"),
+        (["threads=-1", "--dry-run"], "threads=-1: it must be 0 (one per core) or more"),
+        (["launcher=slurm", "slurm.cpus=0", "--dry-run"], "slurm.cpus=0: it must be at least 1"),
         (["slurm.tme=5"], "unknown key slurm.tme (did you mean slurm.time?)"),
     ],
 )
@@ -221,6 +224,41 @@ def test_a_dry_run_writes_nothing(
     assert [row[1] for row in rows[1]] == ["5000", "5000"]
     assert all("m" in row[2] or "h" in row[2] for row in rows[1])  # 340,000 images are minutes at least
     assert all(row[2].endswith("s") and "m" not in row[2] for row in rows[0])
+
+
+def test_a_dry_run_of_frozen_backbones_measures_no_training(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("fastlt.grid.measure.SECONDS", 0.2)
+    arguments = (
+        *MINE,
+        f"out={tmp_path}",
+        "sampler=instance",
+        "seed=0",
+        "epochs=0",
+        "backbone=resnet32",
+        "image_size=32",
+    )
+    settled(place, monkeypatch, *arguments, "threads=1", "--dry-run")
+    told = capsys.readouterr().out
+    assert "resnet32 at 32 pixels extracts" in told and "trains" not in told and "1 of 1 cell to compute" in told
+
+
+def test_a_dry_run_without_the_gpu_of_the_cells_lists_them_without_rates(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    arguments = (*MINE, f"out={tmp_path}", "seed=0", "protocol.batch=8", "precision=fp32", "launcher=slurm")
+    settled(place, monkeypatch, *arguments, "--dry-run")
+    told = capsys.readouterr().out
+    assert told.endswith("4 of 4 cells to compute; this machine has no GPU to measure on\n") and "?" in told
+
+
+def test_what_failed_beside_the_results_of_a_cell_is_told_and_forgotten(tmp_path: Path) -> None:
+    _write_beside(tmp_path, ["figure: no room"])
+    assert failed_beside(tmp_path) == ["figure: no room"]
+    _write_beside(tmp_path, [])
+    assert failed_beside(tmp_path) == []
 
 
 def test_given_features_take_the_time_of_all_trainings_of_classifiers(
