@@ -17,7 +17,7 @@ from fastlt.bench.kernels import bench_kernels
 from fastlt.bench.loader import bench_loader
 from fastlt.bench.loader_stages import bottleneck
 from fastlt.bench.plot import plot
-from fastlt.bench.rows import append, last_run, markdown
+from fastlt.bench.rows import append, check_rows, last_run, markdown
 from fastlt.bench.stage2 import bench_stage2
 from fastlt.bench.train import bench_train
 from fastlt.core import device as machine
@@ -52,7 +52,7 @@ HELP = Help(
     "Measures this machine, beside other libraries where they are installed. Prints a table on stderr, and the same "
     "rows as one JSON object on the last line of stdout.",
     [
-        "python -m fastlt.bench loader files=photos threads=2",
+        "python -m fastlt.bench loader images=photos threads=2",
         "python -m fastlt.bench stage2 size=imagenet_lt",
         "python -m fastlt.bench train backbone=resnet32 rows=train.jsonl",
     ],
@@ -65,6 +65,11 @@ def measure(node: Any) -> None:
     config = from_node(node, BenchConfig)
     if config.plot and not config.rows:
         raise UserError(f"plot={config.plot} is drawn from rows: add rows=FILE.jsonl")
+    for key in ("copies", "rounds"):
+        if getattr(config, key) < 1:
+            raise UserError(f"{key}={getattr(config, key)}: it must be at least 1")
+    if config.rows:
+        check_rows(Path(config.rows))
     if config.scratch is not None and not writable(Path(config.scratch)):
         raise UserError(f"scratch={config.scratch}: no files can be written there; choose another folder")
     device = machine.pick_device("cpu" if _name in ("convert", "index") else config.device)
@@ -77,15 +82,15 @@ def measure(node: Any) -> None:
         "device": machine.describe(device, threads),
         "versions": machine.versions(),
     }
+    say(markdown(rows))
+    if line := bottleneck(rows):
+        say(line)
+    sys.stdout.write(json.dumps({**about, "rows": [asdict(row) for row in rows]}) + "\n")
     if config.rows:
         date = datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds")
         append(rows, {**about, "date": date}, Path(config.rows))
         if config.plot:
             plot(last_run(Path(config.rows)), Path(config.plot))
-    say(markdown(rows))
-    if line := bottleneck(rows):
-        say(line)
-    sys.stdout.write(json.dumps({**about, "rows": [asdict(row) for row in rows]}) + "\n")
 
 
 def _first_argument() -> str:

@@ -65,6 +65,14 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def check_rows(path: Path) -> None:
+    """Raises UserError, before anything is measured, if rows cannot be appended to this file."""
+    wrong = path.is_dir() or any(folder.exists() and not folder.is_dir() for folder in path.parents)
+    if wrong:
+        what = "is a folder" if path.is_dir() else "is below something that is no folder"
+        raise UserError(f"rows={path} {what}: give a file, as in rows=rows.jsonl")
+
+
 def append(rows: list[Row], about: dict, path: Path) -> None:
     """Appends rows to a JSONL file, each with the fields of `about` (benchmark, settings, device, versions, date)."""
     path.parent.mkdir(parents=True, exist_ok=True)

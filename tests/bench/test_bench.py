@@ -105,6 +105,10 @@ def test_index(tmp_path: Path) -> None:
         (["stage2", "size=tiny", "cases=[knn]"], "cases: knn is unknown, allowed are joint, ncm_l2"),
         (["kernels", "size=huge"], "size=huge is unknown: allowed are tiny, standard, imagenet_lt, inaturalist2018, "),
         (["kernels", "size=tiny", "cases=[matmu]"], "cases: matmu is unknown, allowed are memory_read"),
+        (["convert", "copies=0"], "copies=0: it must be at least 1"),
+        (["index", "rounds=0"], "rounds=0: it must be at least 1"),
+        (["index", "rows=."], "rows=. is a folder: give a file, as in rows=rows.jsonl"),
+        (["index", "rows=/dev/null/x.jsonl"], "rows=/dev/null/x.jsonl is below something that is no folder"),
         (["convert", "foo=1"], "unknown key foo: allowed are images, copies, peers"),
     ],
 )
