@@ -15,6 +15,7 @@ from fastlt.experiment.config import TrainConfig
 from fastlt.grid.config import GridConfig
 
 OWN = (*(field.name for field in fields(GridConfig)), "hydra")
+VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 FLAGS = {"--dry-run": "dry_run=true"}  # the usual spelling of a flag -> the override it stands for
 
 
@@ -27,12 +28,15 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         (['grid=demo', 'dry_run=true'], ['epochs=2'])
     """
     own: list[str] = []
+    before = ""
     cells: list[str] = []
     for argument in (FLAGS.get(argument, argument) for argument in arguments):
         if argument in ("-m", "--multirun"):
             raise UserError(f"{argument}: a grid sweeps by itself, as in seed=0,1,2; leave it out")
         key = re.split(r"[=.@]", argument.lstrip("+~"), maxsplit=1)[0]
-        (own if argument.startswith("-") or key in OWN else cells).append(argument)
+        value_of_flag = own[-1:] == [before] and before in VALUED
+        (own if value_of_flag or argument.startswith("-") or key in OWN else cells).append(argument)
+        before = argument
     return own, quoted_strings(cells, TrainConfig, sweeps=True)
 
 
@@ -53,6 +57,9 @@ def combinations(parts: Sequence[Sequence[str]], given: Sequence[str]) -> list[l
     replacing, parsed = _parse(given), [_parse(part) for part in parts]
     keys = {override.key_or_group for override in replacing}
     data = {o.get_value_element_as_str() for part in parsed for o in part if o.key_or_group == "data"}
+    if "features" in keys and data:
+        of = " and ".join(sorted(data))
+        raise UserError(f"features=...: this grid is of {of}; for features of your own take grid=features")
     if "data" in keys and len(data) > 1:
         raise UserError(
             f"data=...: this grid is of {' and '.join(sorted(data))}; for data of your own take grid=samplers"

@@ -41,6 +41,16 @@ def test_arguments_are_the_grids_or_the_cells() -> None:
     assert cells == ["seed=0,1", "+protocol.loss_options.gamma=1"]
 
 
+def test_the_value_of_a_flag_is_the_grids() -> None:
+    given = ["--config-dir", ".", "grid=mine", "--cfg", "job", "epochs=2"]
+    assert split_arguments(given) == (["--config-dir", ".", "grid=mine", "--cfg", "job"], ["epochs=2"])
+
+
+def test_features_of_ones_own_have_a_grid_of_their_own() -> None:
+    with pytest.raises(UserError, match="this grid is of data/shapes; for features of your own take grid=features"):
+        combinations([["data=data/shapes", "seed=0"]], ["features=f.npz"])
+
+
 def test_every_combination_is_a_cell_seed_after_seed() -> None:
     parts = [["sampler=instance,class", "seed=0,1"], ["sampler=sqrt", "seed=1"]]
     assert combinations(parts, []) == [
@@ -191,6 +201,7 @@ def test_more_classifiers_are_of_the_same_run(place: Path, monkeypatch: pytest.M
         (["stage2.seeds=1,2"], "cells that differ in stage2.seeds=1, stage2.seeds=2 would train one representation"),
         (["classifiers=[crt,nothing]"], "classifier=nothing is unknown"),
         (["choose_on=held_out"], "choose_on=held_out: there is no such split here"),
+        (["--dryrun"], "unrecognized arguments: --dryrun; see --help"),
         (["grid.parts=[]"], "grid.parts=[]: a grid has at least one list of arguments"),
         (["threads=-1", "--dry-run"], "threads=-1: it must be 0 (one per core) or more"),
         (["launcher=slurm", "slurm.cpus=0", "--dry-run"], "slurm.cpus=0: it must be at least 1"),
