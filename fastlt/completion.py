@@ -8,12 +8,13 @@ import argparse
 import contextlib
 import importlib
 import io
+import os
 import re
 import sys
 from unittest.mock import patch
 
 from fastlt.__main__ import COMMANDS
-from fastlt.core.cli import Parser, guard
+from fastlt.core.cli import DEBUG, Parser, guard
 
 ABOUT = """Prints a script that completes the commands, keys, named values and flags of fastlt.
 
@@ -101,7 +102,10 @@ def main() -> None:
 
     def command() -> None:
         shown = argparse.RawDescriptionHelpFormatter
-        Parser(prog="python -m fastlt.completion", description=ABOUT, formatter_class=shown).parse_args()
+        parser = Parser(prog="python -m fastlt.completion", description=ABOUT, formatter_class=shown)
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        if parser.parse_args().debug:
+            os.environ[DEBUG] = "1"
         sys.stdout.write(script())
 
     guard(command)

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import errno
 import functools
+import io
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -93,6 +95,7 @@ def hydra_command(
                 sys.argv[1:], asked = without_cfg_job(sys.argv[1:])
             sweeps = any(argument in ("-m", "--multirun") for argument in sys.argv)
             sys.argv[1:] = quoted_strings(own_parts(sys.argv[1:]), schema, sweeps)
+            _check_flags(sys.argv[1:])
             command()
 
         def run() -> None:
@@ -137,6 +140,17 @@ def own_parts(arguments: Sequence[str]) -> list[str]:
     ['sampler.name=mymodule:effective', 'seed=1']
     """
     return [re.sub(r"^(sampler|backbone)=(?=['\"]?[\w.,]*\w:\w)", r"\1.name=", argument) for argument in arguments]
+
+
+def _check_flags(arguments: Sequence[str]) -> None:
+    """Raises UserError for a flag that Hydra does not know, about which it would print its usage in eight lines."""
+
+    def wrong(message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+    parser = get_args_parser()
+    parser.error = wrong
+    parser.parse_args(arguments)
 
 
 _EXAMPLES = "examples:\n"
@@ -200,7 +214,10 @@ def guard(command: Callable[[], Any], schema: type | None = None) -> None:
 
 
 def open_streams() -> None:
-    """Opens standard streams that are closed, as by `>&-`: a file of the work would get their number otherwise."""
+    """Opens standard streams that are closed, as by `>&-`: a file of the work would get their number otherwise.
+
+    Letters that stdout's encoding lacks are escaped, as they are on stderr.
+    """
     for number in range(3):
         try:
             os.fstat(number)
@@ -209,6 +226,8 @@ def open_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a dagger in Latin-1 is no reason to write no report
 
 
 @contextlib.contextmanager
@@ -273,6 +292,8 @@ def one_line(error: BaseException, schema: type | None) -> str:
         if "is not a ListConfig" in told:
             return f"{match[1]} takes a list: write '{match[1]}=[A,B]', in quotes, also for a single one"
         return f"{match[1]}: {told.splitlines()[0]}"
+    if match := re.search(r"Ambiguous value for argument '(.*)'$", text, re.MULTILINE):
+        return f"{match[1]}: here it takes one value; add -m for a run with each, or use python -m fastlt.grid"
     if match := re.search(r"Error parsing override '(.*)'$", text, re.MULTILINE):
         return f"{match[1]}: arguments are key=value"
     return next(line.strip() for line in [*str(error).splitlines(), type(error).__name__] if line.strip())

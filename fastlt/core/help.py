@@ -33,7 +33,7 @@ class Help:
         if named:
             lines += ["", "named values:", *(line for key, names in named.items() for line in _names(key, names))]
         lines += ["", "keys, with defaults in brackets:", *(line for key in described(schema) for line in _key(key))]
-        return "\n".join([*lines, "", "--debug shows the traceback of an error; --cfg job prints all values.", ""])
+        return "\n".join([*lines, "", "--debug shows the traceback of an error; --cfg=job prints all values.", ""])
 
 
 def _files(group: str) -> list[str]:

@@ -4,13 +4,14 @@ With --out DIR it writes one report across all runs instead, with means over see
 
 from __future__ import annotations
 
+import os
 import sys
 import webbrowser
 from pathlib import Path
 from typing import NoReturn
 
 from fastlt.core.cli import Parser, guard
-from fastlt.core.errors import UserError
+from fastlt.core.errors import DEBUG, UserError
 from fastlt.core.log import printed, regrets
 from fastlt.experiment.results import read_results
 from fastlt.report import write_report
@@ -40,14 +41,19 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run, a folder of runs, or a grid")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where one report across all of them goes")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--open", action="store_true", help="open the last report in the browser")
     try:
         options = parser.parse_args(arguments)
+        if options.debug:
+            os.environ[DEBUG] = "1"
         regrets()  # forgets failures of earlier work in this process
         report = _each(options.runs) if options.out is None else _across(options.runs, options.out)
         if options.open and not webbrowser.open(report.resolve().as_uri()):
             raise UserError(f"--open: there is no browser here; the report is in {_shown(report)}")
     except UserError as error:
+        if os.environ.get(DEBUG) == "1":
+            raise
         sys.stderr.write(f"error: {printed(' '.join(str(error).split()))}\n")
         return 2
     told = regrets()

@@ -44,3 +44,13 @@ def test_streams_that_are_none(streams: str, code: int, told: list[str], tmp_pat
     )
     assert (done.returncode, done.stderr.splitlines()) == (code, told)
     assert (tmp_path / "work").read_text() == "work"  # and nothing that was printed
+
+
+def test_letters_that_stdout_lacks_are_escaped() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from fastlt.core.cli import guard; guard(lambda: print('tau \u2020'))"],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, b"tau \\u2020\n")
