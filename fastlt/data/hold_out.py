@@ -15,7 +15,7 @@ def hold_out(class_start: np.ndarray, members: np.ndarray, share: float, seed: i
     least one, and no class gives its last one. 0 holds out nothing.
     seed: which samples are held out is a function of it and of the class.
 
-    Raises UserError if `share` is out of range.
+    Raises UserError if `share` is out of range, or greater than 0 and holds out nothing.
 
     Example:
 
@@ -32,4 +32,8 @@ def hold_out(class_start: np.ndarray, members: np.ndarray, share: float, seed: i
         order = np.random.default_rng([seed, j]).permutation(members[a:b])
         held.append(np.sort(order[:count]))
         kept.append(np.sort(order[count:]))
+    if share and not sum(map(len, held)):
+        raise UserError(
+            f"hold_out={share}: no class has enough training images to spare one: leave it out, or give a larger share"
+        )
     return np.concatenate(kept), np.concatenate(held)

@@ -60,6 +60,8 @@ def test_images_are_held_out_of_every_class_that_has_three() -> None:
     assert np.bincount(classes[held], minlength=6).tolist() == [10, 2, 1, 1, 0, 0]
     assert (np.diff(classes[held]) >= 0).all() and (np.diff(classes[kept]) >= 0).all()
     assert len(hold_out(start, members, 0.0, seed=0)[1]) == 0
+    with pytest.raises(UserError, match=r"hold_out=0\.1: no class has enough training images to spare one"):
+        hold_out(np.array([0, 2, 4]), np.arange(4), 0.1, seed=0)
     most = np.bincount(classes[hold_out(start, members, 0.99, seed=0)[0]], minlength=6)
     assert most.tolist() == [1, 1, 1, 1, 1, 1]
     assert set(hold_out(start, members, 0.1, seed=1)[1]) != set(held)
