@@ -70,7 +70,7 @@ def test_report_holds_the_numbers(report: Path) -> None:
     assert "| LWS | 60.2 | **47.2** | 30.3 | **49.9** | **85.0** | **7.5** |" in text
     for fact in ("0123456789abcdef", "464,154 parameters", "1m41s", "340 training images/s", "2.8.0"):
         assert fact in text
-    assert "python -m fastlt.train backbone=resnet32 sampler=instance protocol=demo seed=0 epochs=20" in text
+    assert "fastlt.train data=DIR backbone=resnet32 sampler=instance protocol=demo seed=0 epochs=20" in text
     assert "†" not in text
 
 
