@@ -112,7 +112,8 @@ def check_options(
     given: the number of positional arguments that the part is called with; the parameters after these are its options.
     also: names of keyword arguments that it is called with as well, which are no options.
 
-    Raises UserError, in one line, for an option that the part does not have, or one that it requires and is missing.
+    Raises UserError, in one line, for an option that the part does not have, for one that it requires and is missing,
+    and for a part that cannot be called.
     """
     if not callable(part):
         raise UserError(f"{key}={name} is a {type(part).__name__}: it must be something that can be called")

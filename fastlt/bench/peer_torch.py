@@ -1,6 +1,7 @@
 """torch.utils.data.DataLoader over files, with torchvision's transforms and `threads` worker processes.
 
-On a GPU it uses pinned memory and asynchronous copies; batches become float16 and channels-last on the GPU.
+On a GPU it uses pinned memory and asynchronous copies; batches become float16 and channels-last on the GPU. With the
+decoder `device` the workers only read the files, and torchvision decodes and transforms them on the device.
 """
 
 # pyright: reportMissingImports=false
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from peer_protocol import serve
-from peer_transforms import augmentation
+from peer_transforms import as_tensor, augmentation
 from torch.utils.data import DataLoader, Dataset
 
 
@@ -44,9 +45,12 @@ class Arrays(Dataset):
 
 def build(request: dict[str, Any]) -> Callable[[], Iterator[torch.Tensor]]:
     """Builds the loader, with workers that persist over all epochs."""
-    gpu = request["device"] == "cuda"
+    gpu, there = request["device"] == "cuda", request["decoder"] == "device"
     load = augmentation(request)
-    images = Arrays(request["array"], load) if request["decoder"] == "array" else Files(request["paths"], load)
+    if request["decoder"] == "array":
+        images: Dataset = Arrays(request["array"], load)
+    else:
+        images = Files(request["paths"], as_tensor if there else load)
     loader = DataLoader(
         images,
         batch_size=request["batch"],
@@ -54,15 +58,16 @@ def build(request: dict[str, Any]) -> Callable[[], Iterator[torch.Tensor]]:
         num_workers=request["threads"],
         drop_last=True,
         persistent_workers=True,
-        pin_memory=gpu,
+        pin_memory=gpu and not there,
+        collate_fn=list if there else None,
     )
 
-    def on_gpu() -> Iterator[torch.Tensor]:
-        for batch in loader:
-            there = batch.to("cuda", non_blocking=True)
-            yield there.to(torch.float16, memory_format=torch.channels_last)
+    def epoch() -> Iterator[torch.Tensor]:
+        for loaded in loader:
+            batch = load(loaded) if there else loaded.to(request["device"], non_blocking=True)
+            yield batch.to(torch.float16, memory_format=torch.channels_last) if gpu else batch
 
-    return on_gpu if gpu else lambda: iter(loader)
+    return epoch
 
 
 if __name__ == "__main__":

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.io import ImageReadMode, decode_image
+from torchvision.io import ImageReadMode, decode_image, decode_jpeg
 from torchvision.transforms import v2
 
 
 def augmentation(request: dict[str, Any]) -> Callable[[Any], torch.Tensor]:
-    """Returns a function that decodes, crops, flips, augments and normalizes an image.
+    """Returns a function that decodes, crops, flips, augments and normalizes an image, or a batch of them.
 
     request: as described in peer_protocol.py, with these options.
-    decoder: `pillow`, the default of torchvision's ImageFolder; `torchvision`, which decodes to tensors; or `array`,
-    for pixels such as CIFAR's.
+    decoder: `pillow`, the default of torchvision's ImageFolder; `torchvision`, which decodes to tensors; `array`, for
+    pixels such as CIFAR's; or `device`, which takes the files of a batch as a list and works on the request's device.
     augment: `randaugment`; `autoaugment_cifar`, which adds Cutout, for pixels; or absent.
     """
     pixels = request["decoder"] == "array"
@@ -44,12 +44,22 @@ def augmentation(request: dict[str, Any]) -> Callable[[Any], torch.Tensor]:
             return transform(image.convert("RGB"))
 
     def torchvision(data: bytes) -> torch.Tensor:
-        return transform(decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB))
+        return transform(decode_image(as_tensor(data), ImageReadMode.RGB))
 
     def array(data: np.ndarray) -> torch.Tensor:
         return transform(Image.fromarray(data))
 
-    return {"pillow": pillow, "torchvision": torchvision, "array": array}[request["decoder"]]
+    def on_device(files: list[torch.Tensor]) -> torch.Tensor:
+        images = decode_jpeg(files, mode=ImageReadMode.RGB, device=request["device"])
+        return torch.stack([transform(image) for image in images])  # crops differ in size, so one by one
+
+    known = {"pillow": pillow, "torchvision": torchvision, "array": array, "device": on_device}
+    return known[request["decoder"]]
+
+
+def as_tensor(data: bytes) -> torch.Tensor:
+    """Returns the bytes of a file as uint8 [n]."""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
 def cutout(image: torch.Tensor, length: int = 16) -> torch.Tensor:

@@ -34,7 +34,7 @@ class Script(NamedTuple):
 LOADERS = {
     "torch": Script("peer_torch.py", OURS, {"decoder": "pillow"}, BOTH),
     "torch_tensor": Script("peer_torch.py", OURS, {"decoder": "torchvision"}, BOTH),
-    "torch_gpu": Script("peer_torch_gpu.py", OURS, {}, ("cuda",)),
+    "torch_gpu": Script("peer_torch.py", OURS, {"decoder": "device"}, ("cuda",)),
     "torch_randaugment": Script("peer_torch.py", OURS, {"decoder": "pillow", "augment": "randaugment"}, BOTH),
     "torch_small": Script("peer_torch.py", OURS, {"decoder": "array"}, BOTH),
     "torch_small_augmented": Script("peer_torch.py", OURS, {"decoder": "array", "augment": "autoaugment_cifar"}, BOTH),

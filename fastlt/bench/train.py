@@ -63,15 +63,11 @@ def bench_train(config: BenchConfig) -> list[Row]:
             classes = data.jpeg.classes
             noise = Synthetic(len(real), config.batch, config.image_size, classes, device, real.dtype)
             usual, other = ("fp32", "bf16") if device.type == "cpu" else ("bf16", "fp32")
-
-            def theirs() -> TorchLoader:
-                given = data.paths, train.label, config.batch, config.image_size, config.threads, device
-                return TorchLoader(*given)
-
+            theirs = data.paths, train.label, config.batch, config.image_size, config.threads, device
             makers: dict[str, Callable[[], Callable[[], float]]] = {
                 "real": lambda: _case(config, real, classes, usual),
                 "synthetic": lambda: _case(config, noise, classes, usual),
-                "torch": lambda: _case(config, theirs(), classes, usual),
+                "torch": lambda: _case(config, TorchLoader(*theirs), classes, usual),
             }
             if device.type == "cuda" or computes_in_bf16():
                 makers[f"real_{other}"] = lambda: _case(config, real, classes, other)

@@ -148,7 +148,7 @@ def _check_flags(arguments: Sequence[str]) -> None:
     def wrong(message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")
 
-    parser = get_args_parser()
+    parser = get_args_parser()  # Hydra's own, as no public function has its flags
     parser.error = wrong
     parser.parse_args(arguments)
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from fastlt.core.errors import UserError
 from fastlt.core.files import write_file
 
@@ -129,13 +131,18 @@ def typed(kind: Any, value: Any, where: str = "", otherwise: str = "") -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Returns a value as dicts and lists for json.dumps, as the inverse of `typed`, without fields at their default."""
+    """Returns a value as dicts and lists for json.dumps, as the inverse of `typed`, without fields at their default.
+
+    Numbers of NumPy become those of Python.
+    """
     if is_dataclass(value):
         named = {field: getattr(value, field.name) for field in fields(value)}
         return {field.name: plain(one) for field, one in named.items() if one != _default(field)}
     if isinstance(value, Mapping):
         return {key: plain(one) for key, one in value.items()}
-    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def wrong(where: str, value: Any, allowed: str) -> UserError:

@@ -1,9 +1,4 @@
-"""Counts in messages, with the right plural; and which texts may be names."""
-
-import unicodedata
-
-# Categories of Unicode: control characters, separators of lines and of paragraphs, and halves of characters.
-_NO_TEXT = {"Cc", "Zl", "Zp", "Cs"}
+"""Counts in messages, with the right plural."""
 
 
 def counted(number: int, word: str) -> str:
@@ -39,14 +34,3 @@ def agree(number: int, one: str, several: str) -> str:
     ('is', 'are')
     """
     return one if number == 1 else several
-
-
-def is_one_line(text: str) -> bool:
-    r"""Returns whether a text can be written as one line of UTF-8: it has no line break or other control character.
-
-    Letters, spaces and joiners of every script are allowed, of which str.isprintable refuses some.
-
-    >>> is_one_line("Straße 1"), is_one_line("a\u00a0b"), is_one_line("a\nb"), is_one_line("a\u2028b")
-    (True, True, False, False)
-    """
-    return text.isprintable() or not any(unicodedata.category(letter) in _NO_TEXT for letter in text)

@@ -4,7 +4,6 @@ A plan is drawn before any image is read, and the pipeline executes it. It is a 
 position, so augmentation does not depend on batch size, threads, ranks or resumption.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlt.core.checks import whole
+from fastlt.core.checks import range_within, whole
 from fastlt.core.errors import UserError
 from fastlt.data.augmentations import Augmentation, draw_slots, make_augmentations
 from fastlt.kernels.crop_resize import INTERPOLATIONS, REACH
@@ -21,6 +20,7 @@ from fastlt.registry import check_options, find_part
 
 CROPS = ("resized", "pad", "center")
 MAX_VIEWS = 16  # of an image in a batch
+LEAST_SHARE, MAX_RATIO = 1e-4, 1e3  # of a crop: its share of the image's area, and width / height or the inverse
 MAX_SIDE = 1 << 30  # pixels of the short side that an image may be resized to for evaluation
 NO_JITTER = np.array([1, 1, 1, 0], np.float32)
 
@@ -93,16 +93,10 @@ class Augment:
         if self.interpolation not in INTERPOLATIONS:
             raise UserError(f"interpolation={self.interpolation} is unknown: allowed are {', '.join(INTERPOLATIONS)}")
         whole("views_per_image", self.views_per_image, 1, MAX_VIEWS)
-        for name, most in (("scale", 1.0), ("ratio", math.inf)):
-            given = getattr(self, name)
-            if len(given) != 2 or not 0 < given[0] <= given[1] <= most:
-                limit = "0 < low <= high <= 1" if most == 1 else "0 < low <= high"
-                raise UserError(f"{name}={list(given)}: it must be two numbers [low, high], {limit}")
-        if self.crop == "pad" and not 0 <= self.pad < self.image_size:
-            raise UserError(
-                f"pad={self.pad}: it must be from 0 to {self.image_size - 1}, so that every crop of {self.image_size} "
-                "pixels shows a part of the image"
-            )
+        range_within("scale", self.scale, LEAST_SHARE, 1)
+        range_within("ratio", self.ratio, 1 / MAX_RATIO, MAX_RATIO)
+        if self.crop == "pad":
+            whole("pad", self.pad, 0, self.image_size - 1)  # so that every crop shows a part of the image
         if not 0 <= self.jitter <= 1:
             raise UserError(f"jitter={self.jitter}: the strength must be in [0, 1]")
         assert self.augmentations is not None  # makes them once, so that wrong options are reported here

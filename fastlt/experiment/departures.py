@@ -26,7 +26,6 @@ SETTLED = (
     "bn",
     "augmented_passes",
     "feature_dtype",
-    "feature_scale",
 )
 SETTLED += ("accumulate", "sampler.options", "backbone.options", "feature_scale")
 

@@ -64,8 +64,9 @@ def print_estimate(cells: Sequence[Cell], slots: int, threads: int, out: Path) -
     sys.stdout.write(f"{'cell':{width}}  epochs      time      disk\n")
     for cell in cells:
         found = costs.get(cell.name)
-        told = f"{duration(found.seconds):>8}  {_size(found.kept):>8}" if found else "finished"
-        told = f"{'?':>8}  {'?':>8}" if lacking and cell in missing else told
+        told = "finished" if cell.finished else f"{'?':>8}  {'?':>8}"
+        if found:
+            told = f"{duration(found.seconds):>8}  {_size(found.kept):>8}"
         config = cell.config
         epochs = config.trainings.crt.epochs if config.features else config.epochs
         sys.stdout.write(f"{cell.name:{width}}  {epochs:6}  {told}\n")

@@ -19,6 +19,7 @@ from fastlt.core.files import NotWritten
 from fastlt.core.identity import Identity
 from fastlt.core.log import Progress, regret, say
 from fastlt.core.torch_file import Unreadable, read_torch_file, write_torch_file
+from fastlt.core.typed import plain
 from fastlt.registry import is_own, own_sources
 from fastlt.stage2.classifiers import find_classifier
 from fastlt.stage2.classifiers.base import Classifier, Features, Task, Tensors
@@ -160,7 +161,7 @@ def _fit(job: Job, folder: Path, check: Callable[[dict[str, Any]], object]) -> d
     measured = [_measured(classifier, tensors, job) for tensors in (fitted.tensors, *fitted.others)]
     temperature = measured[0].get("calibrated", {}).get("temperature", 1.0)
     row = average(measured)
-    row["choices"] = _plain({**job.trained, **fitted.choices})
+    row["choices"] = plain({**job.trained, **fitted.choices})
     try:
         json.dumps(row["choices"], allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -187,15 +188,6 @@ def _fit(job: Job, folder: Path, check: Callable[[dict[str, Any]], object]) -> d
     }
     write_torch_file(state, file_of(folder, job.name))
     return state
-
-
-def _plain(value: Any) -> Any:
-    """Returns a value with the numbers of NumPy in it, which JSON does not know, as numbers of Python."""
-    if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _measured(classifier: Classifier, tensors: Tensors, job: Job) -> dict[str, Any]:

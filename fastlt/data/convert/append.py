@@ -164,8 +164,7 @@ class Growth:
 
         An image is there already if an image of the dataset, in whatever split, has the same key and the same bytes.
         Such images are skipped, and so are images that were removed, and those that were left out as bad and still are;
-        a line says how many. Raises UserError if an image
-        with the same key has other bytes or another class.
+        a line says how many. Raises UserError if an image with the same key has other bytes or another class.
         """
         self._check_names(source)
         there = {key: (split, row) for split in self.dataset.splits for row, key in self._keys(split)}

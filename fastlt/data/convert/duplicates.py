@@ -98,7 +98,7 @@ def _candidates(own: Looks, others: Looks, names: tuple[str, str]) -> Iterator[t
         )
 
 
-class Part(NamedTuple):
+class Similar(NamedTuple):
     """Similar hashes among a part of all.
 
     rows: the hashes that were compared, int64 [n]. pairs: rows (i, j), int64 [K, 2], of similar ones, by i; for each i
@@ -111,7 +111,7 @@ class Part(NamedTuple):
     crowded: np.ndarray
 
 
-def close_pairs(looks: np.ndarray, others: np.ndarray) -> Iterator[Part]:
+def close_pairs(looks: np.ndarray, others: np.ndarray) -> Iterator[Similar]:
     """Yields the similar hashes among looks[i] and others[j], for a part of all i at a time.
 
     looks, others: uint64, without repetitions.
@@ -123,7 +123,7 @@ def close_pairs(looks: np.ndarray, others: np.ndarray) -> Iterator[Part]:
     telling = _telling(looks)
     plain, own, their = np.flatnonzero(~telling), np.flatnonzero(telling), np.flatnonzero(_telling(others))
     equal = _equal(looks[plain], others)
-    yield Part(plain, np.stack([plain[equal[:, 0]], equal[:, 1]], axis=1), np.empty(0, np.int64))
+    yield Similar(plain, np.stack([plain[equal[:, 0]], equal[:, 1]], axis=1), np.empty(0, np.int64))
     ranges = [_Range(looks[own], others[their], low, high) for low, high in itertools.pairwise(_BANDS)]
     crowded = np.any([one.crowded for one in ranges], axis=0)
     for first, last in _parts(np.sum([one.end - one.start for one in ranges], axis=0)):
@@ -134,7 +134,7 @@ def close_pairs(looks: np.ndarray, others: np.ndarray) -> Iterator[Part]:
         distance = np.bitwise_count(looks[pairs[:, 0]] ^ others[pairs[:, 1]])
         pairs = pairs[np.lexsort((pairs[:, 1], distance, pairs[:, 0]))]
         rank = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
-        yield Part(own[first:last], pairs[rank < _TRIED], own[first:last][crowded[first:last]])
+        yield Similar(own[first:last], pairs[rank < _TRIED], own[first:last][crowded[first:last]])
 
 
 class _Range:

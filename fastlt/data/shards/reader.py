@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from fastlt.core.errors import UserError
-from fastlt.core.words import counted, is_one_line
+from fastlt.core.text import is_one_line
+from fastlt.core.words import counted
 from fastlt.data.shards import format as layout
 from fastlt.data.shards.history import damage_of_history
 from fastlt.data.shards.index import INDEXED, SplitIndex, read_index, read_key_column, read_keys

@@ -8,7 +8,8 @@ from typing import NoReturn
 import numpy as np
 
 from fastlt.core.errors import UserError
-from fastlt.core.words import counted, is_one_line
+from fastlt.core.text import is_one_line
+from fastlt.core.words import counted
 from fastlt.data.sources.base import SPLITS, Listing, split_named
 from fastlt.data.sources.classes import sorted_names, spelled
 from fastlt.data.sources.csv_rows import FORM, Columns, filled_rows, find_columns, row_error

@@ -10,7 +10,8 @@ import numpy as np
 
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
-from fastlt.core.words import counted, is_one_line
+from fastlt.core.text import is_one_line
+from fastlt.core.words import counted
 from fastlt.data.sources.base import SPLITS, Listing
 from fastlt.data.sources.listed import (
     BadPath,

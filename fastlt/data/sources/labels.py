@@ -6,7 +6,8 @@ import numpy as np
 
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
-from fastlt.core.words import counted, is_one_line
+from fastlt.core.text import is_one_line
+from fastlt.core.words import counted
 from fastlt.data.sources.classes import check_names, sorted_names, spelled
 from fastlt.data.sources.listed import shown
 

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from fastlt.core.errors import UserError
-from fastlt.core.words import is_one_line
+from fastlt.core.text import is_one_line
 from fastlt.data.sources.base import Listing
 
 _GZIP_MAGIC = b"\x1f\x8b"

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastlt.core.errors import UserError, first_line
 from fastlt.core.log import Progress
-from fastlt.core.words import is_one_line
+from fastlt.core.text import is_one_line
 from fastlt.data.sources.base import SPLITS, Listing
 from fastlt.data.sources.csv_rows import LABEL_NAMES
 from fastlt.data.sources.labels import numbered
