@@ -65,6 +65,12 @@ def mixed_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """shard_mb= of a conversion counts kilobytes, so that a few pictures fill several shards."""
+    monkeypatch.setattr("fastlt.data.convert.engine.SHARD_UNIT", 1000)
+
+
+@pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """A file system of so many bytes; asked again, the same one with more or fewer, or one that is read only."""
     place, mount = tmp_path / "disk", ("mount", "-t", "tmpfs", "-o")

@@ -3,8 +3,11 @@
 import io
 import os
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any
+
+from fastlt.core.log import silence
 
 # Whatever changes what is on the disk, or brings it there; before each of them a kill leaves another state.
 CALLS = {"open", "write", "flush", "rename", "replace", "unlink", "remove", "rmdir", "mkdir", "write_text", "sync"}
@@ -34,3 +37,20 @@ def fault_point(number: int, start: str) -> Callable[[Any, str, Any], None]:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     return profile
+
+
+def ended_before(work: Callable[[], object], number: int, start: str) -> bool:
+    """Runs `work` in a child process that is killed at this fault point; whether it ended before it came there."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            silence()  # a lock of the terminal that is shared with this process must not be held by a killed one
+            sys.setprofile(fault_point(number, start))
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert status in (0, signal.SIGKILL)
+    return status == 0

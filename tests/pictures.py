@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -62,6 +63,11 @@ class Pictures:
 
     def where(self, split: str, index: int) -> str:
         return self.splits[split].keys[index]
+
+
+def files(root: Path) -> dict[str, bytes]:
+    """The files of a folder without subfolders, by name."""
+    return {path.name: path.read_bytes() for path in sorted(root.iterdir())}
 
 
 def conversion(kind: str = "keep", shard_mb: int = 256, max_bad: float = 0, raw_fraction: float = 0) -> Conversion:

@@ -5,21 +5,18 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from commands import run
-from fault_points import fault_point
-from pictures import Pictures, conversion, jpeg, picture
+from fault_points import ended_before
+from pictures import Pictures, conversion, files, jpeg, picture
 
 import fastlt
 from fastlt.core.errors import UserError
-from fastlt.core.log import silence
 from fastlt.data.convert import convert
 from fastlt.data.convert import work_folder as work_folder_module
 from fastlt.data.convert.append import Growth
@@ -30,17 +27,10 @@ from fastlt.data.shards.reader import Dataset
 from fastlt.data.shards.verify import verify
 from fastlt.data.sources.base import Listing, Source
 
+pytestmark = pytest.mark.usefixtures("small_shards")
+
 OLD, NEW = Pictures(counts=(12, 6)), Pictures(counts=(12, 6, 9))  # a class more, with images in every split
 OPTIONS = conversion(shard_mb=20)  # kilobytes: the unit is made small below
-
-
-def files(root: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(root.iterdir())}
-
-
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastlt.data.convert.engine.SHARD_UNIT", 1000)
 
 
 @pytest.fixture
@@ -168,19 +158,7 @@ SMALL, MORE = Pictures(counts=(1,)), Pictures(counts=(1, 1))
 
 def killed(out: Path, number: int, start: str) -> bool:
     """An addition in a child process, killed at a fault point behind `start`; whether it ended before it came there."""
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            silence()
-            sys.setprofile(fault_point(number, start))
-            grow(out, MORE)
-            code = 0
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    assert status in (0, signal.SIGKILL)
-    return status == 0
+    return ended_before(lambda: grow(out, MORE), number, start)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

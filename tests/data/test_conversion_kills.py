@@ -10,25 +10,18 @@ import time
 from pathlib import Path
 
 import pytest
-from pictures import Pictures, conversion
+from pictures import Pictures, conversion, files
 
 from fastlt.core.errors import UserError
 from fastlt.core.log import silence
 from fastlt.data.convert import convert
 from fastlt.data.shards.reader import Dataset
 
+pytestmark = pytest.mark.usefixtures("small_shards")
+
 KILLS = int(os.environ.get("FASTLT_KILLS", "40"))
 SOURCE = Pictures(counts=(60, 30))
 OPTIONS = conversion("png", shard_mb=20)  # kilobytes: the unit is made small below
-
-
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastlt.data.convert.engine.SHARD_UNIT", 1000)
-
-
-def files(root: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(root.iterdir())}
 
 
 def begin(out: Path, workers: int) -> int:

@@ -1,36 +1,26 @@
 """part=K/N: many processes convert one data set to the same bytes as one process, whatever ends them."""
 
 import os
-import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import run
-from fault_points import fault_point
-from pictures import Pictures, conversion, jpeg, picture
+from fault_points import ended_before
+from pictures import Pictures, conversion, files, jpeg, picture
 
 from fastlt.core.errors import UserError
-from fastlt.core.log import silence
 from fastlt.data.convert import convert
 from fastlt.data.convert.parts import Part, Share, convert_part
 from fastlt.data.convert.work_folder import WorkFolder
 from fastlt.data.shards.verify import verify
 from fastlt.data.sources.image_folder import ImageFolder
 
+pytestmark = pytest.mark.usefixtures("small_shards")
+
 SOURCE = Pictures(counts=(30, 12, 5), broken=(("train", 10), ("train", 46), ("test", 0)))
 OPTIONS = conversion(shard_mb=20, max_bad=3)  # kilobytes: the unit is made small below
-
-
-def files(root: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(root.iterdir())}
-
-
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastlt.data.convert.engine.SHARD_UNIT", 1000)
 
 
 @pytest.fixture
@@ -170,19 +160,7 @@ def test_wrong_parts() -> None:
 
 def killed(out: Path, number: int) -> bool:
     """The second of two parts and the join in a child process, killed at a fault point; whether it ended before."""
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            silence()
-            sys.setprofile(fault_point(number, "convert_part"))
-            part(out, 2, 2, SMALL)
-            code = 0
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    assert status in (0, signal.SIGKILL)
-    return status == 0
+    return ended_before(lambda: part(out, 2, 2, SMALL), number, "convert_part")
 
 
 SMALL = Pictures(counts=(3, 2))

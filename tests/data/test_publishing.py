@@ -5,17 +5,14 @@ import io
 import os
 import random
 import shutil
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fault_points import fault_point
-from pictures import Pictures, conversion
+from fault_points import ended_before
+from pictures import Pictures, conversion, files
 
 from fastlt.core.errors import UserError
-from fastlt.core.log import silence
 from fastlt.data.convert import convert, publish
 from fastlt.data.shards.verify import verify
 
@@ -24,10 +21,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 OLD, NEW = Pictures(counts=(2,)), Pictures(counts=(3,))
 OPTIONS = conversion(shard_mb=10)  # kilobytes: the unit is made small below
 TWICE = int(os.environ.get("FASTLT_KILLS", "4"))  # times that the second command is killed, too
-
-
-def files(root: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(root.iterdir())}
 
 
 @pytest.fixture(autouse=True)
@@ -63,19 +56,7 @@ def quiet(source: Pictures, out: Path, overwrite: bool) -> None:
 
 def killed(out: Path, number: int, start: str = "recover") -> bool:
     """A conversion in a child process, killed at a fault point; whether it ended before it came there."""
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            silence()  # a lock of the terminal that is shared with this process must not be held by a killed one
-            sys.setprofile(fault_point(number, start))
-            quiet(NEW, out, overwrite=True)
-            code = 0
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    assert status in (0, signal.SIGKILL)
-    return status == 0
+    return ended_before(lambda: quiet(NEW, out, overwrite=True), number, start)
 
 
 def moments(place: Callable[[], Path]) -> Iterator[Path]:

@@ -4,19 +4,16 @@ import contextlib
 import io
 import os
 import shutil
-import signal
-import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import run
-from fault_points import fault_point
-from pictures import Pictures, conversion
+from fault_points import ended_before
+from pictures import Pictures, conversion, files
 
 from fastlt.core.errors import UserError
-from fastlt.core.log import silence
 from fastlt.data.convert import convert
 from fastlt.data.convert.append import Growth
 from fastlt.data.convert.remove import read_list, remove
@@ -29,18 +26,11 @@ from fastlt.data.shards.reader import Dataset
 from fastlt.data.shards.verify import verify
 from fastlt.longtail.sampler import InOrder
 
+pytestmark = pytest.mark.usefixtures("small_shards")
+
 SOURCE = Pictures(counts=(12, 6))
 OPTIONS = conversion(shard_mb=20)  # kilobytes: the unit is made small below
 GONE = ["train/größe 2.jpg", "train/größe 17.jpg", "test/größe 0.jpg"]
-
-
-def files(root: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(root.iterdir())}
-
-
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastlt.data.convert.engine.SHARD_UNIT", 1000)
 
 
 @pytest.fixture
@@ -177,19 +167,7 @@ SMALL = Pictures(counts=(2, 1))
 
 def killed(out: Path, number: int) -> bool:
     """A removal in a child process, killed at a fault point; whether it ended before it came there."""
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            silence()
-            sys.setprofile(fault_point(number, "recover"))
-            withdraw(out, ["train/größe 1.jpg"])
-            code = 0
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    assert status in (0, signal.SIGKILL)
-    return status == 0
+    return ended_before(lambda: withdraw(out, ["train/größe 1.jpg"]), number, "recover")
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

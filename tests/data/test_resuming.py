@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pictures import Pictures, conversion, picture
+from pictures import Pictures, conversion, files, picture
 from PIL import Image
 
 import fastlt
@@ -26,10 +26,6 @@ from fastlt.data.sources.image_folder import ImageFolder
 
 SOURCE = Pictures(counts=(12, 6))
 OPTIONS = conversion("png", shard_mb=40)  # kilobytes: the unit is made small below
-
-
-def files(root: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(root.iterdir())}
 
 
 @pytest.fixture(scope="module")

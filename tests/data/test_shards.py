@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from nvidia.dali import fn, pipeline_def, types
-from pictures import Pictures, conversion
+from pictures import Pictures, conversion, files
 from PIL import Image
 from webdataset.compat import WebDataset
 
@@ -21,10 +21,6 @@ from fastlt.core.errors import UserError
 from fastlt.data.convert import convert
 from fastlt.data.shards import format as layout
 from fastlt.data.shards.reader import Dataset
-
-
-def files(root: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(root.iterdir())}
 
 
 def copy(dataset: Dataset, to: Path) -> Path:
