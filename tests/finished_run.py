@@ -93,19 +93,19 @@ def seen(encoding: Encoding) -> Evaluation:
 # --- a run made by hand ---
 
 
-def model_state(seed: int, classes: int = len(CLASSES)) -> dict[str, Any]:
-    settings = Identity({"backbone": "resnet32", "classes": classes, "seed": seed})
+def model_state(seed: int) -> dict[str, Any]:
+    settings = Identity({"backbone": "resnet32", "classes": len(CLASSES), "seed": seed})
     return {
         "schema": SCHEMA,
         "key": settings.key,
         "settings": settings.about,
         "finished": True,
         "epoch": 1,
-        "model": build_model("resnet32", classes, seed).state_dict(),
+        "model": build_model("resnet32", len(CLASSES), seed).state_dict(),
     }
 
 
-def make_run(folder: Path, tensors: dict[str, dict[str, torch.Tensor]], encoding: Encoding | None = None) -> Path:
+def make_run(folder: Path, tensors: dict[str, dict[str, torch.Tensor]]) -> Path:
     """A finished run with these classifiers; test accuracy speaks for the worst of them."""
     folder.mkdir()
     state = model_state(0)
@@ -117,7 +117,7 @@ def make_run(folder: Path, tensors: dict[str, dict[str, torch.Tensor]], encoding
         kept = {"schema": 1, "key": f"key of {name}", "checkpoint": "checkpoint.pt", "tensors": held}
         kept["temperature"] = 0.5 + place
         torch.save(kept, folder / "classifiers" / f"{name.replace(':', '.')}.pt")
-    options = options_of(encoding or Encoding())
+    options = options_of(Encoding())
     results["evaluation"] |= {"mean": options.mean, "std": options.std, "crop_pct": KEEP, **asdict(options.encoding)}
     results |= {"class_names": CLASSES, "image_size": SIZE, "key": state["key"]}
     (folder / "results.json").write_text(json.dumps(results))

@@ -93,7 +93,7 @@ def measured(results: dict[str, Any], seeds: int = 1) -> dict[str, Any]:
     return results
 
 
-def flat(results: dict[str, Any], cells: int = 24) -> dict[str, Any]:
+def flat(results: dict[str, Any]) -> dict[str, Any]:
     """The results as of a backbone with two features: classes on a circle, in the middle of each region a test image;
     with joint the first class takes the regions of the last third."""
     results = copy.deepcopy(results)
@@ -106,7 +106,7 @@ def flat(results: dict[str, Any], cells: int = 24) -> dict[str, Any]:
         "low": [-2, -2],
         "high": [2, 2],
     }
-    across, up = np.meshgrid(*[np.linspace(-2, 2, cells)] * 2)
+    across, up = np.meshgrid(*[np.linspace(-2, 2, 24)] * 2)
     nearest = (np.arctan2(up, across) / (2 * np.pi) * classes).round().astype(int) % classes
     for name, row in results["classifiers"].items():
         row["regions"] = write_regions(np.where(nearest > 2 * classes // 3, 0, nearest) if name == "joint" else nearest)

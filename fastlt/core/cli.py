@@ -17,7 +17,6 @@ from typing import Any, NoReturn, get_type_hints
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, UnsupportedInterpolationType
@@ -250,14 +249,6 @@ def tell_regrets() -> None:
     if told := regrets():
         sys.stderr.write("".join(f"failed: {printed(line)}\n" for line in told))
         sys.exit(FAILED)
-
-
-def recompose(name: str, choices: list[str], own: bool = True) -> DictConfig:
-    """Composes a configuration inside a running command.
-
-    name: the file conf/NAME.yaml. choices: overrides. own: put the running command's own overrides before these.
-    """
-    return hydra.compose(name, [*(HydraConfig.get().overrides.task if own else []), *choices])
 
 
 def one_line(error: BaseException, schema: type | None) -> str:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from fastlt.core.cli import recompose
+import hydra
+
 from fastlt.core.lock import locked
 from fastlt.core.log import say
 from fastlt.core.structured import from_node, register
@@ -27,5 +28,5 @@ def draw_embedded(data: str) -> None:
         if not (Path(data) / DATASET_FILE).exists():
             say(f"drawing the embedded data set {data}")
             register("convert", ConvertConfig)
-            node = recompose("convert", [*EMBEDDED[data], f"out={data}"], own=False)
+            node = hydra.compose("convert", [*EMBEDDED[data], f"out={data}"])
             convert_configured(from_node(node, ConvertConfig))

@@ -11,7 +11,7 @@ from fastlt.core.checkpoint import finished_state, load_checkpoint, save_checkpo
 from fastlt.core.config import assemble, changed
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
-from fastlt.core.ranks import ALONE, Ranks
+from fastlt.core.ranks import Ranks
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.config import TrainConfig
 from fastlt.experiment.identity import determined_by, features_determined_by
@@ -58,7 +58,7 @@ def frozen_representation(
     begin: Callable[[], Model],
     train_features: Callable[[Representation], Features],
     begun: Callable[[], None],
-    ranks: Ranks = ALONE,
+    ranks: Ranks,
 ) -> Representation:
     """Returns the backbone with a joint classifier that is trained on its features, or read from the run folder.
 

@@ -121,7 +121,7 @@ class GivenDataset(Dataset):
         folder: Path,
         orders: dict[str, tuple[str, np.ndarray]],
         device: torch.device,
-        begun: Callable[[], None] = lambda: None,
+        begun: Callable[[], None],
     ) -> Representation:
         """Returns a representation that is only a joint classifier, trained on the features or read from the folder.
 

@@ -142,7 +142,7 @@ def _key_in(path: Path, *_: int) -> str | None:
         return None
 
 
-def settle(combinations: Sequence[list[str]], out: Path, device: str, here: bool = True) -> list[Cell]:
+def settle(combinations: Sequence[list[str]], out: Path, device: str, here: bool) -> list[Cell]:
     """Composes and checks all cells of a grid. Nothing is written except embedded data sets.
 
     combinations: the arguments of each cell. out: the folder of the grid. device: `cpu` or `cuda`. here: whether the

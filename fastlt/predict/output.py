@@ -119,7 +119,7 @@ class JsonLines:
 LAYOUTS = ("table", "csv", "jsonl")
 
 
-def layout(name: str, top: int, class_names: Sequence[str], longest: int, sets: bool = False) -> Layout:
+def layout(name: str, top: int, class_names: Sequence[str], longest: int, sets: bool) -> Layout:
     """Returns an output format.
 
     name: one of LAYOUTS. top: classes per image. class_names, longest, sets: see `Table`.

@@ -56,7 +56,7 @@ def how_chosen(choices: dict[str, Any]) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def notes(results: Results, short: bool = False) -> list[str]:
+def notes(results: Results, short: bool) -> list[str]:
     """Returns the lines below the table in the terminal.
 
     They say which classifiers could not be fitted, which hyperparameters were chosen, on which split and (unless

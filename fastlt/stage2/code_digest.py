@@ -24,7 +24,7 @@ def read_sources() -> dict[str, str]:
 SOURCES = read_sources()  # at import, as the files may be edited while a long run goes on with what was imported
 
 
-def code_digest(modules: Iterable[str], sources: Mapping[str, str], alone: Iterable[str] = ()) -> str:
+def code_digest(modules: Iterable[str], sources: Mapping[str, str], alone: Iterable[str]) -> str:
     """Returns the SHA-256 of the code of modules and of all modules that they import, directly or indirectly.
 
     modules: names of modules. sources: source by name of module; others are ignored. alone: names of modules that are

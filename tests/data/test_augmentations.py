@@ -26,8 +26,8 @@ POSITIONS = np.arange(N)
 SIZE = 32
 
 
-def drawn(*names: str, options: Mapping[str, Any] | None = None, size: int = SIZE, epoch: int = 3) -> np.ndarray:
-    return draw_slots(make_augmentations(names, options or {}), POSITIONS, size, 5, epoch)
+def drawn(*names: str, options: Mapping[str, Any] | None = None, size: int = SIZE) -> np.ndarray:
+    return draw_slots(make_augmentations(names, options or {}), POSITIONS, size, 5, 3)
 
 
 def unit(position: int, purpose: int, word: int = 0) -> float:

@@ -33,10 +33,10 @@ def image(number: int) -> dict[str, Any]:
     return {"bytes": jpeg(picture(number, 20, 24)), "path": f"img_{number}.jpg"}
 
 
-def features(names: list[str] | None = NAMES, column: str = "label") -> bytes:
+def features(names: list[str] | None = NAMES) -> bytes:
     told: dict[str, Any] = {"image": {"_type": "Image"}}
     if names:
-        told[column] = {"names": names, "_type": "ClassLabel"}
+        told["label"] = {"names": names, "_type": "ClassLabel"}
     return json.dumps({"info": {"features": told}}).encode()
 
 

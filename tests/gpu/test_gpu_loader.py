@@ -32,9 +32,9 @@ from fastlt.longtail.sampler import InOrder
 pytestmark = pytest.mark.gpu
 
 
-def both(dataset: Dataset, device: torch.device, augment: Augment, batch: int = 16) -> tuple[Epoch, Epoch]:
+def both(dataset: Dataset, device: torch.device, augment: Augment) -> tuple[Epoch, Epoch]:
     """An epoch by the GPU graph and by the CPU graph."""
-    with gpu_graph(dataset, device, augment, batch) as there, cpu_graph(dataset, augment, batch) as here:
+    with gpu_graph(dataset, device, augment, 16) as there, cpu_graph(dataset, augment, 16) as here:
         return joined(there.epoch(1), dataset), joined(here.epoch(1), dataset)
 
 

@@ -135,9 +135,9 @@ def test_what_is_finished_is_not_computed_again(place: Path, twice: list[tuple[i
     assert len(list((place / "twice" / "jobs").iterdir())) == jobs
 
 
-def wait_for(happened: Callable[[], Any], seconds: float = 120) -> Any:
+def wait_for(happened: Callable[[], Any]) -> Any:
     """What `happened` gives once it is true."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + 120
     while not (found := happened()):
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.05)

@@ -112,9 +112,9 @@ def draw(n, c, kind, seed=0):
 KINDS = ["mixed", "negative", "relu", "zero_norm", "equal_norm", "few_norms", "close_norms", "subnormal", "wide"]
 
 
-def draw_additive(n, c, kind, seed=0):
+def draw_additive(n, c, kind):
     """The same for priors."""
-    scores, log_prior, labels = draw(n, c, kind, seed)
+    scores, log_prior, labels = draw(n, c, kind)
     return scores, log_prior, np.where(np.arange(n) % 2, labels, adjusted_at(scores, log_prior, 0.5).argmax(axis=1))
 
 

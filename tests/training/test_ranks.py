@@ -57,8 +57,8 @@ def path(place: Path) -> str:
     return os.pathsep.join([str(place), str(ROOT), os.environ.get("PYTHONPATH", "")])
 
 
-def torchrun(place: Path, *options: str, ranks: int = 2) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+def torchrun(place: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return subprocess.Popen(
         [*command, "-m", "fastlt.train", *OPTIONS, *options],
         cwd=place,

@@ -103,7 +103,7 @@ def convert(source: Source, options: Conversion, out: Path, workers: int = 0, ov
     return out
 
 
-def described_conversion(source: Source, options: Conversion, workers: int = 0) -> dict[str, Any]:
+def described_conversion(source: Source, options: Conversion, workers: int) -> dict[str, Any]:
     """Returns the input and options of a conversion, in the form of dataset.json.
 
     Raises UserError if a class has no training image, or for a number of workers, a name or other options that cannot
@@ -327,7 +327,7 @@ def chosen_raw(source: Source, split: str, options: Conversion, before: Before =
 
 
 def convert_split(
-    source: Source, split: str, options: Conversion, folder: WorkFolder, pool: Results, before: Before = NOTHING
+    source: Source, split: str, options: Conversion, folder: WorkFolder, pool: Results, before: Before
 ) -> SplitWriter | LinkWriter:
     """Writes the shards of a split; returns the finished writer. Arguments as for `write_shards`."""
     listing = source.splits[split]

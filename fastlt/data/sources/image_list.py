@@ -215,7 +215,7 @@ def _folder_names(train: Listing, classes: int) -> list[str] | None:
     return None
 
 
-def first_paths(path: Path, count: int = 5) -> list[str]:
-    """Returns the first `count` paths of a list as they are spelled, but with slashes."""
+def first_paths(path: Path) -> list[str]:
+    """Returns the first five paths of a list as they are spelled, but with slashes."""
     filled = (text.rsplit(None, 1)[0] for text in _lines(path) if text.strip())
-    return [name.decode(errors="replace").strip().replace("\\", "/") for name in itertools.islice(filled, count)]
+    return [name.decode(errors="replace").strip().replace("\\", "/") for name in itertools.islice(filled, 5)]

@@ -79,9 +79,9 @@ SILHOUETTES: dict[str, Callable[[Field, Field], Field]] = {
 }
 
 
-def _wave(t: Field, sharpness: float = 3.0) -> Field:
+def _wave(t: Field) -> Field:
     """Returns a soft square wave of period 1 between 0 and 1."""
-    return np.clip(0.5 + sharpness * np.sin(2 * math.pi * t) / 2, 0, 1)
+    return np.clip(0.5 + 1.5 * np.sin(2 * math.pi * t), 0, 1)
 
 
 # A surface pattern is the share of the second colour, 0..1, as a function of object coordinates.

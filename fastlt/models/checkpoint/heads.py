@@ -13,7 +13,7 @@ SCALES = ("scales", "learned_norm")  # names of the scales of LWS, one for each 
 _NO_BIAS = "the classifier has no bias: 0 is taken; if it compares by cosine, import it with --classifier cosine"
 
 
-def split_head(tensors: Mapping[str, Tensor], own: Collection[str] = ()) -> tuple[dict[str, Tensor], Head]:
+def split_head(tensors: Mapping[str, Tensor], own: Collection[str]) -> tuple[dict[str, Tensor], Head]:
     """Splits a state dict into the tensors of the backbone and the head, which is empty if there is none.
 
     own: names that belong to the backbone even if they look like a classifier's.
@@ -52,7 +52,7 @@ def split_fc(tensors: Mapping[str, Tensor]) -> Head:
     return head if linear else {}
 
 
-def joint_classifier(head: Head, kind: str | None = None) -> tuple[tuple[Tensor, Tensor | None], tuple[str, ...]]:
+def joint_classifier(head: Head, kind: str | None) -> tuple[tuple[Tensor, Tensor | None], tuple[str, ...]]:
     """Returns ((weight [C, D], bias [C]), notes) of a head; the bias is None for a cosine classifier.
 
     kind: `linear` or `cosine`, what a head without bias is; None if that is unknown. notes: what was changed, in words.

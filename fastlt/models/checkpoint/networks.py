@@ -15,7 +15,7 @@ _RESNETS: dict[tuple[int, ...], str] = {  # (whether blocks are bottlenecks, num
 }
 
 
-def number_blocks(tensors: Mapping[str, Tensor], own: Collection[str] = ()) -> dict[str, Tensor]:
+def number_blocks(tensors: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
     """Returns tensors with the blocks of a ResNet for CIFAR renamed to fastlt's names.
 
     LDAM-DRW, and code that is built on it, numbers the blocks within each stage (`layer2.2`); fastlt numbers them from

@@ -59,7 +59,7 @@ class ExportedNetwork(nn.Module):
     are float32 [N, H, W, 3] in 0..1, that is, pixels divided by 255.
     """
 
-    def __init__(self, backbone: nn.Module, head: Head, evaluation: Evaluation, uint8: bool = True):
+    def __init__(self, backbone: nn.Module, head: Head, evaluation: Evaluation, uint8: bool):
         super().__init__()
         self.resize, self.backbone, self.head, self.uint8 = Resize(evaluation), backbone, HeadLayer(head), uint8
         # Computed in float32 as in the loader, because the last bit of every value depends on it.
