@@ -4,13 +4,12 @@ It imports weights of other projects as fastlt checkpoints, exports fastlt's wei
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from fastlt.core.cli import DEBUG, Parser, guard
+from fastlt.core.cli import Parser, guard
 from fastlt.core.errors import UserError
 from fastlt.core.log import printed
 from fastlt.core.words import counted
@@ -38,7 +37,6 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Callable[[argparse.Namespace], str], file: str, help: str, more: str) -> Parser:
         one = commands.add_parser(name, help=help, description=more)
         one.add_argument("file", metavar=file, type=Path)
-        one.add_argument("--debug", action="store_true", help="show the traceback of an error")
         one.set_defaults(command=run)
         return one
 
@@ -180,8 +178,6 @@ def main(arguments: list[str] | None = None) -> None:
 
     def command() -> NoReturn:
         options = _parser().parse_args(arguments)
-        if options.debug:
-            os.environ[DEBUG] = "1"
         sys.stdout.write(options.command(options))
         sys.exit(0)
 

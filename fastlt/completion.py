@@ -8,13 +8,12 @@ import argparse
 import contextlib
 import importlib
 import io
-import os
 import re
 import sys
 from unittest.mock import patch
 
 from fastlt.__main__ import COMMANDS
-from fastlt.core.cli import DEBUG, Parser, guard
+from fastlt.core.cli import Parser, guard
 
 ABOUT = """Prints a script that completes the commands, keys, named values and flags of fastlt.
 
@@ -103,9 +102,7 @@ def main() -> None:
     def command() -> None:
         shown = argparse.RawDescriptionHelpFormatter
         parser = Parser(prog="python -m fastlt.completion", description=ABOUT, formatter_class=shown)
-        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        if parser.parse_args().debug:
-            os.environ[DEBUG] = "1"
+        parser.parse_args()
         sys.stdout.write(script())
 
     guard(command)

@@ -224,7 +224,6 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     parser.add_argument("--device", default="auto", help="where to try: auto (the default), cpu, cuda, cuda:N")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
@@ -236,8 +235,6 @@ def main(arguments: list[str] | None = None) -> None:
 
     def command() -> NoReturn:
         options = _parser().parse_args(arguments)
-        if options.debug:
-            os.environ[DEBUG] = "1"
         verdicts = []
         for finding in examine(options.device):
             sys.stdout.write(f"{finding}\n")

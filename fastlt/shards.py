@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-from fastlt.core.cli import DEBUG, Parser, guard, tell_regrets
+from fastlt.core.cli import Parser, guard, tell_regrets
 from fastlt.core.errors import UserError
 from fastlt.core.log import printed, regretted
 from fastlt.core.own_backend import own_backend
@@ -50,7 +49,6 @@ def _parser() -> argparse.ArgumentParser:
     tell.set_defaults(command=_describe)
     for command in (check, tell):
         command.add_argument("dir", metavar="DIR", type=Path, help="a converted dataset")
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
@@ -89,8 +87,6 @@ def main(arguments: list[str] | None = None) -> None:
 
     def command() -> NoReturn:
         options = _parser().parse_args(arguments)
-        if options.debug:
-            os.environ[DEBUG] = "1"
         code = options.command(options)
         tell_regrets()
         sys.exit(code)

@@ -162,15 +162,22 @@ class _Help(argparse.HelpFormatter):
         return text if text.startswith(_EXAMPLES) else super()._fill_text(text, width, indent)
 
 
+class _Debug(argparse.Action):
+    def __call__(self, *given: Any) -> None:
+        os.environ[DEBUG] = "1"
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that raises UserError, so that an error is one line without the usage that argparse prints.
 
-    examples: commands that the help ends with.
+    It has the flag --debug. examples: commands that the help ends with.
     """
 
     def __init__(self, *given: Any, examples: Sequence[str] = (), **options: Any):
         told = _EXAMPLES + "".join(f"  {one}\n" for one in examples) if examples else None
         super().__init__(*given, **{"formatter_class": _Help, "epilog": told, **options})
+        help = "show the traceback of an error"
+        self.add_argument("--debug", action=_Debug, nargs=0, default=argparse.SUPPRESS, help=help)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")

@@ -2,13 +2,12 @@
 
 import argparse
 import io
-import os
 import sys
 import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from fastlt.core.cli import DEBUG, Parser, guard
+from fastlt.core.cli import Parser, guard
 from fastlt.core.device import pick_device, set_threads, work_on
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
@@ -66,7 +65,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto: a GPU if there is one)")
     parser.add_argument("--threads", metavar="N", type=int, default=0, help="0 for one per core (0)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
@@ -100,8 +98,6 @@ def main(arguments: list[str] | None = None) -> None:
 
     def command() -> NoReturn:
         options = _parser().parse_args(arguments)
-        if options.debug:
-            os.environ[DEBUG] = "1"
         # Silences Pillow's warnings of odd metadata, for the whole process: filters are global, so threads that set
         # and restored them would interfere with each other.
         with warnings.catch_warnings():

@@ -41,12 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run, a folder of runs, or a grid")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where one report across all of them goes")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--open", action="store_true", help="open the last report in the browser")
     try:
         options = parser.parse_args(arguments)
-        if options.debug:
-            os.environ[DEBUG] = "1"
         regrets()  # forgets failures of earlier work in this process
         report = _each(options.runs) if options.out is None else _across(options.runs, options.out)
         if options.open and not webbrowser.open(report.resolve().as_uri()):
