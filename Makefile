@@ -1,4 +1,4 @@
-# make demo   environment, embedded data set, four samplers, the paper's classifiers, report: a few minutes
+# make demo   environment, embedded dataset, four samplers, the paper's classifiers, report: a few minutes
 # make demo-grid   the same with two seeds and a figure of decision regions: a quarter of an hour
 # make check  environment, lint, types and a fast part of the tests, from every room: a minute and a half
 # make test   environment, lint, types, all tests; those of the CUDA kernels in a simulator
@@ -16,7 +16,7 @@ IN_MEMORY := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -
 .PHONY: demo demo-grid check test lint docs env bench-peers clean
 
 demo: env
-	@echo "Four trainings of a small network on an embedded long-tailed data set, and the paper's classifiers on each."
+	@echo "Four trainings of a small network on an embedded long-tailed dataset, and the paper's classifiers on each."
 	@echo "A few minutes on two cores; stop it at any time, and the same command continues."
 	$(BIN)/python -m fastlt.grid
 	@echo "Open that page. Then your own images: docs/getting-started.md, or $(BIN)/python -m fastlt.convert --help"
