@@ -15,7 +15,7 @@ import fastlt
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("data", type=Path, help="folder of a converted data set")
+    parser.add_argument("data", type=Path, help="folder of a converted dataset")
     parser.add_argument("checkpoint", type=Path, help="file that the training saves itself to after every step")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)

@@ -46,7 +46,7 @@ class Classifier(lightning.LightningModule):
 
 def main(arguments: Sequence[str] | None = None) -> Classifier:
     parser = argparse.ArgumentParser()
-    parser.add_argument("data", type=Path, help="folder of a converted data set")
+    parser.add_argument("data", type=Path, help="folder of a converted dataset")
     parser.add_argument("out", type=Path, help="folder of the checkpoint")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)

@@ -6,12 +6,12 @@ import sys
 from fastlt import __version__
 
 COMMANDS = {
-    "convert": "turn images and labels into a data set that training reads",
+    "convert": "turn images and labels into a dataset that training reads",
     "train": "train a representation, fit classifiers on it, evaluate, report",
     "grid": "run many trainings, on this node or by SLURM, and report on all of them",
     "report": "write the report of a run anew, or one page across many runs",
     "predict": "name the classes of new images",
-    "shards": "verify or describe a converted data set",
+    "shards": "verify or describe a converted dataset",
     "checkpoint": "import, export and describe weights",
     "bench": "measure this machine, beside other libraries",
     "doctor": "tell what this machine has, whether fastlt works on it, and what would be slow",

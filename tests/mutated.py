@@ -69,7 +69,7 @@ def digest(*values: Any) -> str:
     return found.hexdigest()
 
 
-# --- data sets ---
+# --- datasets ---
 
 SOURCE = Pictures(counts=(8, 4), pixels=True)
 
@@ -79,7 +79,7 @@ def make_dataset(kind: str, source: Pictures = SOURCE) -> Any:
 
 
 def everything(folder: Path) -> str:
-    """All that a data set tells of itself, and all bytes that a loader would be given."""
+    """All that a dataset tells of itself, and all bytes that a loader would be given."""
     data = Dataset(folder / "data")
     found: list[Any] = [
         data.name,
@@ -265,7 +265,7 @@ def make_config(folder: Path) -> None:
 def taken(folder: Path) -> str:
     overrides = [f"run={folder}"]
     if not os.path.lexists(folder / "config.yaml"):
-        overrides.append("protocol=demo")  # which the data set names then
+        overrides.append("protocol=demo")  # which the dataset names then
     return repr(from_node(take_from_run(composed(*overrides), overrides), TrainConfig))
 
 

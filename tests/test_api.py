@@ -1,4 +1,4 @@
-"""The public face: names that cost nothing until they are used, data sets and runs from Python, one console command."""
+"""The public face: names that cost nothing until they are used, datasets and runs from Python, one console command."""
 
 import itertools
 import shutil

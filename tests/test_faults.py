@@ -17,7 +17,7 @@ from fastlt.data.shards.reader import Dataset
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, raw_dataset: Dataset) -> Path:
-    """A folder with a data set, a finished run, photographs, an empty folder and a file."""
+    """A folder with a dataset, a finished run, photographs, an empty folder and a file."""
     folder = tmp_path_factory.mktemp("faults")
     shutil.copytree(raw_dataset.root, folder / "data")
     make_run(folder / "run", {"crt": linear(1), "joint": linear(0)})

@@ -37,11 +37,11 @@ Off = contextlib.AbstractContextManager[object]
 
 
 def opening(folder: Path, samples: int) -> tuple[str, Callable[[], object], Callable[[], Off]]:
-    """Opening a data set."""
+    """Opening a dataset."""
     simulate(folder, samples)
     unchecked = partial(reader.read_index, check=False)
     return (
-        f"opening a data set of {samples:,} samples",
+        f"opening a dataset of {samples:,} samples",
         lambda: Dataset(folder),
         lambda: mock.patch.object(reader, "read_index", unchecked),
     )

@@ -1,4 +1,4 @@
-"""Which texts may be names of classes, data sets and files in keys."""
+"""Which texts may be names of classes, datasets and files in keys."""
 
 import unicodedata
 

@@ -26,7 +26,7 @@ def draw_embedded(data: str) -> None:
         return
     with locked(Path(f"{data}.lock"), data, PATIENCE):
         if not (Path(data) / DATASET_FILE).exists():
-            say(f"drawing the embedded data set {data}")
+            say(f"drawing the embedded dataset {data}")
             register("convert", ConvertConfig)
             node = hydra.compose("convert", [*EMBEDDED[data], f"out={data}"])
             convert_configured(from_node(node, ConvertConfig))

@@ -47,7 +47,7 @@ def combinations(parts: Sequence[Sequence[str]], given: Sequence[str]) -> list[l
     given: arguments that replace those with the same key in all parts.
 
     Cells are sorted by seed, so that every setting has its first results early. Raises UserError for an argument that
-    cannot be parsed, and for `data` if the grid has several data sets.
+    cannot be parsed, and for `data` if the grid has several datasets.
 
     Example:
 

@@ -143,7 +143,7 @@ def _key_in(path: Path, *_: int) -> str | None:
 
 
 def settle(combinations: Sequence[list[str]], out: Path, device: str, here: bool) -> list[Cell]:
-    """Composes and checks all cells of a grid. Nothing is written except embedded data sets.
+    """Composes and checks all cells of a grid. Nothing is written except embedded datasets.
 
     combinations: the arguments of each cell. out: the folder of the grid. device: `cpu` or `cuda`. here: whether the
     cells will run on this machine.

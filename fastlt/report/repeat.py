@@ -55,7 +55,7 @@ def how_it_was_run(results: Results) -> str:
 def command(results: Results) -> str:
     """Returns the command line that repeats the run.
 
-    It says features=FILE for features that were given, and data=DIR unless the data set is the embedded one. A protocol
+    It says features=FILE for features that were given, and data=DIR unless the dataset is the embedded one. A protocol
     that epochs=0 brings is not named: sizes that suit the number of images come with it only where it is not.
     """
     features = results.protocol == GIVEN

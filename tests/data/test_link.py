@@ -129,7 +129,7 @@ def test_a_tar_that_is_cut_off_is_one_line(tars: Path, tmp_path: Path) -> None:
     link = tmp_path / "out" / place.name
     assert str(caught.value) == (
         f"shard {link} (a link to {place}) is truncated: 3000 bytes, dataset.json says {size}; put the "
-        "tar back as it was, or convert the data set again"
+        "tar back as it was, or convert the dataset again"
     )
     lines = verify(tmp_path / "out").lines
     assert lines[0] == f"train-000001.tar: is truncated: 3000 bytes, dataset.json says {size}"

@@ -318,7 +318,7 @@ def is_compared(dataset: Dataset, sample: int) -> bool:
 
 @pytest.fixture(params=["jpeg", "mixed", "raw"])
 def damaged(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
-    """A data set with some images overwritten after it was made: garbage, or a single flipped bit."""
+    """A dataset with some images overwritten after it was made: garbage, or a single flipped bit."""
     whole = request.getfixturevalue(f"{request.param}_dataset")
     shutil.copytree(whole.root, tmp_path / "data")
     index = whole.split("train")

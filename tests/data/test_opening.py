@@ -260,11 +260,11 @@ def test_descriptions_that_cannot_be_are_one_line(
     with pytest.raises(UserError) as error:
         Dataset(tmp_path)
     line = str(error.value)
-    assert told in line and line.endswith("): convert the data set again") and "\n" not in line
+    assert told in line and line.endswith("): convert the dataset again") and "\n" not in line
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[]", "null", "3", '{"schema": []}', ""])
 def test_a_file_of_something_else_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / layout.DATASET_FILE).write_text(text)
-    with pytest.raises(UserError, match=r"^[^\n]*dataset\.json [^\n]*convert the data set again$"):
+    with pytest.raises(UserError, match=r"^[^\n]*dataset\.json [^\n]*convert the dataset again$"):
         Dataset(tmp_path)

@@ -1,4 +1,4 @@
-"""part=K/N: many processes convert one data set to the same bytes as one process, whatever ends them."""
+"""part=K/N: many processes convert one dataset to the same bytes as one process, whatever ends them."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""sources/shapes.py: the embedded data set is deterministic, exactly long-tailed, and refuses wrong options."""
+"""sources/shapes.py: the embedded dataset is deterministic, exactly long-tailed, and refuses wrong options."""
 
 import io
 import pickle

@@ -234,7 +234,7 @@ def test_opening_a_damaged_dataset_says_what_is_wrong(
     for make in (os.mkfifo, os.mkdir, lambda path: path.symlink_to(path)):
         (tmp_path / str(make)).mkdir()
         make(tmp_path / str(make) / "dataset.json")
-        with pytest.raises(UserError, match=r"dataset.json is no file: put it back, or convert the data set again"):
+        with pytest.raises(UserError, match=r"dataset.json is no file: put it back, or convert the dataset again"):
             Dataset(tmp_path / str(make))
 
     cut = copy(jpeg_dataset, tmp_path / "cut")

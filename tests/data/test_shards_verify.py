@@ -209,7 +209,7 @@ def test_what_is_no_file_is_named(make: Callable[[Path], None], root: Path) -> N
     for name in (layout.INDEX_FILE, dali):
         (root / name).unlink()
         make(root / name)
-    assert findings(root) == ["index.h5: is no file: convert the data set again", f"{dali}: is no file"]
+    assert findings(root) == ["index.h5: is no file: convert the dataset again", f"{dali}: is no file"]
 
 
 def test_a_label_changed_in_the_index_is_named(whole: Dataset, root: Path) -> None:

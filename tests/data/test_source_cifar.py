@@ -135,7 +135,7 @@ def test_choice_depends_on_the_seed_alone_is_fair_and_nested() -> None:
     a, again, b = (long_tail_rows(labels, 10, 100, seed) for seed in (0, 0, 1))
     assert np.array_equal(a, again) and not np.array_equal(a, b)
     assert set(a) <= set(long_tail_rows(labels, 10, 10, 0))
-    # Bytes of a converted data set hang on this choice: it must never change.
+    # Bytes of a converted dataset hang on this choice: it must never change.
     assert a[-5:].tolist() == [279, 1339, 1799, 3779, 4329]
     drawn = np.zeros(5000)
     for seed in range(400):

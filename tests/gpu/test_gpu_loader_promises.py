@@ -203,7 +203,7 @@ def test_many_loaders_one_after_the_other(kind: str, device: torch.device, reque
 
 @pytest.fixture(params=["jpeg", "mixed"])
 def damaged(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
-    """A data set with some images overwritten after it was made."""
+    """A dataset with some images overwritten after it was made."""
     whole = request.getfixturevalue(f"{request.param}_dataset")
     shutil.copytree(whole.root, tmp_path / "data")
     index = whole.split("train")

@@ -27,7 +27,7 @@ from fastlt.report.compare.tables import build_tables, without_runs
 
 SAMPLERS = ("instance", "class", "sqrt", "progressive")
 PAPER = ("joint", "ncm_l2", "crt", "tau_norm", "lws")
-SIZES = {  # classes, largest, smallest, training images of the data sets that the paper's numbers are of
+SIZES = {  # classes, largest, smallest, training images of the datasets that the paper's numbers are of
     "imagenet_lt": (1000, 1280, 5, 115_846),
     "places_lt": (365, 4980, 5, 62_500),
     "inaturalist2018": (8142, 1000, 2, 437_513),

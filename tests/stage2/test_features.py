@@ -262,7 +262,7 @@ def test_wrong_options_are_refused(tmp_path: Path) -> None:
         FeatureStore(tmp_path / "features.h5", "abc", passes=-1)
 
 
-# --- augmented passes of a real data set ---
+# --- augmented passes of a real dataset ---
 
 
 def loaders_of(dataset: Dataset, seed: int = 1) -> Loaders:

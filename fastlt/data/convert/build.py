@@ -176,7 +176,7 @@ def convert_source(source: Source, config: ConvertConfig) -> Path | None:
 
 
 def _name(source: Source, config: ConvertConfig, out: Path) -> str:
-    """Returns the dataset's name: that of a known data set, else that of the folder the images are converted to."""
+    """Returns the dataset's name: that of a known dataset, else that of the folder the images are converted to."""
     if config.dataset.name != config.dataset.kind:
         return config.dataset.name
     return source.name if config.dataset.kind == "shapes" else out.resolve().name
@@ -254,7 +254,7 @@ def _listed(config: ConvertConfig) -> Source:
 
 
 def _say_shared(source: Source) -> None:
-    """Reports splits that have image keys in common. This is no error: some data sets use one list for two splits."""
+    """Reports splits that have image keys in common. This is no error: some datasets use one list for two splits."""
     for first, second in itertools.combinations(source.splits, 2):
         listed = set(source.splits[second].keys)
         shared = sum(key in listed for key in source.splits[first].keys)

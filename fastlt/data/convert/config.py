@@ -1,4 +1,4 @@
-"""The configuration of a conversion: every key with its type and meaning. Values for known data sets are in conf/."""
+"""The configuration of a conversion: every key with its type and meaning. Values for known datasets are in conf/."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from fastlt.data.shards.encode import MAX_PIXELS
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
-    """The kind of source, and the constants of a known data set."""
+    """The kind of source, and the constants of a known dataset."""
 
-    name: str  # of the source: a known data set, or its kind
+    name: str  # of the source: a known dataset, or its kind
     kind: str  # of source: shapes, cifar, image_list, image_folder, csv, parquet, webdataset or lmdb
     protocol: str  # the default protocol for training on the dataset
     mean: tuple[float, ...]  # of the RGB channels, in 0..1
@@ -24,7 +24,7 @@ class ConvertConfig:
 
     dataset: DatasetConfig
     out: str  # the folder to write
-    name: str | None = None  # name of the dataset; default: that of a known data set, else that of the folder `out`
+    name: str | None = None  # name of the dataset; default: that of a known dataset, else that of the folder `out`
     source: str | None = None  # cifar: its archive or folder; parquet, webdataset: file, folder or pattern
     root: str | None = None  # folder that paths of images are relative to
     train: str | None = None  # image_list: a text list, or iNaturalist's annotations if it ends in .json or .json.gz

@@ -1,4 +1,4 @@
-"""Converts a data set on many machines: each converts a part of the images, and the last one joins the parts.
+"""Converts a dataset on many machines: each converts a part of the images, and the last one joins the parts.
 
 OUT.parts/003-of-016/           a finished part: shards as in a dataset, their pages of the journal, dataset.json.part
 OUT.parts/003-of-016.partial/   a part that is being converted, see work_folder.py

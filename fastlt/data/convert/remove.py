@@ -135,11 +135,11 @@ def _check_left(rows: dict[str, np.ndarray], dataset: Dataset) -> None:
         index = dataset.splits[split]
         left = index.counts - np.bincount(index.label[own], minlength=dataset.classes)
         if not left.sum():
-            raise UserError(f"no image of {split} would be left: convert the data set again without these images")
+            raise UserError(f"no image of {split} would be left: convert the dataset again without these images")
         lost = np.flatnonzero((left == 0) & (index.counts > 0)) if split == "train" else []
         if len(lost):
             raise UserError(
-                f"class {dataset.class_names[int(lost[0])]} would have no training image left: convert the data set "
+                f"class {dataset.class_names[int(lost[0])]} would have no training image left: convert the dataset "
                 "again without this class"
             )
 

@@ -43,7 +43,7 @@ def _explain(_: int, about: int, __: int) -> None:
             if not _ending.acquire(blocking=False):
                 time.sleep(60)  # the process ends before
             line = f"error: {path} was cut short, or its disk failed, while it was read: put it back or convert the "
-            os.write(2, f"\n{line}data set again; a training then goes on with the same command\n".encode())
+            os.write(2, f"\n{line}dataset again; a training then goes on with the same command\n".encode())
             os._exit(2)
     _act(None)  # another mapping: without this handler the repeated read ends the process as usual
 

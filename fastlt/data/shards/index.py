@@ -113,11 +113,11 @@ def read_index(path: Path, about: dict[str, Any], check: bool = True) -> dict[st
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"index {path} is missing: convert the data set again") from None
+        raise UserError(f"index {path} is missing: convert the dataset again") from None
     except OSError as error:
         raise UserError(f"index {path} cannot be read ({error.strerror}): make it readable") from None
     except ValueError as error:
-        raise UserError(f"index {path} is damaged ({error}): convert the data set again") from None
+        raise UserError(f"index {path} is damaged ({error}): convert the dataset again") from None
 
 
 def read_column(file: BinaryIO, about: dict[str, Any], split: str, name: str) -> np.ndarray:
@@ -168,7 +168,7 @@ def read_key_column(path: Path, about: dict[str, Any], split: str) -> np.ndarray
     except OSError as error:
         raise UserError(f"index {path} cannot be read ({error.strerror}): make it readable") from None
     except ValueError as error:
-        raise UserError(f"index {path} is damaged ({error}): convert the data set again") from None
+        raise UserError(f"index {path} is damaged ({error}): convert the dataset again") from None
 
 
 def damage_of_column(column: np.ndarray, about: dict[str, Any], split: str, name: str) -> str:
@@ -188,7 +188,7 @@ def _opened(path: Path) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise UserError(f"index {path} is no file: convert the data set again")
+        raise UserError(f"index {path} is no file: convert the dataset again")
     return os.fdopen(descriptor, "rb")
 
 

@@ -60,7 +60,7 @@ class Dataset:
         if (given := layout.dataset_digest(about)) != self.digest:
             raise UserError(
                 f"{self.root / layout.DATASET_FILE} is damaged or was edited (its digest is {self.digest[:12]}, what "
-                f"it says gives {given[:12]}): put it back or convert the data set again"
+                f"it says gives {given[:12]}): put it back or convert the dataset again"
             )
         self.shards = [self.root / shard["name"] for shard in about["shards"]]
         # The bytes of the shards, uint8. Mappings remain valid even if other files take the names of the shards.
@@ -138,7 +138,7 @@ def read_description(root: Path) -> dict[str, Any]:
     path = root / layout.DATASET_FILE
     if not root.is_dir():
         raise UserError(
-            f"data={root}: no such folder; convert a data set first (python -m fastlt.convert dataset=... out={root})"
+            f"data={root}: no such folder; convert a dataset first (python -m fastlt.convert dataset=... out={root})"
         )
     try:
         path.lstat()  # os.path.lexists calls a file missing whose folder may not be read
@@ -148,7 +148,7 @@ def read_description(root: Path) -> dict[str, Any]:
             "python -m fastlt.convert"
         ) from None
     if not path.is_file():  # reading from a named pipe would block
-        raise UserError(f"{path} is no file: put it back, or convert the data set again")
+        raise UserError(f"{path} is no file: put it back, or convert the dataset again")
     try:
         about = json.loads(path.read_text("utf-8"))
         if not isinstance(about, dict) or "schema" not in about:
@@ -157,11 +157,11 @@ def read_description(root: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): make it readable") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}): convert the data set again") from None
+        raise UserError(f"{path} is damaged ({error}): convert the dataset again") from None
     if schema != layout.SCHEMA:
-        raise UserError(f"{path} has schema {schema}, this version reads {layout.SCHEMA}: convert the data set again")
+        raise UserError(f"{path} has schema {schema}, this version reads {layout.SCHEMA}: convert the dataset again")
     if damage := _damage(about):
-        raise UserError(f"{path} is damaged ({damage}): convert the data set again")
+        raise UserError(f"{path} is damaged ({damage}): convert the dataset again")
     return about
 
 
@@ -253,13 +253,13 @@ def _mapped(path: Path, size: int) -> np.ndarray:
                 f"shard {path} is a link to {path.readlink()}, which is not there: put the tar back, or point the link "
                 f"to its new place (ln -sfn NEW {path})"
             ) from None
-        raise UserError(f"shard {path} is missing; convert the data set again") from None
+        raise UserError(f"shard {path} is missing; convert the dataset again") from None
     except OSError as error:
         raise UserError(f"shard {path} cannot be read ({error.strerror}): make it readable") from None
     if isinstance(mapped, int):
         linked = f" (a link to {path.readlink()})" if path.is_symlink() else ""
         remedy = "put the tar back as it was, or convert" if linked else "convert"
-        raise UserError(f"shard {path}{linked} {size_problem(mapped, size)}; {remedy} the data set again")
+        raise UserError(f"shard {path}{linked} {size_problem(mapped, size)}; {remedy} the dataset again")
     return mapped
 
 

@@ -64,7 +64,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """The name of the data set."""
+        """The name of the dataset."""
         ...
 
     @property
@@ -96,7 +96,7 @@ class Derived:
 
     @property
     def name(self) -> str:
-        """The name of the data set: that of the source it comes from."""
+        """The name of the dataset: that of the source it comes from."""
         return self.source.name
 
     def origin(self, split: str, index: int) -> tuple[str, int]:

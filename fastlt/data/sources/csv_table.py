@@ -37,7 +37,7 @@ class CsvTable(FilesBelowRoot):
         split by a usual name (SPLIT_NAMES: train, valid, dev, ...). Without it all rows are for training.
     val, test: CSV files of further splits, of which `table` must have no rows. If they have a split column, it must
         name their split in every row.
-    name: the name of the data set; by default that of the root folder.
+    name: the name of the dataset; by default that of the root folder.
     columns: the names of the columns, if they are not usual ones, and the column of groups (see `Listing`).
 
     A label is the name of a class. Class indices follow the sorted names. If all names are numbers, they are sorted by

@@ -23,7 +23,7 @@ class Examples:
     examples: {split: pairs} with the splits `train`, `test` and optionally `val`. An image is the path of a file, the
         bytes of a file, a uint8 array [H, W, 3] or [H, W], a PIL image, or an Item that fetches one of these. A label
         is a string or a whole number. A third element, (image, label, group), is the group of a listing.
-    name: the name of the data set.
+    name: the name of the dataset.
     class_names: the order of the classes; by default the labels of train, sorted (numbers by value).
 
     Samples are sorted by class and keep their order within a class. A key is the split and the position in it.

@@ -171,7 +171,7 @@ def _beside(path: Path) -> dict[str, Path]:
 
 
 def _cifar_in(path: Path) -> str | None:
-    """Returns the data set of CIFAR that an archive holds; None if it holds none."""
+    """Returns the dataset of CIFAR that an archive holds; None if it holds none."""
     try:
         with open_tar(path) as archive:
             for member in itertools.islice(archive, 10):

@@ -24,7 +24,7 @@ class ImageFolder(FilesBelowRoot):
 
     If there is no folder of a split, images are in `root/<class>/` and all belong to the train split.
 
-    root: the folder. name: the name of the data set; by default that of the root folder.
+    root: the folder. name: the name of the dataset; by default that of the root folder.
 
     The folder of a split may have another usual name (SPLIT_NAMES: valid, validation, dev, ...), in any case. Classes
     are the folders in train, sorted by name. Samples are sorted by class and then as in torchvision (by folder, then by

@@ -37,7 +37,7 @@ class ImageList(FilesBelowRoot):
     root: the folder that the paths in the lists are relative to.
     lists: {split: text file} (plain or gzip, UTF-8); `train` is required, `val` and `test` are optional.
     classes: optional file of class names, in which line k (from 0) names class k, or a class map (`read_class_names`).
-    name: the name of the data set; by default that of the root folder.
+    name: the name of the dataset; by default that of the root folder.
 
     The last field of a line is the label, 0 to C-1; the rest is the path, which may contain spaces. Blank lines are
     skipped. Samples keep the order of the list, and a key is the normalized path (`a/./b.jpg` becomes `a/b.jpg`). Paths

@@ -37,7 +37,7 @@ class INaturalist(FilesBelowRoot):
     root: the folder that the paths (`file_name`) are relative to. Those of iNaturalist 2018 begin with train_val2018/,
         those of 2021 with train/ and val/.
     train, val, test: annotation files, plain or gzip. The papers test on iNaturalist's val file: give it as `test`.
-    name: the name of the data set; by default that of the root folder.
+    name: the name of the dataset; by default that of the root folder.
     annotations: what an image with several annotations gets. "" allows none: every image needs exactly one.
         `first`: the category of its first annotation in the file.
         `largest`: that of the annotation with the largest `area`, or else `bbox`; of equal ones the first.

@@ -1,4 +1,4 @@
-"""A source of images in LMDB databases, in the two layouts that image data sets have."""
+"""A source of images in LMDB databases, in the two layouts that image datasets have."""
 
 import io
 import os
@@ -25,7 +25,7 @@ class Lmdb:
     """Images and labels in LMDB databases. Needs the package lmdb.
 
     files: {split: database files}; `train` is required.
-    name: the name of the data set.
+    name: the name of the dataset.
     top: the folder that keys are relative to; by default the one that contains all databases.
 
     Two layouts are read. Either a value is an image file and its key is `CLASS/...`; or a value is a pickle of

@@ -86,7 +86,7 @@ SELECTIONS = {"ours": thinned, "ldam": ldam_thinned}
 def long_tail_rows(
     labels: np.ndarray, classes: int, imbalance: float, seed: int, selection: str = "ours"
 ) -> np.ndarray:
-    """Returns the rows of a balanced data set that make up its exponentially long-tailed version, int64.
+    """Returns the rows of a balanced dataset that make up its exponentially long-tailed version, int64.
 
     labels: int64 [N]. imbalance: size of the largest class / size of the smallest. selection: a key of SELECTIONS.
     """

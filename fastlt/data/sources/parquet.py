@@ -38,7 +38,7 @@ class Parquet:
     label_column: the column of labels: text or whole numbers. By default the only column of the feature ClassLabel,
         else the column with a usual name (`label`, `class`, ...).
     group_by: a column whose values become the groups of a listing; ignored if there is no column of this name.
-    name: the name of the data set.
+    name: the name of the dataset.
     top: the folder that keys are relative to; by default the one that contains all files.
 
     If the schema's metadata (`huggingface`) has the names of the classes, class indices are those of the column, except
@@ -324,11 +324,11 @@ def _check_schema(
             found = schema.field(column).type if column in schema.names else "none"
             raise UserError(
                 f"{file}: column {column} is {found}, in {first_file} it is {first.field(column).type}: give files of "
-                "one data set"
+                "one dataset"
             )
     names = [_features(one).get(columns[1], {}).get("names") for one in (schema, first)]
     if names[0] != names[1]:
-        raise UserError(f"{file}: its classes have other names than those of {first_file}: give files of one data set")
+        raise UserError(f"{file}: its classes have other names than those of {first_file}: give files of one dataset")
 
 
 def _columns(

@@ -1,4 +1,4 @@
-"""The embedded long-tailed data set: drawn, photograph-like images of 12 silhouettes with 3 surface patterns each.
+"""The embedded long-tailed dataset: drawn, photograph-like images of 12 silhouettes with 3 surface patterns each.
 
 A class is a combination of silhouette and pattern ("striped star"). Every silhouette and every pattern is frequent in
 one combination and rare in another. A representation learned on frequent classes therefore also serves rare ones, and

@@ -45,7 +45,7 @@ class WebDataset:
     image_column: the extension of images, such as `jpg` or `image.png`; by default the only one that images have.
     label_column: the extension of members that hold a label, such as `cls`, or the name of a value in the JSON of
         `.json` members. By default `cls`, else an extension or a name of JSON such as `label` or `class`.
-    name: the name of the data set.
+    name: the name of the dataset.
     top: the folder that keys are relative to; by default the one that contains all tars.
 
     Members that follow each other and have the same key are a sample. The key is the name of a member up to the first

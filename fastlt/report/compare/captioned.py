@@ -107,7 +107,7 @@ def curves(alike: Sequence[RunGroup], base: Path) -> Iterator[Drawn]:
 
 
 def laws(run_group: RunGroup) -> Drawn:
-    """The sampling probabilities of the classes of the data set."""
+    """The sampling probabilities of the classes of the dataset."""
     # With a run's sampler the figure would mark it as `this run`, but this figure is for all samplers.
     figure = sampling_weights(replace(run_group.runs[0], sampler=""))
     return (

@@ -48,7 +48,7 @@ def published_row(run_group: RunGroup, classifier: str, series: str = MAIN) -> P
 
 
 def other_rows(run_group: RunGroup) -> list[PublishedRow]:
-    """Returns the rows that are published for the data set with protocols that fastlt does not have."""
+    """Returns the rows that are published for the dataset with protocols that fastlt does not have."""
     return _of_data(run_group, OTHERS)
 
 
@@ -69,7 +69,7 @@ def _of_data(run_group: RunGroup, series: str) -> list[PublishedRow]:
 
 
 def has_published(run_group: RunGroup) -> bool:
-    """Returns whether numbers are published for a data set of this name."""
+    """Returns whether numbers are published for a dataset of this name."""
     return run_group.dataset in _KNOWN
 
 
@@ -112,13 +112,13 @@ def _shortened(run_group: RunGroup) -> tuple[str, ...]:
 
 
 def _protocols(run_group: RunGroup) -> list[str]:
-    """Returns the protocols for which numbers of the data set are published, in the order of the rows."""
+    """Returns the protocols for which numbers of the dataset are published, in the order of the rows."""
     rows = [row for row in PUBLISHED if (row.dataset, row.series) == (run_group.dataset, MAIN)]
     return list(dict.fromkeys(protocol for row in rows for protocol in row.protocols))
 
 
 def other_data(run_group: RunGroup) -> str:
-    """Returns a sentence if the data set has a published one's name but another number of training images, else ""."""
+    """Returns a sentence if the dataset has a published one's name but another number of training images, else ""."""
     known = _KNOWN.get(run_group.dataset)
     if known is None or same_data(run_group) or not run_group.runs:
         return ""

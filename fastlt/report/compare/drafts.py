@@ -118,7 +118,7 @@ def by_fields(slug: str, title: str, group: list[RunGroup], fields: tuple[str, .
 
 
 def others(run_group: RunGroup) -> Draft | None:
-    """Lays out a table of numbers that others published for the data set with other protocols; None without rows."""
+    """Lays out a table of numbers that others published for the dataset with other protocols; None without rows."""
     lines = [
         (
             (row.classifier, row.about, f"{row.epochs[0]}"),

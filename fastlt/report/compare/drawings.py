@@ -45,7 +45,7 @@ def save_drawings(run_groups: Sequence[RunGroup], folder: Path, base: Path = Pat
 
 
 def _all(run_groups: Sequence[RunGroup], base: Path) -> Iterator[Drawn]:
-    """Yields all figures, for each data set first those of each backbone, then those across backbones."""
+    """Yields all figures, for each dataset first those of each backbone, then those across backbones."""
     for data in _grouped(run_groups, lambda run_group: (run_group.dataset, run_group.digest, run_group.imbalance)):
         for place, alike in enumerate(_grouped(data, lambda run_group: _without(run_group, sampler=""))):
             alike = sorted(alike, key=_balance)

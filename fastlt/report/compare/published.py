@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # A table shows numbers of one series only.
-MAIN = "main"  # the paper's own numbers; BagofTricks-LT's for data sets that the paper does not have
+MAIN = "main"  # the paper's own numbers; BagofTricks-LT's for datasets that the paper does not have
 RERUN = "re-run"  # cRT after every sampler, run again by authors of the paper
 OTHERS = "others"  # from protocols that fastlt does not have: for orientation, never compared
 FIGURE_2 = "figure 2"  # read off the paper's curve over tau, accurate to half a percentage point

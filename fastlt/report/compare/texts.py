@@ -23,7 +23,7 @@ RUN_HEADS = (
 
 
 def title(run_groups: Sequence[RunGroup]) -> str:
-    """Returns the title: the data sets and the number of runs."""
+    """Returns the title: the datasets and the number of runs."""
     datasets = ", ".join(dict.fromkeys(map(data_name, run_groups))) or "no results yet"
     return f"{datasets}: {counted(_runs(run_groups), 'run')}"
 
