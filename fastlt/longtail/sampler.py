@@ -66,8 +66,7 @@ def _own_probabilities(counts: np.ndarray, law: str, progress: float, options: M
     if weight.shape != counts.shape or not np.isfinite(weight).all() or weight.min() < 0 or not weight.sum() > 0:
         raise UserError(
             f"sampler={law} gives {np.array2string(weight, threshold=4)} for {counted(len(counts), 'class')}: it must "
-            "give a "
-            "finite weight of at least 0 for each class, and not 0 for all"
+            "give a finite weight of at least 0 for each class, and not 0 for all"
         )
     return weight / weight.sum()
 

@@ -25,7 +25,8 @@ def evaluate(scores: Scores, test: Features, counts: np.ndarray, temperature: fl
 
     scores: a function from features [n, D], float64 or float32, to scores [n, C]. The class with the largest score is
         predicted, of equal ones the first.
-    test: features and labels of the split; features in float64 stay so, others become float32.
+    test: features and labels of the split, a `fastlt.stage2.classifiers.base.Features`; features in float64 stay so,
+        others become float32.
     counts: training images of each class, [C], which determine the groups.
     temperature: T; with it, softmax(scores / T) is measured as well.
 
@@ -44,6 +45,7 @@ def evaluate(scores: Scores, test: Features, counts: np.ndarray, temperature: fl
 
     Example: four test images of two classes; the only image of the rare class is classified wrongly.
 
+    >>> from fastlt.stage2.classifiers.base import Features
     >>> test = Features(torch.eye(2)[[0, 0, 0, 1]], torch.tensor([0, 0, 0, 1]))
     >>> measures = evaluate(lambda x: x @ torch.tensor([[1.0, 0.0], [0.6, 0.4]]), test, np.array([500, 5]))
     >>> measures["many"], measures["few"], measures["all"], measures["mean_class"]
