@@ -145,7 +145,7 @@ def test_what_cannot_be_added_is_told_and_changes_nothing(old: Path) -> None:
         grow(old, Pictures(counts=(12, 6, 9), broken=(("train", 20),)))
     only_test = Pictures(counts=(12, 6, 9))
     only_test.splits["train"] = OLD.splits["train"]
-    with pytest.raises(UserError, match="class class 2 is new and has no training image"):
+    with pytest.raises(UserError, match="class 'class 2' has no training image and is new"):
         grow(old, only_test)
     assert files(old) == before
     dataset = grow(old, Pictures(counts=(12, 6, 9), broken=(("train", 20),)), max_bad=1)

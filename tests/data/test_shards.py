@@ -214,6 +214,14 @@ def test_a_class_whose_images_are_all_bad_is_named(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_all_classes_without_training_images_are_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^classes 0 \(class 0\), 2 \(class 2\) have no training image: every class"):
+        convert(Pictures(counts=(0, 3, 0)), conversion(), tmp_path / "data", workers=1)
+    source = Pictures(counts=(3, 1, 1), broken=(("train", 3), ("train", 4)))
+    with pytest.raises(UserError, match=r"^classes 1 \(class 1\), 2 \(class 2\) have no training image left, all are"):
+        convert(source, conversion(max_bad=2), tmp_path / "data", workers=1)
+
+
 def test_classes_that_look_the_same_are_refused_or_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = Pictures(counts=(2, 2), pixels=True)
     object.__setattr__(source, "class_names", ["e\u0301", "\u00e9"])

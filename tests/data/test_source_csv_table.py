@@ -243,6 +243,8 @@ def test_a_class_that_train_lacks(root: Path) -> None:
         f"{table} line 4: 'c.jpg,y,test': class 'y' has no training image; allowed: the labels of the training "
         f"rows of {table}"
     )
+    table = write(root, "path,label,split\na.jpg,x,train\nb.jpg,y,test\nc.jpg,z,test\n")
+    assert "line 3: 'b.jpg,y,test': classes 'y', 'z' have no training image; allowed" in refusal(root, table)
     table = write(root, HEADER + "a.jpg,x\n")
     test = write(root, "label,path\nx,b.jpg\n\nX,c.jpg\n", "test.csv")
     assert f"{test} line 4: 'X,c.jpg': class 'X' has no training image" in refusal(root, table, test=test)

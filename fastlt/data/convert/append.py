@@ -29,7 +29,7 @@ from fastlt.data.shards.history import APPEND, given_out, hashed, removed_keys, 
 from fastlt.data.shards.reader import Dataset
 from fastlt.data.shards.writer import Behind, Files
 from fastlt.data.sources.base import SPLITS, Derived, Listing, Source, described
-from fastlt.data.sources.classes import check_alike
+from fastlt.data.sources.classes import check_alike, without_training
 from fastlt.data.sources.divided import groups_by
 
 _SETTLED = ("quality", "max_short_side", "orientation", "shard_mb", "raw_fraction", "background", "seek_table")
@@ -312,12 +312,12 @@ class Growth:
 
     def _check_new_classes(self, source: Source) -> None:
         seen = set(source.splits["train"].labels.tolist()) if "train" in source.splits else set()
-        for number in range(self.dataset.classes, len(source.class_names)):
-            if number not in seen:
-                raise UserError(
-                    f"class {source.class_names[number]} is new and has no training image: every class needs at least "
-                    "one, add one or drop it"
-                )
+        new = range(self.dataset.classes, len(source.class_names))
+        if lost := [source.class_names[number] for number in new if number not in seen]:
+            raise UserError(
+                f"{without_training(lost)} and {agree(len(lost), 'is', 'are')} new: every class needs at least one, "
+                "add one or drop the class"
+            )
 
 
 def bad_keys(dataset: Dataset) -> set[str]:

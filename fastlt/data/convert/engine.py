@@ -33,6 +33,7 @@ from fastlt.data.sources.examples import Examples
 SHARD_UNIT = 1_000_000  # bytes in a megabyte of shard_mb
 COMPARED = 16  # images of a split that tell whether a finished dataset was made of the images of a source
 SHOWN = 20  # bad images that are named; the rest is only counted
+CLASSES_SHOWN = 100  # classes without training images that are named
 BY_SIZE = "by_size"  # stands for the protocol among PROTOCOLS that fits the size of the images
 PROTOCOLS = {"small_32": 40, "small_64": 63, "imagenet_lt_90": math.inf}  # largest short side, in pixels
 SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -277,11 +278,15 @@ def _protocol_by_size(train: SplitWriter | LinkWriter) -> str:
 def _check_classes(source: Source) -> None:
     check_alike(source.class_names)
     seen = set(source.splits["train"].labels.tolist())
-    for number, name in enumerate(source.class_names):
-        if number not in seen:
-            raise UserError(
-                f"class {number} ({name}) has no training image: every class needs at least one, add one or drop it"
-            )
+    if lost := [number for number in range(len(source.class_names)) if number not in seen]:
+        raise UserError(f"{_without_training(source, lost)}: every class needs at least one, add one or drop the class")
+
+
+def _without_training(source: Source, lost: list[int]) -> str:
+    """Returns, for a message, that these classes have no training image."""
+    named = ", ".join(f"{number} ({source.class_names[number]})" for number in lost[:CLASSES_SHOWN])
+    more = f" and {len(lost) - CLASSES_SHOWN:,} more" if len(lost) > CLASSES_SHOWN else ""
+    return f"class{'es' * (len(lost) > 1)} {named}{more} {agree(len(lost), 'has', 'have')} no training image"
 
 
 def _check_left(source: Source, writers: Mapping[str, SplitWriter | LinkWriter], before: Before) -> None:
@@ -297,10 +302,10 @@ def _check_left(source: Source, writers: Mapping[str, SplitWriter | LinkWriter],
         if split == "train":
             labels = np.concatenate([np.empty(0, np.int64), *(part["label"] for part in parts)])
             counts = np.bincount(labels, minlength=len(source.class_names))
-            for number in np.flatnonzero(counts + before.counts == 0):
-                name = source.class_names[number]
+            # All are named: a conversion without these classes is another one, which begins again.
+            if lost := np.flatnonzero(counts + before.counts == 0).tolist():
                 raise UserError(
-                    f"class {number} ({name}) has no training image left, all are bad: mend one or drop the class"
+                    f"{_without_training(source, lost)} left, all are bad: mend one of each class, or drop the class"
                 )
 
 

@@ -14,8 +14,9 @@ import numpy as np
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
 from fastlt.core.text import is_one_line
-from fastlt.core.words import counted
+from fastlt.core.words import agree, counted
 from fastlt.data.sources.base import Derived, Listing, Source
+from fastlt.data.sources.listed import shown
 
 _NUMBER = re.compile(r"-?\d+(\.\d*([eE][+-]?\d+)?)?", re.ASCII)
 # How programs write a missing value, or one that is no class.
@@ -191,16 +192,28 @@ class Renumbered(Derived):
             unknown, missing = (
                 [name for name in one if name not in set(other)] for one, other in ((new, old), (old, new))
             )
-            which = (
-                f"lacks {_some(missing)}" if missing else f"has {_some(unknown)}, of which there is no training image"
-            )
+            which = f"lacks {some(missing)}" if missing else f"has {some(unknown)}, of which there is no training image"
             raise UserError(
-                f"class_names {which}: it must name each of the {counted(len(old), 'class')} once, {_some(old)}; "
+                f"class_names {which}: it must name each of the {counted(len(old), 'class')} once, {some(old)}; "
                 f"it has {counted(len(new), 'name')}"
             )
         splits = {name: Listing(one.keys, number[one.labels], one.groups) for name, one in self.source.splits.items()}
         object.__setattr__(self, "splits", splits)
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def some(names: list[str], most: int = 3) -> str:
+    """Returns the first `most` names for a message, quoted, and how many more there are.
+
+    >>> some(["cat", "dog", "elk"], most=2)
+    "'cat', 'dog' and 1 more"
+    """
+    return ", ".join(map(shown, names[:most])) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def without_training(names: list[str]) -> str:
+    """Returns, for a message, that no image of train is of these classes.
+
+    >>> without_training(["cat"]), without_training(["cat", "dog", "elk"])
+    ("class 'cat' has no training image", "classes 'cat', 'dog', 'elk' have no training image")
+    """
+    return f"class{'es' * (len(names) > 1)} {some(names, 20)} {agree(len(names), 'has', 'have')} no training image"

@@ -11,7 +11,7 @@ from fastlt.core.errors import UserError
 from fastlt.core.text import is_one_line
 from fastlt.core.words import counted
 from fastlt.data.sources.base import SPLITS, Listing, split_named
-from fastlt.data.sources.classes import sorted_names, spelled
+from fastlt.data.sources.classes import sorted_names, spelled, without_training
 from fastlt.data.sources.csv_rows import FORM, Columns, filled_rows, find_columns, row_error
 from fastlt.data.sources.listed import (
     BadPath,
@@ -164,11 +164,10 @@ class CsvTable(FilesBelowRoot):
     ) -> Listing:
         number = {name: k for k, name in enumerate(class_names)}
         labels = np.array(rows.labels, np.int64)
-        for name, own in rows.names.items():
-            if names[name] not in number:
-                line, row = self._nth(table, split, int((labels == own).argmax()))
-                allowed = f"allowed: the labels of the training rows of {self.table}"
-                raise row_error(table, line, row, f"class {shown(name)} has no training image; {allowed}")
+        if lost := [name for name in rows.names if names[name] not in number]:
+            line, row = self._nth(table, split, int((labels == rows.names[lost[0]]).argmax()))
+            allowed = f"allowed: the labels of the training rows of {self.table}"
+            raise row_error(table, line, row, f"{without_training(lost)}; {allowed}")
         own_numbers = np.array([number[names[name]] for name in rows.names], np.int64)
         return Listing(rows.keys, own_numbers[labels], rows.groups or None)
 

@@ -10,6 +10,7 @@ import numpy as np
 from fastlt.core.errors import UserError
 from fastlt.core.words import agree, counted
 from fastlt.data.sources.base import SPLITS, Listing, split_named
+from fastlt.data.sources.classes import some
 from fastlt.data.sources.listed import FilesBelowRoot
 from fastlt.data.sources.walk import LeftOut, entries, identity, images_below, is_folder, is_image, subfolders
 
@@ -132,17 +133,13 @@ def _look_beside(folder: Path, taken: list[str], left_out: LeftOut) -> None:
             left_out.add_file(path)
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
 def _list_split(root: Path, split: str, folders: dict[str, str], class_names: list[str], left_out: LeftOut) -> Listing:
     folder = root / folders[split]
     present = subfolders(folder)
     strange = sorted(set(present) - set(class_names))
     if strange:
         raise UserError(
-            f"{folder}: class folder {_some(strange)} that {root / folders['train']} lacks; every class needs training "
+            f"{folder}: class folder {some(strange)} that {root / folders['train']} lacks; every class needs training "
             "images: add them there or remove it here"
         )
     # A link from one class to another, or to the split's folder, must not give those images a second label.

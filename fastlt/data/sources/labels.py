@@ -8,7 +8,7 @@ from fastlt.core.errors import UserError
 from fastlt.core.log import say
 from fastlt.core.text import is_one_line
 from fastlt.core.words import counted
-from fastlt.data.sources.classes import check_names, sorted_names, spelled
+from fastlt.data.sources.classes import check_names, sorted_names, spelled, without_training
 from fastlt.data.sources.listed import shown
 
 
@@ -41,9 +41,9 @@ def numbered(
     place = {name: number for number, name in enumerate(class_names)}
     numbers = {}
     for split, own in texts.items():
-        for number, text in enumerate(own):
-            if names[text] not in place:
-                raise _without_training(where(split, int((found[split] == number).argmax())), text)
+        if lost := [number for number, text in enumerate(own) if names[text] not in place]:
+            first = where(split, int((found[split] == lost[0]).argmax()))
+            raise _without_training(first, [own[number] for number in lost])
         numbers[split] = np.array([place[names[text]] for text in own], np.int64)[found[split]]
     return class_names, numbers
 
@@ -68,7 +68,8 @@ def named(
     for split, own in labels.items():
         missing = np.flatnonzero((counts[split] > 0) & (counts["train"] == 0))
         if len(missing):
-            raise _without_training(where(split, int((own == missing[0]).argmax())), names[missing[0]])
+            first = where(split, int((own == missing[0]).argmax()))
+            raise _without_training(first, [names[number] for number in missing.tolist()])
     used = np.flatnonzero(counts["train"])
     if len(used) < len(names):
         first = names[int(np.flatnonzero(counts["train"] == 0)[0])]
@@ -79,5 +80,5 @@ def named(
     return class_names, {split: place[own] for split, own in labels.items()}
 
 
-def _without_training(where: str, name: str) -> UserError:
-    return UserError(f"{where}: class {shown(name)} has no training image; every class needs one")
+def _without_training(where: str, names: list[str]) -> UserError:
+    return UserError(f"{where}: {without_training(names)}; every class needs one")
