@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastlt.core.errors import UserError
+from fastlt.core.resumable import whole_number
 from fastlt.core.words import counted
 from fastlt.kernels.sample_order import (
     drawn_classes,
@@ -171,7 +172,8 @@ class Sampler:
         - `reference`: what the paper's code does: a permutation for `instance`; four images at each visit of a class
           for `class`; a class drawn independently, then its next image, for `progressive`; independent draws for roots.
 
-    Raises UserError for an unknown law or drawing.
+    Raises UserError for an unknown law or drawing, for arrays of another form or type, and for a seed or a number of
+    epochs that cannot be.
 
     Example:
 
@@ -193,6 +195,14 @@ class Sampler:
 
     def __post_init__(self) -> None:
         SamplerConfig(self.law, self.drawing, dict(self.options))
+        whole_number("seed", self.seed, 0, 2**63 - 1)
+        whole_number("epochs", self.epochs, 1)
+        for name in ("members", "class_start"):
+            value = getattr(self, name)
+            if not (isinstance(value, np.ndarray) and value.dtype == np.int64 and value.ndim == 1 and len(value)):
+                raise UserError(f"{name} must be a NumPy array of int64 [n] that is not empty, as those of a split are")
+        if self.class_start[0] != 0 or self.class_start[-1] != len(self) or (self.counts < 0).any():
+            raise UserError(f"class_start must rise from 0 to {len(self)}, the number of members")
         if is_own(self.law):
             self.probabilities(0)
         if self.drawing == "reference" and self.law == "class" and not self.counts.all():

@@ -1,5 +1,7 @@
 """Samplers: the laws of the paper's section 4.1, and what `quota` drawing promises."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -156,6 +158,24 @@ def test_wrong_options_are_refused() -> None:
         sampler("foo")
     with pytest.raises(UserError, match=r"sampler.drawing=foo is unknown"):
         sampler(drawing="foo")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seed": -1}, "seed=-1: it must be a whole number from 0"),
+        ({"seed": None}, "seed=None: it must be a whole number from 0"),
+        ({"epochs": 0}, "epochs=0: it must be a whole number from 1"),
+        ({"members": list(range(8))}, "members must be a NumPy array of int64"),
+        ({"members": np.arange(8, dtype=np.int32)}, "members must be a NumPy array of int64"),
+        ({"members": np.empty(0, np.int64)}, "members must be a NumPy array of int64"),
+        ({"class_start": np.array([0, 6, 7])}, "class_start must rise from 0 to 8, the number of members"),
+        ({"class_start": np.array([0, 9, 8])}, "class_start must rise from 0 to 8, the number of members"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Sampler(**{"members": np.arange(8), "class_start": np.array([0, 6, 8]), **wrong})
 
 
 def test_shuffle_moves_every_class_everywhere() -> None:
