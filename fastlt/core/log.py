@@ -44,9 +44,12 @@ def silence() -> None:
     _silent = True
 
 
-def say(text: str) -> None:
-    """Prints a line on stderr, without disturbing a progress bar. stdout is for results."""
-    if not _silent:
+def say(text: str, always: bool = False) -> None:
+    """Prints a line on stderr, without disturbing a progress bar. stdout is for results.
+
+    always: also where `silence` was called, for something that only this rank knows.
+    """
+    if always or not _silent:
         tqdm.write(printed(text), file=sys.stderr)
 
 

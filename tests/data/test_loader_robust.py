@@ -363,6 +363,18 @@ def test_damaged_samples_are_named_and_replaced(damaged: Dataset, capsys: pytest
         np.testing.assert_array_equal(joined(other.epoch(2))[2], ids[1::3][: len(ids) // 3])
 
 
+def test_damage_is_told_by_the_rank_that_meets_it(
+    damaged: Dataset, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastlt.core.log._silent", True)  # as it is on ranks other than 0
+    with loader(damaged, rank=1, world=2) as opened:
+        joined(opened.epoch(2))
+        assert opened.damaged
+        said = capsys.readouterr().err
+    assert all(f"damaged image: {one}\n" in said for one in opened.damaged)
+    assert "positions of this epoch given to other images of the class" in said
+
+
 def test_more_damage_than_allowed(jpeg_dataset: Dataset, damaged: Dataset) -> None:
     allowed = sum(is_compared(damaged, sample) for sample in DAMAGED) - 1
     order = sampler(damaged, "instance")

@@ -61,7 +61,8 @@ class Damage:
     def report(self) -> None:
         """Prints how many positions of the epoch went to other samples, if any. Called at the end of an epoch."""
         if self._replaced:
-            say(f"positions of this epoch given to other images of the class: {self._replaced}, for {self._where()}")
+            told = f"positions of this epoch given to other images of the class: {self._replaced}, for {self._where()}"
+            say(told, always=True)
         self._replaced = 0
 
     def close(self) -> None:
@@ -98,7 +99,7 @@ class Damage:
         shard = self._dataset.shards[self._index.shard[sample]].name
         key = self._dataset.key(self._split, sample)
         self.found[sample] = f"{shard}, offset {self._index.offset[sample]}, key {key}"
-        say(f"damaged image: {self.found[sample]}")
+        say(f"damaged image: {self.found[sample]}", always=True)  # no other rank may meet this one
         if len(self.found) > self._budget:
             raise UserError(
                 f"{counted(len(self.found), 'image')} of the {self._split} split "
