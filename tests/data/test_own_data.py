@@ -221,7 +221,7 @@ def test_labels_are_those_that_the_items_have(photos: Path, tmp_path: Path, kind
 
 
 def test_torchvision(photos: Path, tmp_path: Path) -> None:
-    """ImageFolder gives the files as they are; with a transform, and in a Subset, its images."""
+    """ImageFolder gives the files as they are; with a transform, in a Subset, or opened by the user, its images."""
     folder = torchvision.datasets.ImageFolder(str(photos))
     dataset = fastlt.write_dataset({"train": folder, "test": folder}, tmp_path / "files", workers=1)
     assert dataset.class_names == list(COUNTS) and counts(dataset)["train"] == list(COUNTS.values())
@@ -229,6 +229,19 @@ def test_torchvision(photos: Path, tmp_path: Path) -> None:
     part = torch.utils.data.Subset(folder, list(range(12)))
     dataset = fastlt.write_dataset({"train": part, "test": part}, tmp_path / "subset", workers=1)
     assert counts(dataset)["train"] == [10, 2]
+
+    def small(path: str) -> Image.Image:
+        return Image.open(path).resize((9, 7))
+
+    class Small(torchvision.datasets.ImageFolder):
+        def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+            path, label = self.samples[index]
+            return small(path), label
+
+    for number, own in enumerate((torchvision.datasets.ImageFolder(str(photos), loader=small), Small(str(photos)))):
+        dataset = fastlt.write_dataset({"train": own, "test": own}, tmp_path / f"own{number}", workers=1)
+        assert set(dataset.split("train").height.tolist()) == {7}
+        assert counts(dataset)["train"] == list(COUNTS.values())
     tensors = torchvision.datasets.ImageFolder(str(photos), transform=torchvision.transforms.ToTensor())
     with pytest.raises(UserError, match=r"does not decode \(an image is a path, bytes, .* this one is a Tensor"):
         fastlt.write_dataset({"train": tensors, "test": tensors}, tmp_path / "no", workers=1)

@@ -39,9 +39,9 @@ def given_examples(splits: dict[str, Any], columns: Columns, root: Path | None) 
     A map-style dataset has `len` and gives (image, label) for an index, as those of torchvision do. Its images are
         fetched one by one when they are converted. Labels are its `targets` (after its `target_transform`) if it has
         them and an item of each class agrees, else every item is fetched once more to see its label. A folder dataset
-        of torchvision (`samples`) gives the files themselves. If labels are numbers and `classes` is a list of texts,
-        these are the names of the classes. Every dataset numbers them in its own way; one without names of its own has
-        the numbers of train.
+        of torchvision (`samples`) without a transform or loader of the user gives the files themselves. If labels
+        are numbers and `classes` is a list of texts, these are the names of the classes. Every dataset numbers them in
+        its own way; one without names of its own has the numbers of train.
     A table of pandas, polars or pyarrow has a column of images (paths or anything else that is an image) and one of
         labels, which are found as those of a CSV table are. A column of splits divides a table that is given as train.
 
@@ -93,9 +93,8 @@ def _is_map_style(one: Any) -> bool:
 def _items(dataset: Any) -> Iterator[tuple[Any, Any]]:
     """Yields (image that is fetched later, label) for every item of a map-style dataset."""
     changed = getattr(dataset, "target_transform", None) or (lambda label: label)
-    samples = getattr(dataset, "samples", None)
-    if isinstance(samples, list) and hasattr(dataset, "loader") and getattr(dataset, "transform", None) is None:
-        yield from ((Path(path), _plain(changed(label))) for path, label in samples)
+    if _gives_files(dataset):
+        yield from ((Path(path), _plain(changed(label))) for path, label in dataset.samples)
         return
     targets = getattr(dataset, "targets", None)
     count = len(dataset)
@@ -106,6 +105,14 @@ def _items(dataset: Any) -> Iterator[tuple[Any, Any]]:
         labels = [_label_of(dataset, index) for index in range(count)]
     for index, label in enumerate(labels):
         yield Item(dataset, index), label
+
+
+def _gives_files(dataset: Any) -> bool:
+    """Returns whether the images of a dataset are its `samples`, files that torchvision and nothing else opens."""
+    if not isinstance(getattr(dataset, "samples", None), list) or getattr(dataset, "transform", None) is not None:
+        return False
+    opened_by = type(dataset).__getitem__, getattr(dataset, "loader", None)
+    return all(getattr(one, "__module__", None) == "torchvision.datasets.folder" for one in opened_by)
 
 
 def _agree(dataset: Any, labels: list[Any]) -> bool:
