@@ -24,6 +24,8 @@ def test_folders_of_classes(tmp_path: Path) -> None:
     assert guessed(plain, ["val"]) == {"dataset": "image_folder", "root": str(plain)}
     unpacked = touch(tmp_path / "unpacked", "plain/cat/1.jpg", "plain/dog/1.jpg", "LICENSE")
     assert guessed(unpacked) == {**found, "root": str(unpacked / "plain")}
+    deeper = touch(tmp_path / "deeper", "photos/2026/cat/1.jpg", "photos/2026/dog/1.jpg")
+    assert guessed(deeper) == {**found, "root": str(deeper / "photos" / "2026")}
     one = touch(tmp_path / "one", "cat/1.jpg", "cat/x/2.jpg", "cat/y/2.jpg")
     assert guessed(one) == {**found, "root": str(one)}
     split = touch(tmp_path / "split", "Train/cat/1.jpg", "valid/cat/1.jpg")

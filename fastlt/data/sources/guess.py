@@ -73,7 +73,7 @@ def _folder(path: Path) -> dict[str, str]:
     if len(with_images) == 1:
         only = path / with_images[0]
         heap = any(is_image(one.name) for one in only.iterdir() if one.is_file())
-        if not heap and len(subfolders(only)) > 1:  # the archive was unpacked into a folder inside this one
+        if not heap and subfolders(only):  # the archive was unpacked into a folder inside this one, or inside several
             return _folder(only)
     return _per_class(path)
 
