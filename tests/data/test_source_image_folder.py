@@ -162,10 +162,11 @@ def test_refused_layouts(tmp_path: Path) -> None:
     touch(root, "notes.txt")
     assert refusal(root) == f"{root}: no folder with images in it (1 .txt file (notes.txt)); {layout}"
     (root / "dev").mkdir()
-    assert refusal(root) == f"{root}: there is dev/, but no train folder; {layout}"
+    of_class = "if it is a class, give its folder another name"
+    assert refusal(root) == f"{root}: there is dev/, but no train folder; {of_class}; {layout}"
     (root / "dev").rmdir()
     (root / "train").mkdir()
-    assert refusal(root) == f"{root / 'train'}: no class folders in it; {layout}"
+    assert refusal(root) == f"{root / 'train'}: no class folders in it; {of_class}; {layout}"
     (root / "train" / "fox").mkdir()
     assert f"{root / 'train/fox'}: no image in it; every class needs" in refusal(root)
     touch(root, "train/fox/1.jpg", "val/fox/x.txt")
@@ -190,6 +191,18 @@ def test_class_folders_without_splits(tmp_path: Path) -> None:
     assert f"{tmp_path / 'b'}: ant/Test/ is a folder of a split inside a class; give ROOT/<split>/<class>/" in refusal(
         touch(tmp_path / "b", "ant/Test/1.jpg")
     )
+
+
+def test_classes_that_are_named_like_splits(tmp_path: Path) -> None:
+    for number, (train, test) in enumerate(
+        [("training_set", "test_set"), ("train2017", "val2017"), ("a-train", "a.dev")]
+    ):
+        root = touch(
+            tmp_path / str(number), f"{train}/cat/1.jpg", f"{train}/dog/1.jpg", f"{test}/cat/2.jpg", "cat/1.jpg"
+        )
+        assert f"{train}/ and {test}/ are named like splits and would be 2 classes: name them train/, " in refusal(root)
+    other = touch(tmp_path / "other", "toy_train/1.jpg", "test_tube/1.jpg", "crash_test/1.jpg", "bullet_train/1.jpg")
+    assert ImageFolder(other).class_names == ["bullet_train", "crash_test", "test_tube", "toy_train"]
 
 
 def test_folders_of_splits_that_cannot_be_used(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import numpy as np
 
 from fastlt.core.errors import UserError
 from fastlt.core.words import agree, counted
-from fastlt.data.sources.base import SPLITS, Listing, split_named
+from fastlt.data.sources.base import SPLITS, Listing, split_in_name, split_named
 from fastlt.data.sources.classes import some
 from fastlt.data.sources.listed import FilesBelowRoot
 from fastlt.data.sources.walk import LeftOut, entries, identity, images_below, is_folder, is_image, subfolders
 
+_CLASS = "if it is a class, give its folder another name"
 _LAYOUT = (
     "expected ROOT/train/<class>/<images> and, beside train, val/ and test/ of the same form; or ROOT/<class>/<images>"
 )
@@ -36,8 +38,8 @@ class ImageFolder(FilesBelowRoot):
     folder of another class adds nothing. A broken link is listed and raises OSError in `load`. All other files below
     root are counted by kind and reported in one line.
 
-    Raises UserError for another layout, two folders of one split, a split without images, a class without a training
-    image, and a class that only val or test has.
+    Raises UserError for another layout, two folders of one split, classes that are named like splits (training_set and
+    test_set), a split without images, a class without a training image, and a class that only val or test has.
 
     The keys are pickled with the source: pass it to a worker once, when it starts.
 
@@ -58,7 +60,7 @@ class ImageFolder(FilesBelowRoot):
         if folders:
             class_names = subfolders(root / folders["train"])
             if not class_names:
-                raise UserError(f"{root / folders['train']}: no class folders in it; {_LAYOUT}")
+                raise UserError(f"{root / folders['train']}: no class folders in it; {_CLASS}; {_LAYOUT}")
             splits = {split: _list_split(root, split, folders, class_names, left_out) for split in folders}
             _look_beside(root, list(folders.values()), left_out)
         else:
@@ -84,7 +86,7 @@ def _split_folders(root: Path) -> dict[str, str]:
             found[split] = name
     if found and "train" not in found:
         named = " and ".join(f"{name}/" for name in found.values())
-        raise UserError(f"{root}: there is {named}, but no train folder; {_LAYOUT}")
+        raise UserError(f"{root}: there is {named}, but no train folder; {_CLASS}; {_LAYOUT}")
     return {split: found[split] for split in SPLITS if split in found}
 
 
@@ -110,9 +112,27 @@ def _list_root(root: Path, left_out: LeftOut) -> tuple[list[str], dict[str, List
                 f"{root}: {name}/{below}/ is a folder of a split inside a class; give ROOT/<split>/<class>/ instead, "
                 "or a CSV table with a column split"
             )
+    if splits := _like_splits(class_names):
+        named = " and ".join(f"{name}/" for name in splits)
+        raise UserError(
+            f"{root}: {named} are named like splits and would be {counted(len(splits), 'class')}: name them "
+            f"{', '.join(f'{split_in_name(name)}/' for name in splits)}, or give a CSV table if they are classes"
+        )
     keys = [key for name in class_names for key in found[name]]
     labels = np.repeat(np.arange(len(class_names)), [len(found[name]) for name in class_names])
     return class_names, {"train": Listing(keys, labels.astype(np.int64))}
+
+
+def _like_splits(names: list[str]) -> list[str]:
+    """Returns the names that differ only in a split, such as training_set and test_set, train first; [] if none do."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        words = (word.rstrip("0123456789") for word in re.split(r"[-_.]", name.lower()))
+        if split_in_name(name):
+            alike.setdefault(tuple(word for word in words if not split_named(word)), []).append(name)
+    for own in alike.values():
+        own.sort(key=lambda name: SPLITS.index(split_in_name(name) or ""))
+    return next((own for own in alike.values() if len(own) > 1 and split_in_name(own[0]) == "train"), [])
 
 
 def _look_beside(folder: Path, taken: list[str], left_out: LeftOut) -> None:
