@@ -43,6 +43,7 @@ from fastlt.experiment.results import FROZEN, write_results
 from fastlt.experiment.retrain import retrainings
 from fastlt.experiment.run import run_experiment
 from fastlt.longtail.losses import LOSSES
+from fastlt.models.checkpoint.pretrained import pretrained_identity
 from fastlt.models.libraries import inputs_of
 from fastlt.report import write_report
 from fastlt.report.table import results_table
@@ -203,9 +204,14 @@ def settle_precision(
     """Returns the configuration with precision=auto replaced by fp32 or bf16, and the reason as a line for the log.
 
     The line is empty if the user chose the precision. device, folder, alone: as in `take_precision`.
+
+    Raises UserError if there are no weights as protocol.pretrained names them.
     """
     if isinstance(dataset, GivenDataset):
         return replace(config, precision="fp32"), ""
+    if config.protocol.pretrained and not config.representation:
+        # Weights that cannot be had are told now: while precision=auto looks for an earlier training, no error ends it.
+        pretrained_identity(config.backbone.name, config.protocol.pretrained)
     taken = take_precision(config, dataset, device, folder, alone)
     return replace(config, precision=taken.precision), taken.line
 

@@ -176,6 +176,8 @@ def test_measuring_leaves_no_trace(
 
 def test_wrong_input_is_refused_before_anything_is_measured(place: Path, machine: dict[str, float]) -> None:
     assert "epochs=-1" in refusal(main, "data=data", "protocol=cifar_lt_200", "epochs=-1", cwd=place)
+    small = ("data=data", "backbone=resnet32", "image_size=32", "epochs=0", "run=r")
+    assert "none.pth" in refusal(main, *small, "protocol.pretrained=none.pth", cwd=place)
     assert not machine["measured"]
 
 

@@ -215,6 +215,21 @@ def test_published_weights_of_timm(tmp_path: Path, timm: Any, monkeypatch: pytes
     told = r"hf-hub:somebody/model: somebody/model cannot be had .*no route to host.*: check name and network"
     with pytest.raises(UserError, match=told):
         load_pretrained(model, "hf-hub:somebody/model")
+    asked.clear()
+
+    def not_found(_place: str, file: str, revision: str | None = None, local_files_only: bool = False) -> str:
+        asked.append((file, revision, local_files_only))
+        if file == cached:
+            return str(tmp_path / "model.safetensors")
+        raise huggingface_hub.errors.LocalEntryNotFoundError(f"no network for {file}")
+
+    cached = "pytorch_model.bin"
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", not_found)
+    load_pretrained(model, "hf-hub:somebody/model")
+    assert asked == [("model.safetensors", None, False), ("pytorch_model.bin", None, True)]
+    cached = ""
+    with pytest.raises(UserError, match=r"cannot be had .*no network for model\.safetensors"):
+        load_pretrained(model, "hf-hub:somebody/model")
 
 
 @pytest.mark.usefixtures("timm")

@@ -137,15 +137,19 @@ def _of_hub(name: str, files: tuple[str, ...], source: str) -> Path:
             f"protocol.pretrained={source} needs the package huggingface_hub: pip install 'fastlt[timm]'"
         ) from None
     place, _, revision = name.partition("@")
+    failed = None
     try:
         for file in files:
+            # Without a network, which is waited for once, a file may still be in the cache.
+            how = {"local_files_only": True} if failed else {}
             try:
-                return Path(hub.hf_hub_download(place, file, revision=revision or None))
-            except errors.LocalEntryNotFoundError:  # there is no network, and the file is not in the cache
-                if file == files[-1]:
-                    raise
+                return Path(hub.hf_hub_download(place, file, revision=revision or None, **how))
+            except errors.LocalEntryNotFoundError as error:  # there is no network, and the file is not in the cache
+                failed = failed or error
             except errors.EntryNotFoundError:
                 continue
+        if failed:
+            raise failed
     except Exception as error:  # the package and the network raise many kinds of exceptions
         raise UserError(
             f"protocol.pretrained={source}: {place} cannot be had from the Hugging Face Hub ({reason(error)}): check "
