@@ -16,8 +16,10 @@ from fastlt.core.checkpoint import save_checkpoint
 from fastlt.core.errors import UserError
 from fastlt.core.groups import class_groups
 from fastlt.data.shards.encode import Encoding
+from fastlt.experiment.results import read_results
 from fastlt.models.backbones import build_model
-from fastlt.predict.export.formats import export_run
+from fastlt.predict.export.card import card
+from fastlt.predict.export.formats import _use_onnx, export_run
 from fastlt.predict.export.head import Head, HeadLayer, fold
 from fastlt.predict.export.network import ExportedNetwork, Resize
 from fastlt.predict.predictor import Predictor
@@ -236,6 +238,28 @@ def test_the_whole_way_from_pixels(kind: str, taken: str, tmp_path: Path) -> Non
         with torch.no_grad():
             logits = run_it(given)
         torch.testing.assert_close(logits.softmax(1), expected(run, "crt", pixels), rtol=1e-3, atol=1e-4)
+
+
+def test_what_the_conversion_did_is_told(tmp_path: Path) -> None:
+    """Else images of a phone would lie on their sides in front of a network that was trained on upright ones."""
+    run, out = folder(tmp_path), {"README.md": "", "about.json": ""}
+    export_run(run, "crt", "torch", tmp_path / "plain.pt2")
+    torch.export.load(tmp_path / "plain.pt2", extra_files=out)
+    assert json.loads(out["about.json"])["before"] == [] and "\n\nImages are resized" in out["README.md"]
+    results = read_results(run)
+    assert results.evaluation is not None
+    stored = {"orientation": "apply", "max_short_side": 64, "kind": "jpeg", "quality": 80, "background": "white"}
+    results = replace(results, evaluation=replace(results.evaluation, **stored))
+    assert (
+        "First do to each image what was done to those of training: put transparent pixels on white; scale a short "
+        "side of more than 64 pixels down to that; turn it upright by its EXIF orientation "
+        "(PIL.ImageOps.exif_transpose); save it as JPEG of quality 80 and open that. Images are resized"
+    ) in card(results, "crt", "")
+
+
+def test_the_example_for_onnx_turns_images_if_training_did() -> None:
+    assert 'np.asarray(Image.open("image.jpg").convert("RGB"))' in _use_onnx("x.onnx", False)
+    assert 'np.asarray(ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB"))' in _use_onnx("x.onnx", True)
 
 
 def test_names_of_torchvision(tmp_path: Path) -> None:

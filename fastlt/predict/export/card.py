@@ -23,6 +23,7 @@ def about(results: Results, name: str) -> dict[str, Any]:
         "interpolation": seen.interpolation,
         "mean": seen.mean,
         "std": seen.std,
+        "before": before(results),
         "dataset": results.dataset,
         "backbone": results.backbone,
         "test_accuracy": {group: getattr(row, group) for group in GROUPS},
@@ -33,20 +34,35 @@ def about(results: Results, name: str) -> dict[str, Any]:
     }
 
 
+def before(results: Results) -> list[str]:
+    """Returns, in words, what the conversion did to images, in its order; an exported network does none of that."""
+    seen = results.evaluation
+    assert seen is not None
+    steps = {
+        f"put transparent pixels on {seen.background}": seen.background,
+        f"scale a short side of more than {seen.max_short_side} pixels down to that": seen.max_short_side,
+        "turn it upright by its EXIF orientation (PIL.ImageOps.exif_transpose)": seen.orientation == "apply",
+        f"save it as JPEG of quality {seen.quality} and open that": seen.kind == "jpeg",
+    }
+    return [step for step, done in steps.items() if done]
+
+
 def card(results: Results, name: str, use: str, tags: tuple[str, ...] = ()) -> str:
     """Returns a model card in Markdown, with the front matter of the Hugging Face Hub.
 
     use: code that shows how to use the file. tags: further tags for the front matter.
     """
     facts = about(results, name)
-    row, train = results.classifiers[name], results.class_counts["train"]
+    row, train, steps = results.classifiers[name], results.class_counts["train"], facts["before"]
     front = ["---", "tags:", *(f"- {tag}" for tag in ("image-classification", "long-tail", *tags)), "---"]
     table = ["| test images of | accuracy in % |", "|---|---:|"]
     table += [
         f"| {words} | {'' if (value := getattr(row, group)) is None else f'{value:.1f}'} |"
         for group, words in GROUPS.items()
     ]
+    first = f"First do to each image what was done to those of training: {'; '.join(steps)}. " if steps else ""
     seen = (
+        f"{first}"
         f"Images are resized to a short side of {facts['resized_to']} pixels ({facts['interpolation']}, Pillow's), "
         f"their central {results.image_size} x {results.image_size} pixels are taken, divided by 255 and normalized "
         f"by mean {_plain(facts['mean'])} and standard deviation {_plain(facts['std'])} of RGB."

@@ -204,7 +204,8 @@ def _write_onnx(predictor: Predictor, network: ExportedNetwork, out: Path) -> st
         assert program is not None
         model = program.model_proto
         kind = "uint8 0..255" if network.uint8 else "float32 0..1"
-        model.doc_string = card(predictor.results, predictor.name, _use_onnx(out.name))
+        upright = predictor.results.evaluation.orientation == "apply"  # type: ignore[union-attr]
+        model.doc_string = card(predictor.results, predictor.name, _use_onnx(out.name, upright))
         facts = about(predictor.results, predictor.name)
         facts |= {
             "input": f"images: {kind}, [batch, height, width, 3], RGB",
@@ -221,11 +222,12 @@ def _write_onnx(predictor: Predictor, network: ExportedNetwork, out: Path) -> st
     )
 
 
-def _use_onnx(file: str) -> str:
+def _use_onnx(file: str, upright: bool) -> str:
+    opened = 'ImageOps.exif_transpose(Image.open("image.jpg"))' if upright else 'Image.open("image.jpg")'
     return (
-        "import numpy as np, onnxruntime\nfrom PIL import Image\n\n"
+        f"import numpy as np, onnxruntime\nfrom PIL import Image{', ImageOps' if upright else ''}\n\n"
         f'session = onnxruntime.InferenceSession("{file}")\n'
-        'image = np.asarray(Image.open("image.jpg").convert("RGB"))\n'
+        f'image = np.asarray({opened}.convert("RGB"))\n'
         'logits = session.run(None, {"images": image[None]})[0]  # images of one size may be a batch\n'
     )
 
