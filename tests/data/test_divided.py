@@ -161,3 +161,17 @@ def test_groups_that_a_dataset_has_stay_in_their_split() -> None:
     before.splits["test"] = Listing(["g0/x.jpg"], np.array([4]), ["x"])
     with pytest.raises(UserError, match=r"group '.*' of train has images in test of the dataset"):
         Divided(before, val=0.1, settled=settled)
+
+
+def test_images_without_a_group_are_no_group(capsys: pytest.CaptureFixture[str]) -> None:
+    mixed = source()
+    listing = mixed.splits["train"]
+    without = ["", "None", "nan", "<NA>"]  # of a CSV table, of Parquet and JSON, of pandas
+    groups = [without[place % 4] if place % 2 else "a product" for place in range(len(listing.keys))]
+    mixed.splits = {"train": Listing(listing.keys, listing.labels, groups)}
+    divided = Divided(mixed, 0.1, 0.2)
+    assert "note: 61 images have no group (an empty or missing value): each goes into a split alone" in (
+        capsys.readouterr().err
+    )
+    sizes = counts(divided).sum(1)
+    assert sizes[0] >= 62 and sizes[1] > 8 and sizes[2] > 16, sizes

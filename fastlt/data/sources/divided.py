@@ -8,9 +8,11 @@ import numpy as np
 
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
-from fastlt.core.words import counted
+from fastlt.core.words import agree, counted
 from fastlt.data.sources.base import SPLITS, Listing, Rearranged, Source
 from fastlt.data.sources.listed import shown
+
+_NO_GROUP = {"", "nan", "none", "null", "<na>", "nat"}  # how sources and programs write a missing value
 
 
 def split_counts(images: int, val: float, test: float) -> tuple[int, int]:
@@ -43,6 +45,8 @@ class Divided(Rearranged):
         camera, if the first group of the expression matches the same text (or the whole expression, if it has no
         group). The shares of each class are then kept as nearly as groups allow, and every class keeps at least one
         group in train. A source whose listing has `groups` needs no expression.
+        An image without a group, whose value is empty or as programs write a missing one, goes alone; a line says how
+        many there are.
     settled: {group: split} for groups that have images in a dataset already, to which these are added.
 
     Images keep their order and keys. Raises UserError for shares that are not allowed, a split that exists already, and
@@ -64,7 +68,7 @@ class Divided(Rearranged):
         _check(self.source, self.val, self.test, self.seed)
         train = self.source.splits["train"]
         names = train.groups if train.groups is not None else _matched(train.keys, self.group_by)
-        place = self._by_class(train.labels) if names is None else self._by_group(train.labels, names)
+        place = self._by_class(train.labels) if names is None else self._by_group(train.labels, _apart(names))
         rows = {split: np.flatnonzero(place == number) for number, split in enumerate(SPLITS)}
         splits = {
             split: Listing([train.keys[row] for row in own.tolist()], train.labels[own])
@@ -145,6 +149,20 @@ class Divided(Rearranged):
                 wanted = (lacking[:, own] / counts[own] * number).sum(1)
                 put(one, 2 - int(wanted[::-1].argmax()))
         return place[group]
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """Returns the groups of all images, where an image without one has a group of its own; a line says how many."""
+    alone = [row for row, name in enumerate(names) if name.strip().lower() in _NO_GROUP]
+    if alone:
+        say(
+            f"note: {counted(len(alone), 'image')} {agree(len(alone), 'has', 'have')} no group (an empty or missing "
+            f"value): {agree(len(alone), 'it goes', 'each goes')} into a split alone"
+        )
+    apart = list(names)
+    for row in alone:
+        apart[row] = f"\0{row}"
+    return apart
 
 
 def _first_groups(order: np.ndarray, content: list[tuple[np.ndarray, np.ndarray]], classes: int) -> np.ndarray:
