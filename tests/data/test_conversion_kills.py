@@ -102,7 +102,9 @@ def test_a_mended_image_is_taken_up(tmp_path: Path) -> None:
     )
 
 
-def test_a_larger_budget_goes_on_where_the_smaller_one_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_larger_budget_goes_on_where_the_smaller_one_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "data"
     broken = Pictures(counts=(60, 30), broken=(("train", 40), ("train", 80)))
     with pytest.raises(UserError, match=r"allow more with max_bad=2"):
@@ -112,7 +114,10 @@ def test_a_larger_budget_goes_on_where_the_smaller_one_ended(tmp_path: Path, mon
     # Near duplicates are looked at in the end, whatever was converted before.
     monkeypatch.setattr("fastlt.data.convert.engine.near_duplicates", lambda *_: {})
     monkeypatch.setattr(Pictures, "load", lambda self, split, i: (loads.append(i), load(self, split, i))[1])
+    capsys.readouterr()
     convert(broken, conversion("png", shard_mb=20, max_bad=0.1), out, workers=1)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.endswith("(found in an earlier try)")]
+    assert [line.split(": ")[1] for line in said] == [f"train train/größe {at}.jpg" for at in (40, 80)]
     assert len(loads) < 30
     assert [row["key"] for row in Dataset(out).about["quarantined"]["train"]] == [
         "train/größe 40.jpg",

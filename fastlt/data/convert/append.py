@@ -97,7 +97,7 @@ class Growth:
 
     Example:
 
-        with Growth(Path("data/photos")) as growth:
+        with Growth(Path("data/photos"), max_pixels=100_000_000, max_bad=0) as growth:
             new = growth.new(ImageFolder(Path("more_photos")))
             if new is not None:
                 growth.add(new)

@@ -32,7 +32,7 @@ from fastlt.data.sources.examples import Examples
 
 SHARD_UNIT = 1_000_000  # bytes in a megabyte of shard_mb
 COMPARED = 16  # images of a split that tell whether a finished dataset was made of the images of a source
-SHOWN = 20  # bad images that are named; the rest is only counted
+SHOWN = 1000  # bad images of a split that are named; the rest is only counted
 CLASSES_SHOWN = 100  # classes without training images that are named
 BY_SIZE = "by_size"  # stands for the protocol among PROTOCOLS that fits the size of the images
 PROTOCOLS = {"small_32": 40, "small_64": 63, "imagenet_lt_90": math.inf}  # largest short side, in pixels
@@ -350,6 +350,8 @@ def convert_split(
         return isinstance(encode_sample(source, pool.encoding, split, place, bool(raw[place])), Stored)
 
     writer.forget(mended)
+    for key, reason in writer.quarantined[:SHOWN]:
+        say(f"bad image: {split} {key}: {reason} (found in an earlier try)")
     try:
         with Progress(f"converting {split}", total, done=writer.position) as progress:
             for result in pool.results(split, raw, writer.position):
@@ -376,5 +378,5 @@ def refuse_bad(writers: Mapping[str, SplitWriter | LinkWriter], allowed: int) ->
         raise UserError(
             f"{split} image {key} does not decode ({reason}){more}: {counted(allowed, 'bad image')} "
             f"{agree(allowed, 'is', 'are')} allowed; "
-            f"mend or remove it, or allow more with max_bad={len(bad)}"
+            f"mend it, or allow more with max_bad={len(bad)}; a conversion of other images, without it, begins anew"
         )
