@@ -163,6 +163,17 @@ def test_groups_that_a_dataset_has_stay_in_their_split() -> None:
         Divided(before, val=0.1, settled=settled)
 
 
+def test_large_and_small_groups_get_into_all_splits() -> None:
+    size = np.random.default_rng(0).geometric(0.2, 600)
+    owner = np.repeat(np.arange(len(size)), size)
+    divided = Divided(Named(owner % 6, owner.tolist(), given=True), 0.1, 0.2)
+    for split, share in (("train", 0.7), ("val", 0.1), ("test", 0.2)):
+        found = np.unique([int(key.partition("/")[0][1:]) for key in divided.splits[split].keys])
+        assert size[found].sum() == pytest.approx(share * size.sum(), rel=0.02)
+        assert size[found].mean() == pytest.approx(size.mean(), rel=0.1)
+        assert size[found].max() > 12
+
+
 def test_images_without_a_group_are_no_group(capsys: pytest.CaptureFixture[str]) -> None:
     mixed = source()
     listing = mixed.splits["train"]

@@ -109,7 +109,9 @@ class Divided(Rearranged):
         """Divides whole groups; returns the split of every image as an index into SPLITS, int64 [N].
 
         Groups are assigned from the largest to the smallest, those of one size in random order. First, the largest
-        group of every class goes to train. Then each group goes to the split in which its classes lack the most.
+        group of every class goes to train. Then each group goes where it brings the images of its classes nearest to
+        their targets t, the shares of the splits: where it adds the least to the sum of (images - t)^2 / t. Large and
+        small groups so get into all splits.
         """
         known, group = np.unique(np.array(names), return_inverse=True)
         counts = np.bincount(labels)
@@ -120,6 +122,7 @@ class Divided(Rearranged):
         order = np.lexsort((self._draws(0, len(content)), -np.bincount(group)))
         shares = np.array([1 - self.val - self.test, self.val, self.test])
         lacking = shares[:, None] * counts  # [3, C] images
+        target = np.where(shares > 0, shares, 1)[:, None] * counts
         lacking[shares == 0] = -np.inf
         place = np.full(len(content), -1)
 
@@ -146,8 +149,8 @@ class Divided(Rearranged):
         for one in order.tolist():
             if place[one] < 0:
                 own, number = content[one]
-                wanted = (lacking[:, own] / counts[own] * number).sum(1)
-                put(one, 2 - int(wanted[::-1].argmax()))
+                gain = (number * (2 * lacking[:, own] - number) / target[:, own]).sum(1)
+                put(one, 2 - int(gain[::-1].argmax()))
         return place[group]
 
 
