@@ -17,6 +17,7 @@ from pictures import Pictures, conversion
 from fastlt import shards as command
 from fastlt.data.convert import convert
 from fastlt.data.shards import format as layout
+from fastlt.data.shards import verify as verifying
 from fastlt.data.shards.reader import Dataset
 from fastlt.data.shards.verify import verify
 
@@ -347,6 +348,16 @@ def test_several_kinds_of_damage_are_all_listed(whole: Dataset, root: Path) -> N
     lines = findings(root)
     assert [re.split("[:,]", line)[0] for line in lines] == ["dataset.json", TRAIN, second, idx.name, "test-000000.tar"]
     assert called(0) in lines[1] and called(sample) in lines[2]
+
+
+def test_findings_of_many_samples_number_the_split_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for sample in range(5):
+        change(root, "label", sample, 99)
+    numbered: list[str] = []
+    known = verifying.numbers
+    monkeypatch.setattr(verifying, "numbers", lambda about, split: (numbered.append(split), known(about, split))[1])
+    assert verify(root).findings >= 5
+    assert numbered.count("train") == 2  # for the index and for the shards
 
 
 def test_lines_are_limited_and_no_file_hides_another(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,10 +122,11 @@ def _open_index(root: Path, about: dict[str, Any], found: Findings) -> dict[str,
 def _check_split(split: str, index: SplitIndex, about: dict[str, Any], found: Findings) -> None:
     """Adds a finding wherever the columns of a split contradict each other or dataset.json."""
     summary, classes = about["splits"][split], len(about["class_names"])
+    numbered = numbers(about, split)  # once, as there may be millions of samples and of findings
     if len(index) != summary["samples"]:
         found.add(f"{split} has {counted(len(index), 'sample')}, dataset.json says {summary['samples']:,}")
     for sample in np.flatnonzero((index.label < 0) | (index.label >= classes)).tolist():
-        row = _row(split, index, sample, about)
+        row = _row(split, index, sample, numbered)
         found.add(
             f"{split} sample {sample} has label {row.label}, there are {counted(classes, 'class')}", row, row.offset
         )
@@ -136,7 +137,7 @@ def _check_split(split: str, index: SplitIndex, about: dict[str, Any], found: Fi
         size = f"{index.height[sample]} x {index.width[sample]} pixels"
         found.add(
             f"{split} sample {sample} of {index.length[sample]} bytes cannot have {size}",
-            _row(split, index, sample, about),
+            _row(split, index, sample, numbered),
         )
     named = dict(zip(layout.EXTENSIONS, np.bincount(index.encoding, minlength=3).tolist(), strict=False))
     if (encodings := {name: count for name, count in named.items() if count}) != summary["encodings"]:
@@ -173,8 +174,8 @@ def _split_of(shard: str) -> str:
     return shard.rpartition("-")[0]
 
 
-def _row(split: str, index: SplitIndex, sample: int, about: dict[str, Any]) -> Row:
-    return _rows(split, index, np.array([sample]), numbers(about, split))[0]
+def _row(split: str, index: SplitIndex, sample: int, numbered: np.ndarray) -> Row:
+    return _rows(split, index, np.array([sample]), numbered)[0]
 
 
 def _rows(split: str, index: SplitIndex, samples: np.ndarray, numbered: np.ndarray) -> list[Row]:
