@@ -378,5 +378,5 @@ def refuse_bad(writers: Mapping[str, SplitWriter | LinkWriter], allowed: int) ->
         raise UserError(
             f"{split} image {key} does not decode ({reason}){more}: {counted(allowed, 'bad image')} "
             f"{agree(allowed, 'is', 'are')} allowed; "
-            f"mend it, or allow more with max_bad={len(bad)}; a conversion of other images, without it, begins anew"
+            f"mend it, or allow more with max_bad={len(bad)}; if it is taken out of the source, all is converted anew"
         )
