@@ -215,6 +215,17 @@ def test_labels_that_training_does_not_know(tmp_path: Path) -> None:
         GivenFeatures(to_npz({**apart(arrays()), "y_test": NAMES[np.arange(12) % 3]}, tmp_path / "three"))
 
 
+@pytest.mark.parametrize("name", ["x_valid", "x", "y_val"])
+def test_rows_that_would_not_be_used_are_refused(name: str, tmp_path: Path) -> None:
+    """A validation split of another name must not be left out without a word."""
+    data = {key: values for key, values in apart(arrays()).items() if "val" not in key}
+    path = to_npz({**data, name: data["y_test"] if name[0] == "y" else data["x_test"]}, tmp_path / "features")
+    with pytest.raises(
+        UserError, match=f"{name} would not be used: beside x_train, allowed are x_train, y_train, x_val"
+    ):
+        GivenFeatures(path)
+
+
 def test_lists_of_unequal_length_are_refused_also_where_they_add_up(tmp_path: Path) -> None:
     def of(lengths: list[int]) -> Path:
         rows = [np.zeros(length, np.float32) for length in lengths]

@@ -17,6 +17,8 @@ from fastlt.stage2.features.given.labels import SPLITS, class_numbers, distinct,
 from fastlt.stage2.features.layout import COLUMNS, Stored, create, note_complete, read_page
 from fastlt.stage2.features.store import FeatureStore
 
+_LABELS = tuple(f"y_{split}" for split in SPLITS)
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -57,6 +59,12 @@ class GivenFeatures:
                     f"there is no {name}: x [N, D], y [N] and split [N] are needed, or x_train, y_train, x_test and "
                     f"y_test; it holds {', '.join(sorted(columns)) or 'nothing'}"
                 )
+        others = [name for name in columns if name not in wanted and (name.partition("_")[0] == "x" or name in _LABELS)]
+        if each and others:
+            raise UserError(
+                f"{others[0]} would not be used: beside {pairs[0][0]}, allowed are x_train, y_train, x_val, y_val, "
+                "x_test and y_test, in pairs; rename it, or leave it out"
+            )
         self.x = [columns[x] for x, _ in pairs]
         labels = [plain(_whole(columns[y]), y) for _, y in pairs]
         for (x, y), rows, known in zip(pairs, self.x, labels, strict=True):
