@@ -172,7 +172,9 @@ WRONG = [
     (put("split", np.full(59, "train")), "x has 60 rows, split 59"),
     (put("y", 3, 9), r"the label of row 9 \(test\) is 3, and the 3 classes of the training images are 0 to 2"),
     (put("y", -1, 4), r"the label of row 4 \(train\) is -1"),
-    (put("y", np.arange(60) % 3 + 0.5), "y holds values of type float64: whole numbers or strings are needed"),
+    (put("y", np.arange(60) % 3 + 0.5), r"y of row 0 is 0\.5: whole numbers or strings are needed"),
+    (put("y", np.where(np.arange(60) == 7, np.nan, np.arange(60) % 3)), "y of row 7 is nan: whole numbers or strings"),
+    (put("y", np.arange(60) % 3 > 1), "y holds values of type bool: whole numbers or strings are needed"),
     (put("y", np.arange(60) % 3 * 2), "of classes 0 to 4, but none is of class 1: number the classes from 0 on"),
     (put("y", np.arange(60) % 3 + 2**40), "but none is of class 0: number the classes from 0 on without gaps"),
     (put("y", np.arange(60) % 3 - 1), r"the label of row 0 \(train\) is -1: classes count from 0 on"),
@@ -224,6 +226,22 @@ def test_rows_that_would_not_be_used_are_refused(name: str, tmp_path: Path) -> N
         UserError, match=f"{name} would not be used: beside x_train, allowed are x_train, y_train, x_val"
     ):
         GivenFeatures(path)
+
+
+def test_parquet_tables_may_hold_more_but_not_less(tmp_path: Path) -> None:
+    data = arrays()
+    same = GivenFeatures(to_npz(data, tmp_path / "same")).survey.digest
+    more = {**data, "x_centre": data["x"][:, 0], "y_centre": data["x"][:, 1], "path": NAMES[data["y"]]}
+    assert GivenFeatures(to_parquet(more, tmp_path / "more")).survey.digest == same
+    wide = {**{f"x_{number}": column for number, column in enumerate(data["x"].T)}, "y": data["y"], "file": data["y"]}
+    with pytest.raises(
+        UserError, match=r"there is no column x, .*; it holds x_0, x_1, x_2, x_3, y and 1 more: make one"
+    ):
+        GivenFeatures(to_parquet(wide, tmp_path / "wide"))
+    missing = NAMES[data["y"]].astype(object)
+    missing[8] = None
+    with pytest.raises(UserError, match="y of row 8 is None: whole numbers or strings are needed"):
+        GivenFeatures(to_parquet({**data, "y": missing}, tmp_path / "missing"))
 
 
 def test_lists_of_unequal_length_are_refused_also_where_they_add_up(tmp_path: Path) -> None:

@@ -219,10 +219,15 @@ def _parquet(path: Path) -> dict[str, Column]:
         raise UserError(f"features={path} needs the package pyarrow: pip install pyarrow") from None
     file = parquet.ParquetFile(path)
     names = file.schema_arrow.names
-    return {
-        name: Listed(file, name)
-        if name.startswith("x")
-        else Sliced(file.read([name]).column(0).to_numpy(zero_copy_only=False))
-        for name in names
-        if name.partition("_")[0] in ("x", "y", "split")
-    }
+    if "x" not in names:
+        raise UserError(
+            f"there is no column x, with a list of numbers in each row; it holds {_shown(names)}: make one of the "
+            "columns with features, or save np.savez('features.npz', x=table[columns], y=..., split=...)"
+        )
+    found: dict[str, Column] = {"x": Listed(file, "x")}
+    others = [name for name in ("y", "split") if name in names]
+    return found | {name: Sliced(file.read([name]).column(0).to_numpy(zero_copy_only=False)) for name in others}
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")

@@ -1,5 +1,7 @@
 """Checks the labels, splits and class names of features from a file, and converts them to indices."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fastlt.core.errors import UserError
@@ -16,14 +18,24 @@ def plain(values: np.ndarray, name: str) -> np.ndarray:
         return values.astype(np.int64)
     if values.dtype.kind in "SO":
         try:
-            values = np.array([one.decode() if isinstance(one, bytes) else one for one in values.tolist()])
+            texts = [one.decode() if isinstance(one, bytes) else one for one in values.tolist()]
         except UnicodeDecodeError:
             raise UserError(f"{name} holds bytes that are not UTF-8: save strings") from None
+        _all_fit(np.array([isinstance(text, str) for text in texts], bool), texts, name)
+        return np.array(texts, str)
     if values.dtype.kind == "U":
         return values
-    if values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.round(values)).all():
+    if values.dtype.kind == "f" and values.ndim == 1:
+        _all_fit(np.isfinite(values) & (values == np.round(values)), values, name)
         return values.astype(np.int64)
     raise UserError(f"{name} holds values of type {values.dtype}: whole numbers or strings are needed")
+
+
+def _all_fit(fit: np.ndarray, values: Sequence[object] | np.ndarray, name: str) -> None:
+    """Raises UserError that names the first value, such as a missing one, for which `fit`, bool [N], is false."""
+    if not fit.all():
+        row = int(np.argmin(fit))
+        raise UserError(f"{name} of row {row} is {values[row]}: whole numbers or strings are needed")
 
 
 def split_numbers(values: np.ndarray) -> np.ndarray:
