@@ -4,6 +4,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from fastlt.longtail.losses import classifier_of, make_loss
 from fastlt.longtail.sampler import InOrder, Sampler, SamplerConfig, class_probabilities, make_sampler
 from fastlt.models.backbones import build_model
 from fastlt.registry import call_part, find_part, own_sources
-from fastlt.training.optimizers import make_optimizer
+from fastlt.training.optimizers import factors_of, make_optimizer
 from fastlt.training.recipe import Recipe
 
 SOURCE = """
@@ -219,11 +220,62 @@ def test_optimizers_are_pytorchs(name: str, options: dict, theirs: Callable) -> 
         ("adamw", {"beta": 1}, r"protocol.optimizer_options.beta=1 is unknown to protocol.optimizer=adamw"),
         ("adamw", {"betas": [2, 0]}, r"fails \(ValueError: Invalid beta parameter"),
         ("builtins:list", {}, "gives a list: it must give a torch.optim.Optimizer"),
+        ("math:pi", {}, "protocol.optimizer=math:pi is a float: it must be something that can be called"),
+        (f"{__name__}:closing", {}, "needs a closure for its steps"),
     ],
 )
 def test_what_is_no_optimizer_is_refused(name: str, options: dict, told: str) -> None:
     with pytest.raises(UserError, match=told):
         make_optimizer(name, [{"params": [torch.zeros(1)]}], Schedule(1, 0.1, 0.9, 0.0), options, False)
+
+
+def closing(groups: list) -> torch.optim.Optimizer:
+    return torch.optim.LBFGS(groups[0]["params"])
+
+
+def test_an_optimizer_may_divide_the_groups_that_it_is_given() -> None:
+    backbone, head = [torch.zeros(2, 2), torch.zeros(2)], [torch.zeros(3, 2), torch.zeros(3)]
+    groups: dict[float, Any] = {1.0: backbone, 0.1: head}
+    plain = [{"params": one, "weight_decay": 0.0} for one in (backbone[1:], head[1:])]
+    decayed = [{"params": one, "weight_decay": 0.1} for one in (head[:1], backbone[:1])]
+    assert factors_of(torch.optim.SGD([*plain, *decayed], 0.1), groups) == [1.0, 0.1, 0.1, 1.0]
+    with pytest.raises(UserError, match="several learning rates into one group: keep the groups apart"):
+        factors_of(torch.optim.SGD([*backbone, *head], 0.1), groups)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"loss": "own_parts_here:Pola"}, r"^protocol.loss=own_parts_here:Pola: own_parts_here has no Pola"),
+        (
+            {"loss": "own_parts_here:Poly", "loss_options": {"epps": 1}},
+            r"^protocol.loss_options.epps=1 is unknown to protocol.loss=own_parts_here:Poly: allowed are eps$",
+        ),
+        ({"batch_hook": "own_parts_here:NUMBER"}, "batch_hook=own_parts_here:NUMBER is a int: it must be something"),
+        ({"batch_hook": "own_parts_here:Backwards"}, "needs protocol.batch_hook_options.members=VALUE"),
+        ({"batch_hook": "builtins:object"}, "gives a object: it must be something that can be called"),
+    ],
+)
+@pytest.mark.usefixtures("write")
+def test_what_a_recipe_names_is_checked_as_it_is_made(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        Recipe(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("each", "told"),
+    [
+        (None, "gives a NoneType: it must give a function of logits and labels"),
+        (lambda logits, labels: None, "protocol.loss gives a NoneType: it must give a tensor with a value for each"),
+        (lambda logits, labels: -logits.log_softmax(1), r"protocol.loss gives \[4, 3\]: it must give a tensor with"),
+    ],
+)
+def test_what_is_no_loss_of_images_is_refused(each: Any, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "made", lambda counts, progress: each, raising=False)
+    with pytest.raises(UserError, match=told):
+        Recipe(loss=f"{__name__}:made").make_criterion(0.0, torch.from_numpy(COUNTS))(
+            torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
+        )
 
 
 @pytest.mark.usefixtures("write")
@@ -272,6 +324,35 @@ def test_a_batch_hook_of_ones_own() -> None:
         loss(loss="focal", batch_hook_options={"soft": True})
     with pytest.raises(UserError, match=r"protocol.batch_hook_options.hard=1 is unknown to protocol.batch_hook=own"):
         loss(batch_hook_options={"hard": 1})
+
+
+class Counting:
+    def __init__(self, gives: Any = None, *, counts: torch.Tensor):
+        self.shares = counts / counts.sum()
+        self.gives = gives
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor, key: tuple[int, ...]) -> Any:
+        return self.gives or (images * self.shares[labels], labels)
+
+
+def test_a_batch_hook_that_is_a_class_gets_the_class_counts() -> None:
+    recipe = Recipe(batch_hook=f"{__name__}:Counting")  # not made before the counts are known
+    labels, seen = torch.tensor([0, 2]), []
+    model: Any = lambda x: seen.append(x) or torch.zeros(2, 3)  # noqa: E731
+
+    def loss(hook: Any) -> None:
+        criterion = recipe.make_criterion(0.0, torch.from_numpy(COUNTS))
+        recipe.batch_loss(model, torch.ones(2), labels, (1,), criterion, hook)
+
+    loss(recipe.batch_function(torch.from_numpy(COUNTS)))
+    torch.testing.assert_close(seen[0], torch.tensor([40 / 54, 4 / 54]))
+    for wrong, told in (
+        (5, r"Counting gives a int: it must give \(images, labels\), with as many images as it gets, 2$"),
+        ((torch.ones(2), labels, 1), "Counting gives a tuple"),
+        ((torch.ones(4), labels), "Counting gives 4 images"),
+    ):
+        with pytest.raises(UserError, match=told):
+            loss(Counting(wrong, counts=torch.ones(3)))
 
 
 @pytest.mark.usefixtures("write")

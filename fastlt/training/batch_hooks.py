@@ -3,13 +3,14 @@
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastlt.core.checks import within
+from fastlt.core.errors import UserError
 from fastlt.registry import call_part, check_options, find_part
 
 Labels = Tensor | list[tuple[float | Tensor, Tensor]]  # see make_batch_hook
@@ -129,8 +130,8 @@ def make_batch_hook(name: str, options: Mapping[str, Any], counts: Tensor | None
 
     name: a key of BATCH_HOOKS, or `package.module:NAME` of your own: a function that takes the options as keyword
         arguments, or a class that is constructed with them and whose instances are called.
-    counts: training images of each class, int64 [C] on the device; passed on to a function that has a keyword-only
-        parameter `counts`.
+    counts: training images of each class, int64 [C] on the device; passed on to a function or class that has a
+        keyword-only parameter `counts`. Without them such a class is not made, only its options are checked.
 
     The hook is called with
         images: [N, 3, H, W] on the device, float32, or half precision under autocast,
@@ -145,15 +146,21 @@ def make_batch_hook(name: str, options: Mapping[str, Any], counts: Tensor | None
 
     Raises UserError if there is no such hook or it does not take the options.
     """
-    hook = find_part("protocol.batch_hook", name, BATCH_HOOKS)
+    key = "protocol.batch_hook"
+    hook = find_part(key, name, BATCH_HOOKS)
+    taken = inspect.signature(hook).parameters.get("counts") if callable(hook) else None
+    given = {"counts": counts} if taken is not None and taken.kind is taken.KEYWORD_ONLY else {}
+    check_options(key, name, hook, options, 0 if inspect.isclass(hook) else 3, given)
     if inspect.isclass(hook):
-        return call_part("protocol.batch_hook", name, hook, options)
-    named = inspect.signature(hook).parameters
-    given = {"counts": counts} if "counts" in named and named["counts"].kind is inspect.Parameter.KEYWORD_ONLY else {}
-    check_options("protocol.batch_hook", name, hook, options, 3, given)
+        if given and counts is None:
+            return none
+        made = call_part(key, name, partial(hook, **given), options)
+        if not callable(made):
+            raise UserError(f"{key}={name} gives a {type(made).__name__}: it must be something that can be called")
+        return cast(Hook, made)
     if hook in (mixup, cutmix):
         _check_mixing(**options)
-    return partial(hook, **options, **given)
+    return cast(Hook, partial(hook, **options, **given))
 
 
 def _check_mixing(

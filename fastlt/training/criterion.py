@@ -1,6 +1,7 @@
 """The loss of a batch, for labels in each of the forms that a batch hook may return."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -34,7 +35,15 @@ class Criterion:
         return sum((self._shared(share, logits, part, *features) for share, part in labels), logits.new_zeros(()))
 
     def _mean(self, *given: Tensor) -> Tensor:
-        return self.each(*given).mean() if self.mean is None else self.mean(*given)
+        if self.mean is not None:
+            return self.mean(*given)
+        losses: Any = self.each(*given)
+        if not isinstance(losses, Tensor) or losses.ndim > 1:
+            what = list(losses.shape) if isinstance(losses, Tensor) else f"a {type(losses).__name__}"
+            raise UserError(
+                f"protocol.loss gives {what}: it must give a tensor with a value for each image, or their mean"
+            )
+        return losses.mean()
 
     def _shared(self, share: float | Tensor, logits: Tensor, labels: Tensor, *features: Tensor) -> Tensor:
         if not isinstance(share, Tensor):

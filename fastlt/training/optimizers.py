@@ -26,16 +26,36 @@ def make_optimizer(
     options: further keyword arguments, which take precedence over those of the schedule.
     on_gpu: use the fused implementation of a built-in optimizer.
 
-    Raises UserError if there is no such optimizer or it does not take the options.
+    Raises UserError if there is no such optimizer, if it does not take the options, or if its steps need a closure.
     """
     made = find_part("protocol.optimizer", name, OPTIMIZERS)
     numbers = {key: getattr(schedule, key) for key in ("lr", "weight_decay", "momentum", "nesterov")}
     numbers |= {"fused": on_gpu} if name in OPTIMIZERS else {}
-    taken = inspect.signature(made).parameters
+    taken = inspect.signature(made).parameters if callable(made) else {}
     given = {key: value for key, value in numbers.items() if key in taken and key not in options}
-    optimizer = call_part("protocol.optimizer", name, partial(made, **given), options, groups)
+    optimizer = call_part("protocol.optimizer", name, partial(made, **given) if given else made, options, groups)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UserError(
             f"protocol.optimizer={name} gives a {type(optimizer).__name__}: it must give a torch.optim.Optimizer"
         )
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise UserError(f"protocol.optimizer={name} needs a closure for its steps, which a training does not give it")
     return optimizer
+
+
+def factors_of(optimizer: torch.optim.Optimizer, groups: Mapping[float, list[torch.nn.Parameter]]) -> list[float]:
+    """Returns the factor on the learning rate of each parameter group of an optimizer.
+
+    groups: the parameters by their factor. One's own optimizer may divide them further, for another weight decay.
+
+    Raises UserError if a group of the optimizer has parameters of several factors.
+    """
+    known = {id(one): factor for factor, members in groups.items() for one in members}
+    found = [{known.get(id(one), 1.0) for one in group["params"]} or {1.0} for group in optimizer.param_groups]
+    if any(len(several) > 1 for several in found):
+        raise UserError(
+            "protocol.optimizer puts parameters of several learning rates into one group: keep the groups apart that "
+            "it is given"
+        )
+    return [factor for (factor,) in found]

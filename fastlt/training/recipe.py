@@ -15,7 +15,7 @@ from fastlt.longtail.losses.base import Loss
 from fastlt.longtail.losses.reweighting import Reweighting
 from fastlt.longtail.smoothing import SmoothingConfig
 from fastlt.models.heads import HeadConfig
-from fastlt.registry import is_own
+from fastlt.registry import check_options, find_part, is_own
 from fastlt.training.averages import SWA
 from fastlt.training.batch_hooks import Hook, make_batch_hook, none
 from fastlt.training.criterion import Criterion
@@ -66,7 +66,9 @@ class Recipe(SmoothingConfig, HeadConfig):
                 f"drw.weights={self.drw.weights}: protocol.loss={self.loss} weights the classes itself, by its "
                 "loss_options; leave one of the two out"
             )
-        if not is_own(self.loss):  # an own loss may need the real class counts
+        if is_own(self.loss):  # it is not made yet, as it may need the real class counts
+            check_options("protocol.loss", self.loss, find_part("protocol.loss", self.loss, {}), self.loss_options, 2)
+        else:
             self._make_loss(torch.tensor((1, 1)), 0.0)
         if self.head == "linear" and self.on_cosines:
             raise UserError(f"head=linear: protocol.loss={self.loss} is one on cosines: take cosine or etf")
@@ -141,9 +143,18 @@ class Recipe(SmoothingConfig, HeadConfig):
         images, labels, key: as in `make_batch_hook`. criterion, hook: what `make_criterion` and `batch_function`
             returned.
 
-        Raises UserError if the hook returns shares of classes and the loss does not accept them.
+        Raises UserError if the hook returns something else than images and labels, or shares of classes that the loss
+        does not accept.
         """
-        images, changed = hook(images, labels, key)
+        found: Any = hook(images, labels, key)
+        pair = isinstance(found, tuple | list) and len(found) == 2 and isinstance(found[0], Tensor)
+        if not pair or len(found[0]) != len(images):
+            what = f"{len(found[0])} images" if pair else f"a {type(found).__name__}"
+            raise UserError(
+                f"protocol.batch_hook={self.batch_hook} gives {what}: it must give (images, labels), with as many "
+                f"images as it gets, {len(images)}"
+            )
+        images, changed = found
         outputs = model(images, with_features=True) if on_features(self.loss) else (model(images),)
         logits, *features = outputs
         if isinstance(changed, Tensor) and changed.is_floating_point() and not self._takes_shares:

@@ -20,7 +20,7 @@ from fastlt.core.words import counted
 from fastlt.models.backbones import Model, layer_depths
 from fastlt.training.averages import make_average, renew_statistics
 from fastlt.training.compute import PRECISIONS, ComputeConfig
-from fastlt.training.optimizers import make_optimizer
+from fastlt.training.optimizers import factors_of, make_optimizer
 from fastlt.training.recipe import Recipe
 
 READ_EVERY = 20  # steps between two reads of the loss; a read synchronizes with the device and with the other ranks
@@ -105,7 +105,6 @@ class Trainer:
                 depth = depths[inner] if part == "backbone" and depths else 0
                 factor = stage.rates.get(part, 1.0) * recipe.layer_decay**depth
                 groups.setdefault(factor, []).append(parameter)
-        self.factors = list(groups)
         self.optimizer = make_optimizer(
             recipe.optimizer,
             [{"params": parameters} for parameters in groups.values()],
@@ -113,6 +112,7 @@ class Trainer:
             recipe.optimizer_options,
             train.device.type == "cuda",
         )
+        self.factors = factors_of(self.optimizer, groups)
         self.average = make_average(model, recipe.ema, recipe.swa)
         self.hook = recipe.batch_function(self.counts)
         self.replica = self._replica()

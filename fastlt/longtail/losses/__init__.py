@@ -5,7 +5,7 @@ LOSSES here.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -61,12 +61,14 @@ def make_loss(name: str, counts: Tensor, progress: float = 0.0, options: Mapping
         for option, value in (options or {}).items():
             number(f"loss_options.{option}", value)
     made = call_part("loss", name, part, options or {}, counts, progress)
+    if not callable(made):
+        raise UserError(f"loss={name} gives a {type(made).__name__}: it must give a function of logits and labels")
     if isinstance(made, nn.Module) and any(one.requires_grad for one in made.parameters()):
         raise UserError(
             f"loss={name} has parameters, and only those of the network are trained: put them into a backbone of your "
             "own, or let them be buffers"
         )
-    return made
+    return cast(Loss, made)
 
 
 def classifier_of(name: str) -> str:
