@@ -5,7 +5,7 @@ test split, and writes results.json and the report into the run folder.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from fastlt.core.cli import hydra_command
@@ -45,6 +46,7 @@ from fastlt.experiment.run import run_experiment
 from fastlt.longtail.losses import LOSSES
 from fastlt.models.checkpoint.pretrained import pretrained_identity
 from fastlt.models.libraries import inputs_of
+from fastlt.registry import is_own
 from fastlt.report import write_report
 from fastlt.report.table import results_table
 from fastlt.stage2.classifiers import CLASSIFIERS, IMAGE_CLASSIFIERS, SETS
@@ -147,12 +149,30 @@ def resolve(composed: Any, overrides: list[str], dataset: Dataset) -> TrainConfi
     if not isinstance(dataset, GivenDataset):
         see_as_backbone(composed, overrides)
     config = from_node(composed, TrainConfig)
+    _check_options(config, overrides)
     retrainings(config)  # raises an error, if any, before anything is written
     if config.epochs and not config.representation and not isinstance(dataset, GivenDataset):
         train = dataset.split("train")
         kept, _ = hold_out(train.class_start, train.class_members, config.hold_out, config.seed)
         check_batch(config.protocol.batch, len(kept))
     return config
+
+
+def _check_options(config: TrainConfig, overrides: list[str]) -> None:
+    """Raises UserError for stage2.options.NAME among the overrides where no classifier that is asked for has this NAME.
+
+    Options of a run folder's config.yaml may be of classifiers that are not asked for this time.
+    """
+    own = [name.rpartition(":")[2] for name in config.classifier_names if is_own(name)]
+    for override in OverridesParser.create().parse_overrides(overrides):
+        section, _, name = override.key_or_group.partition("stage2.options")
+        value = override.value()
+        named = [name.split(".")[1]] if name else list(value) if isinstance(value, dict) else []
+        if not section and (unknown := [one for one in map(str, named) if one not in own]):
+            allowed = (
+                f"allowed are {', '.join(own)}" if own else "only those of your own, module:NAME, have options here"
+            )
+            raise UserError(f"stage2.options.{unknown[0]}: no classifier of this name is asked for; {allowed}")
 
 
 def _for_few(protocol: Any, images: int, given: list[str]) -> dict[str, Any]:
@@ -242,18 +262,22 @@ def train(
     Raises UserError at the end, when everything is written, if a classifier of a grid cell could not be fitted.
     """
 
-    def keep(config: TrainConfig) -> None:
-        """Writes the configuration into the folder. A later command that takes it from there must not overwrite it."""
-        if ranks.main:
-            write_yaml(folder / CONFIG_FILE, asdict(replace(config, overwrite=False)))
+    def keep(classifiers: Collection[str]) -> None:
+        """Writes the configuration into the folder. A later command that takes it from there must not overwrite it.
 
-    results = run_experiment(dataset, config, folder, device, threads, ranks, lambda: keep(config))
+        classifiers: may name own ones of an earlier command, which are not imported, as that would run their code.
+        """
+        if ranks.main:
+            told = {**asdict(config), "overwrite": False, "classifiers": list(classifiers)}
+            write_yaml(folder / CONFIG_FILE, told)
+
+    results = run_experiment(dataset, config, folder, device, threads, ranks, lambda: keep(config.classifiers))
     if results is None:
         return
     results = replace(results, departures=departures, cell=None if results.failed else cell)
     results = keep_rows(results, folder)
     write_results(results, folder)
-    keep(replace(config, classifiers=(*results.classifiers, *results.failed)))
+    keep((*results.classifiers, *results.failed))
     tell = tell or (lambda _: None)
     tell(results_table(results) + "\n")
     with regretted("report"):  # a failing report must not turn a finished experiment into a failed one

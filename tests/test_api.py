@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import sys
 from importlib import metadata
 from pathlib import Path
 from unittest import mock
@@ -142,6 +143,44 @@ def test_a_run_that_was_killed_in_its_first_epoch_is_begun_again_by_its_folder_a
     assert again.results.key == finished.results.key and again.classifiers == finished.classifiers
     assert again.results.departures == finished.results.departures
     assert "overwrite: false" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_one_more_classifier_does_not_run_the_code_of_an_own_one(
+    finished: "fastlt.Run", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    source = (
+        "from fastlt.stage2.classifiers.base import Fitted\ndef fit(task): return Fitted({'weight': task.weight})\n"
+    )
+    (tmp_path / "fitting.py").write_text(source)
+    with monkeypatch.context() as there:
+        there.syspath_prepend(str(tmp_path))
+        fastlt.run_experiment(run=folder, classifiers=["fitting:fit"])
+    del sys.modules["fitting"]
+    more = fastlt.run_experiment(run=folder, classifiers=["ncm_un_l2"])
+    assert more.classifiers == ["joint", "ncm_l2", "fitting:fit", "ncm_un_l2"] and "fitting" not in sys.modules
+    assert "- fitting:fit\n- ncm_un_l2\n" in (folder / "config.yaml").read_text()
+    assert "NCM (raw, L2)" in (folder / "report.md").read_text()
+
+
+def test_options_of_classifiers_are_checked_before_anything_is_written(tmp_path: Path) -> None:
+    own, given = f"{__name__}:pairs", tmp_path / "given.npz"  # called with a task in place of a count
+    split = np.repeat(["train", "test"], 6)
+    np.savez(given, x=np.eye(12, 4, dtype=np.float32), y=np.arange(12) % 2, split=split)
+    for options, told in (
+        (
+            {"pears": {}, "pairs": {"seed": 1}},
+            r"stage2.options.pears: no classifier of this name is asked for; allowed are pairs$",
+        ),
+        ({"pairs": {"sed": 1}}, r"stage2.options.pairs.sed=1 is unknown to classifier=\S+:pairs: allowed are seed$"),
+        ({"pairs": 3}, r"stage2.options.pairs=3: it must name an option, as in stage2.options.pairs.NAME=VALUE"),
+        ({}, r"classifier=\S+:pairs needs stage2.options.pairs.seed=VALUE"),
+    ):
+        with pytest.raises(UserError, match=told):
+            fastlt.run_experiment(
+                features=given, run=tmp_path / "run", classifiers=[own], **{"stage2.options": options}
+            )
+    assert list(tmp_path.iterdir()) == [given]
 
 
 def test_weights_of_a_run_begin_another(finished: "fastlt.Run", tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from fastlt.data.plan import Augment
 from fastlt.data.shards.reader import Dataset
 from fastlt.longtail.sampler import SamplerConfig
 from fastlt.models.backbones import BackboneConfig
+from fastlt.registry import is_own
 from fastlt.stage2.classifiers import CLASSIFIERS, IMAGE_CLASSIFIERS, NEED_LINEAR, SETS, find_classifier
 from fastlt.stage2.classifiers.base import Stage2, Stage2Config, Training
 from fastlt.stage2.estimators.scale import fixed_scale
@@ -121,7 +122,7 @@ class TrainConfig(CheckpointPolicy, ComputeConfig):
                 f"classifiers=[]: name one or more of {', '.join((*SETS, *CLASSIFIERS, *IMAGE_CLASSIFIERS))}"
             )
         for name in self.classifier_names:
-            find_classifier(name)
+            find_classifier(name, self.stage2.options_of(name) if is_own(name) else None)
         self.check_classifiers(self.head_kind)
         allowed = {"mode": MODES, "bn": BN, "feature_dtype": DTYPES, "choose_on": CHOOSE_ON}
         for key, values in allowed.items():

@@ -125,7 +125,7 @@ def _key(job: Job) -> str:
 
 def _options(job: Job) -> dict[str, Any]:
     """Returns the keyword arguments that the user sets for an own classifier; none for a built-in one."""
-    return dict(job.task.stage2.options.get(job.name.rpartition(":")[2], {})) if is_own(job.name) else {}
+    return job.task.stage2.options_of(job.name) if is_own(job.name) else {}
 
 
 def _code(classifier: Classifier, name: str) -> str:

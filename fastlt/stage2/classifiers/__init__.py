@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastlt.core.errors import UserError
-from fastlt.registry import call_part, find_part, is_own
+from fastlt.registry import call_part, check_options, find_part, is_own
 from fastlt.stage2.classifiers.base import Classifier
 from fastlt.stage2.classifiers.cosine import COSINE
 from fastlt.stage2.classifiers.cosine_means import COSINE_MEANS
@@ -64,9 +64,9 @@ def find_classifier(name: str, options: Mapping[str, Any] | None = None) -> Clas
 
     name: a key of CLASSIFIERS, one of IMAGE_CLASSIFIERS, or `package.module:NAME` of your own, where NAME is a
         Classifier, or a function from a Task to a Fitted whose tensors are `weight` and perhaps `bias`.
-    options: keyword arguments for the `fit` of an own classifier.
+    options: keyword arguments for the `fit` of an own classifier; None where nothing is fitted.
 
-    Raises UserError, in one line, if there is no such classifier.
+    Raises UserError, in one line, if there is no such classifier, or if it does not take the options.
 
     >>> find_classifier("crt") is CLASSIFIERS["crt"]
     True
@@ -82,6 +82,8 @@ def find_classifier(name: str, options: Mapping[str, Any] | None = None) -> Clas
             raise UserError(f"classifier={name} is {what}: name a Classifier, or a function from a Task to a Fitted")
         found = Classifier(found)  # type: ignore[arg-type]
     fit: Any = found.fit
+    if is_own(name) and options is not None:
+        check_options("classifier", name, fit, options, 1)
     return (
         replace(found, fit=lambda task: call_part("classifier", name, fit, options or {}, task))
         if is_own(name)

@@ -106,6 +106,18 @@ class Stage2Config:
         if self.hidden < 1:
             raise UserError(f"hidden={self.hidden}: it must be at least 1")
 
+    def options_of(self, name: str) -> dict[str, Any]:
+        """Returns the keyword arguments that are set for an own classifier. name: package.module:NAME.
+
+        Raises UserError if they are no mapping.
+        """
+        key = name.rpartition(":")[2]
+        options = self.options.get(key, {})
+        if not isinstance(options, Mapping):
+            told = f"it must name an option, as in stage2.options.{key}.NAME=VALUE"
+            raise UserError(f"stage2.options.{key}={options}: {told}")
+        return dict(options)
+
 
 @dataclass(frozen=True)
 class Stage2(Stage2Config, SmoothingConfig):
