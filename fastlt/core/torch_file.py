@@ -18,6 +18,7 @@ from typing import IO, Any, BinaryIO
 import torch
 from torch import Tensor
 
+from fastlt.core.errors import UserError
 from fastlt.core.files import AGAIN, replacing
 
 _ZIP = b"PK\x03\x04"
@@ -79,7 +80,8 @@ def read_torch_file(path: Path, harmless: Sequence[Any] = ()) -> Any:
 def write_torch_file(state: Any, path: Path, named: str = "", again: str = AGAIN, keep: Path | None = None) -> None:
     """Writes a state of tensors and plain values atomically; `read_torch_file` reads it.
 
-    named, again, keep, and the errors raised: as in `fastlt.core.files.replacing`.
+    named, again, keep, and the errors raised: as in `fastlt.core.files.replacing`. Raises UserError, too, for a state
+    with other objects, which `read_torch_file` would refuse.
     """
     with replacing(path, named, again, keep) as temporary, temporary.open("wb") as file:
         remembering = _Remembering(file)
@@ -87,6 +89,12 @@ def write_torch_file(state: Any, path: Path, named: str = "", again: str = AGAIN
             torch.save(state, remembering)  # type: ignore[arg-type]
         except RuntimeError as error:  # torch raises this instead of the OSError of a failed write
             raise remembering.error or OSError(errno.EIO, reason(error), str(path)) from error
+        file.flush()
+        if refused := torch.serialization.get_unsafe_globals_in_checkpoint(temporary):
+            raise UserError(
+                f"{path} would hold {refused[0]}, which is not read again: only tensors, numbers, texts, lists and "
+                "dicts may be in the state of a network or optimizer"
+            )
 
 
 class _Remembering:

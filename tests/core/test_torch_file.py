@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastlt.core.torch_file import AsksToRun, Unreadable, read_torch_file
+from fastlt.core.errors import UserError
+from fastlt.core.torch_file import AsksToRun, Unreadable, read_torch_file, write_torch_file
 
 STATE = {"settings": {"seed": 1}, "key": "k", "model": {"weight": torch.arange(300.0), "bias": torch.ones(3)}}
 
@@ -37,6 +38,14 @@ def read(data: bytes, path: Path) -> Any:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_whole_file_is_read(tmp_path: Path, zipped: bool) -> None:
     assert same(read(saved(STATE, _use_new_zipfile_serialization=zipped), tmp_path / "a.pt"))
+
+
+def test_what_would_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    write_torch_file(STATE, path)
+    with pytest.raises(UserError, match=r"a\.pt would hold numpy\S+, which is not read again: only tensors, numbers"):
+        write_torch_file({**STATE, "momentum": np.float64(0.9)}, path)
+    assert same(read_torch_file(path)) and list(tmp_path.iterdir()) == [path]
 
 
 def change(data: bytes, kind: str, at: int, rng: np.random.Generator) -> bytes:
