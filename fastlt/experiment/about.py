@@ -47,7 +47,7 @@ def describe(
         protocol=config.protocol.name,
         key=representation.key,
         features_key=representation.features_key or None,
-        trained_by=_but_its_seed(settings).key if config.representation else None,
+        trained_by=_trained_by(settings, config.representation is not None),
         epochs=settings.get("epochs"),
         image_size=None if given else config.image_size,
         evaluation=None if given else _evaluation(dataset, config),
@@ -76,8 +76,13 @@ def describe(
     )
 
 
-def _but_its_seed(settings: Mapping[str, Any]) -> Identity:
-    return Identity({name: value for name, value in settings.items() if name not in ("seed", "crop_seed")})
+def _trained_by(settings: Mapping[str, Any], given: bool) -> str | None:
+    told = {
+        name: value
+        for name, value in settings.items()
+        if (name not in ("seed", "crop_seed") if given else name.endswith(".source"))
+    }
+    return Identity(told).key if told or given else None
 
 
 def _evaluation(dataset: Dataset, config: TrainConfig) -> Evaluation:

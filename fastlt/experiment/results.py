@@ -183,7 +183,8 @@ class Results:
 
     sampler, drawing, epochs: of stage 1; unknown or None if an imported representation does not say.
     key: of the representation. features_key: of its stored features, if that is another (epochs=0).
-    trained_by: hash of all that determined the training of a given representation but its seed; None of others.
+    trained_by: hash of what other fields do not tell of the training: of a given representation, of all that
+        determined it but its seed; else of the sources of the user's own parts, None without any.
     image_size, evaluation: None for features of another network.
     feature_scale: number that features were divided by for the classifiers, if they were.
     parameters: number of parameters of the model.

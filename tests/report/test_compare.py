@@ -160,10 +160,13 @@ def test_what_is_not_the_same_experiment_is_not_averaged(change: dict[str, Any])
     assert len(gathered([run(seed=0), run(seed=1, **change)])) == 2
 
 
-def test_given_representations_of_other_trainings_are_not_averaged() -> None:
-    given: dict[str, Any] = {"checkpoint": {"epoch": 3, "chosen": "given: runs/other"}}
+@pytest.mark.parametrize("given", [{"checkpoint": {"epoch": 3, "chosen": "given: runs/other"}}, {}])
+def test_representations_of_other_trainings_or_own_parts_are_not_averaged(given: dict[str, Any]) -> None:
     runs = [run(seed=seed, trained_by=by, **given) for seed, by in enumerate(("ab" * 32, "ab" * 32, "cd" * 32))]
-    assert sorted(len(one.runs) for one in gathered(runs)) == [1, 2]
+    apart = gathered(runs)
+    assert sorted(len(one.runs) for one in apart) == [1, 2] and len({name(one) for one in apart}) == 2
+    (alike,) = gathered(runs[:2])
+    assert "source=" not in name(alike)
 
 
 @pytest.mark.parametrize(

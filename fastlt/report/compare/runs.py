@@ -56,8 +56,15 @@ def gather(loaded: Iterable[tuple[str, Results]]) -> tuple[list[RunGroup], list[
     """
     found: dict[RunGroup, dict[int, tuple[str, Results]]] = {}
     warnings = []
+    loaded = list(loaded)
+    sources: dict[RunGroup, set[str | None]] = {}
+    for _, results in loaded:
+        sources.setdefault(_setting(results), set()).add(results.trained_by)
     for folder, results in loaded:
         run_group = _setting(results)
+        if len(sources[run_group]) > 1:  # a part of the user's own was edited between these runs
+            source = Departure("source", "null", (results.trained_by or "unknown")[:12])
+            run_group = replace(run_group, departures=tuple(sorted((*run_group.departures, source), key=_key)))
         runs = found.setdefault(run_group, {})
         kept = runs.setdefault(results.seed, (folder, results))
         if kept[1] is results:
@@ -164,8 +171,12 @@ def _setting(results: Results) -> RunGroup:
         epochs=results.epochs,
         image_size=results.image_size,
         precision=results.precision,
-        departures=tuple(sorted(found, key=lambda one: one.key)),
+        departures=tuple(sorted(found, key=_key)),
     )
+
+
+def _key(departure: Departure) -> str:
+    return departure.key
 
 
 def _beside_samplers(run_group: RunGroup, others: Iterable[RunGroup]) -> RunGroup:
