@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import hydra
 
 from fastlt.core.cli import one_line, own_parts
-from fastlt.core.config import RUN, changed
+from fastlt.core.config import RUN, changed, flat
 from fastlt.core.errors import UserError
 from fastlt.core.identity import Identity
 from fastlt.core.log import say
@@ -23,7 +23,7 @@ from fastlt.core.typed import read_json, typed, write_json
 from fastlt.core.yaml_file import write_yaml
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.choosing import choose_split
-from fastlt.experiment.config import TrainConfig
+from fastlt.experiment.config import PARTS, TrainConfig
 from fastlt.experiment.departures import find_departures
 from fastlt.experiment.embedded import draw_embedded
 from fastlt.experiment.given import open_dataset
@@ -83,6 +83,7 @@ class Cell:
     def freeze(self) -> None:
         """Writes the key, departures and configuration of the cell to the file that a job reads."""
         told = {"key": self.key, "departures": self.departures, "config": asdict(self.config)}
+        told["inputs"] = inputs(self.config, self.dataset)
         write_yaml(self.frozen, told, shared=True)
 
     def planned(self) -> dict[str, Any]:
@@ -198,6 +199,14 @@ def results_key(config: TrainConfig, dataset: Dataset) -> str:
     """Returns a hash of everything that determines a cell's results."""
     classifiers = own_sources(**{f"classifier {name}": name for name in config.classifier_names})
     return Identity({**determined_by(config, dataset).about, **changed(config, RUN), **classifiers}).key
+
+
+def inputs(config: TrainConfig, dataset: Dataset) -> dict[str, str]:
+    """Returns digests of what the key of a cell covers and others may change: the dataset and the user's own parts."""
+    values = flat(config)
+    parts = {key: str(values[key]) for key in PARTS}
+    classifiers = {f"classifier {name}": name for name in config.classifier_names}
+    return {"dataset": dataset.digest, **own_sources(**parts, **classifiers)}
 
 
 def write_plan(grid: str, cells: Sequence[Cell], out: Path) -> None:

@@ -21,7 +21,7 @@ from fastlt.core.typed import read_json, typed, write_json
 from fastlt.core.yaml_file import read_yaml
 from fastlt.experiment.config import TrainConfig
 from fastlt.experiment.given import open_dataset
-from fastlt.grid.cells import FAILURE, failure_in, result_key
+from fastlt.grid.cells import FAILURE, failure_in, inputs, result_key
 from fastlt.train import LOCK, train
 
 ANY = "any"  # the value of `forgiven` by which a cell is tried again after any failure
@@ -63,6 +63,12 @@ def run_cell(frozen: Path, threads: int = 0, slot: Path | None = None, forgiven:
             work_on(device)
             used = set_threads(threads or config.threads)
             dataset = open_dataset(config)
+            now = inputs(config, dataset).items()
+            if edited := [key for key, digest in now if cell.inputs.get(key) != digest]:
+                raise UserError(
+                    f"{edited[0].removesuffix('.source')} was changed since this cell was planned: give the command of "
+                    "the grid again, which plans the cells of what is there now"
+                )
             departures: Any = OmegaConf.to_container(cell.departures)
             train(config, dataset, run, device, used, departures, cell=cell.key, tell=sys.stdout.write)
             _write_beside(run, regrets())

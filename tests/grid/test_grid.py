@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import re
+import sys
 import time
 from math import inf
 from pathlib import Path
@@ -21,9 +22,9 @@ from fastlt.data.convert import convert
 from fastlt.grid import local
 from fastlt.grid.__main__ import main
 from fastlt.grid.arguments import combinations, split_arguments
-from fastlt.grid.cells import Cell
+from fastlt.grid.cells import Cell, failure_in
 from fastlt.grid.estimate import START, cost
-from fastlt.grid.job import _write_beside, failed_beside, write_failure
+from fastlt.grid.job import _write_beside, failed_beside, run_cell, write_failure
 from fastlt.grid.local import Progress, Slot, _Node, slots_here
 from fastlt.grid.measure import Rates
 from fastlt.grid.view import View
@@ -149,6 +150,23 @@ def test_cells_are_frozen_before_they_run(place: Path, monkeypatch: pytest.Monke
     assert (config["sampler"]["name"], config["seed"], config["epochs"]) == ("sqrt", 3, 2)
     assert config["protocol"]["lr"] == 0.3
     assert not list(tmp_path.glob("*/results.json"))
+
+
+def test_a_cell_is_not_computed_with_another_part_than_it_was_planned_with(
+    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for source in ("def fit(task): ...\n", "def fit(task): pass  # edited while the cell waits\n"):
+        (tmp_path / "edited.py").write_text(source)
+        sys.modules.pop("edited", None)
+        if "pass" not in source:
+            arguments = (*MINE, f"out={tmp_path}", "seed=0", "sampler=sqrt", "classifiers=[joint,edited:fit]")
+            (cell,) = settled(place, monkeypatch, *arguments)
+    with pytest.raises(UserError, match=r"^classifier edited:fit was changed since this cell was planned: give the"):
+        run_cell(cell.frozen, 1)
+    failure = failure_in(cell.run)
+    assert failure is not None and "edited:fit was changed" in failure.error
+    assert not list(cell.run.glob("*.pt"))
 
 
 def test_a_command_for_fewer_cells_leaves_the_others_planned(
