@@ -95,9 +95,14 @@ def make_average(model: Model, ema: float, swa: SWA) -> MovingAverage | EpochAve
 def average_into(average: Model, model: Model, decay: float) -> None:
     """Updates an average of the weights: average = decay * average + (1 - decay) * model.
 
-    The running statistics of BatchNorm are averaged as well; integer buffers are copied.
+    The running statistics of BatchNorm are averaged as well; integer buffers are copied, and so is further state that a
+    module of the user's own may have (get_extra_state).
     """
     mine, theirs = average.state_dict(), model.state_dict()
+    if further := [name for name, value in theirs.items() if not isinstance(value, torch.Tensor)]:
+        average.load_state_dict({**mine, **{name: copy.deepcopy(theirs[name]) for name in further}})
+        for name in further:
+            del mine[name]
     floats = {name: value for name, value in mine.items() if value.is_floating_point()}
     once = {(value.data_ptr(), value.shape): name for name, value in floats.items()}  # tied weights have several names
     torch._foreach_lerp_([mine[name] for name in once.values()], [theirs[name] for name in once.values()], 1 - decay)

@@ -1,5 +1,6 @@
 """The training loop: steps, evaluation after each epoch, and the state from which any step can be resumed."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -258,7 +259,10 @@ class Trainer:
         accuracy = self.accuracy = 100.0 * float(right.sum() / total.sum())
         if accuracy > self.best:
             weights = self.stage.weights(evaluated)
-            kept = {name: value.detach().cpu().clone() for name, value in weights.items()}
+            kept = {
+                name: value.detach().cpu().clone() if isinstance(value, torch.Tensor) else copy.deepcopy(value)
+                for name, value in weights.items()  # a module of the user's own may have further state
+            }
             self.best, self.kept = accuracy, {"epoch": self.epoch + 1, "model": kept}
         row = {"val_accuracy": accuracy}
         for number, name in enumerate(() if self.class_groups is None else GROUPS):

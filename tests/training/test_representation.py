@@ -577,6 +577,31 @@ def test_best_epoch_on_val_is_kept(tmp_path: Path) -> None:
     assert isinstance(result.model, Model)
 
 
+class Counted(nn.Sequential):
+    """Counts its training steps in a state that is no tensor."""
+
+    steps = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.steps += self.training
+        return super().forward(x)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.steps = state["steps"]
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_network_may_have_further_state_than_tensors(ema: float, tmp_path: Path) -> None:
+    model = build_model(f"{__name__}:tiny", 4, 0, 8)
+    model.backbone = Counted(*tiny())
+    how: Any = Schedule(3, 0.1, 0.9, 1e-4), Recipe(ema=ema), Noise(), Noise()
+    result = train_representation(SETTINGS, Trainer(model, *how), tmp_path)
+    assert result.model.backbone.steps == 6 * result.epoch  # type: ignore[union-attr]
+
+
 def test_one_image_at_once_is_too_few_for_batch_norm(tmp_path: Path) -> None:
     for batch, accumulate in ((1, 1), (1, 4)):
         model = build_model(f"{__name__}:narrow", 4, 0, 8)
