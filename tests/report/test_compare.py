@@ -630,7 +630,9 @@ def test_same_runs_same_bytes_and_nothing_old_stays(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_latex_is_balanced(tmp_path: Path) -> None:
     out = reported([run(dataset="my_{data}\\&$#^~", names=("joint", "a_b%"))], tmp_path)
-    for path in (out / "tables").glob("*.tex"):
+    tables = list((out / "tables").glob("*.tex"))
+    assert tables
+    for path in tables:
         lines = path.read_text(encoding="utf-8").splitlines()
         code = [line for line in lines if not line.startswith("%")]
         columns = len(code[0].split("{")[2].rstrip("}"))
