@@ -135,14 +135,19 @@ def cpu(members, class_start, quota, drawn, seed, epoch):
     return order
 
 
+@njit(cache=True)
+def _draw_class(cumulative, position, seed, epoch):
+    """Returns the class that a position draws, and two random words for one of its samples."""
+    w0, w1, w2, w3 = philox(seed, position, (_IID << 28) ^ (position >> 32), 0, epoch)
+    return min(np.searchsorted(cumulative, unit53(w0, w1), side="right"), cumulative.shape[0] - 1), w2, w3
+
+
 @njit(cache=True, parallel=True)
 def cpu_iid(members, class_start, cumulative, length, seed, epoch):
     """Compiled `iid` drawing; see `sample_order_iid`."""
     order = np.empty(length, np.int64)
-    last = cumulative.shape[0] - 1
     for position in prange(length):
-        w0, w1, w2, w3 = philox(seed, position, (_IID << 28) ^ (position >> 32), 0, epoch)
-        j = min(np.searchsorted(cumulative, unit53(w0, w1), side="right"), last)
+        j, w2, w3 = _draw_class(cumulative, position, seed, epoch)
         n = class_start[j + 1] - class_start[j]
         order[position] = members[class_start[j] + below(w2, w3, n)]
     return order
@@ -152,11 +157,25 @@ def cpu_iid(members, class_start, cumulative, length, seed, epoch):
 def cpu_classes(cumulative, length, seed, epoch):
     """Returns the class of every position, int64 [length], as `cpu_iid` draws it."""
     classes = np.empty(length, np.int64)
-    last = cumulative.shape[0] - 1
     for position in prange(length):
-        w0, w1, _, _ = philox(seed, position, (_IID << 28) ^ (position >> 32), 0, epoch)
-        classes[position] = min(np.searchsorted(cumulative, unit53(w0, w1), side="right"), last)
+        classes[position] = _draw_class(cumulative, position, seed, epoch)[0]
     return classes
+
+
+@njit(cache=True)
+def _sample_of_walk(j, place, members, class_start, walks, turns, seed):
+    """Returns sample `place` of the walk of class j.
+
+    The permutation of a class is kept until all its samples were taken: walks [N] holds those of all classes, turns [C]
+    which of its permutations each is (-1: none yet).
+    """
+    a, b = class_start[j], class_start[j + 1]
+    turn = place // (b - a)
+    if turn != turns[j]:
+        walks[a:b] = members[a:b]
+        _shuffle(walks[a:b], seed, _WALK, j, turn)
+        turns[j] = turn
+    return walks[a + place - turn * (b - a)]
 
 
 @njit(cache=True)
@@ -168,13 +187,7 @@ def cpu_cycled(members, class_start, classes, drawn, seed):
     place = drawn.copy()
     for position in range(classes.shape[0]):
         j = classes[position]
-        a, b = class_start[j], class_start[j + 1]
-        turn = place[j] // (b - a)
-        if turn != turns[j]:
-            walks[a:b] = members[a:b]
-            _shuffle(walks[a:b], seed, _WALK, j, turn)
-            turns[j] = turn
-        order[position] = walks[a + place[j] - turn * (b - a)]
+        order[position] = _sample_of_walk(j, place[j], members, class_start, walks, turns, seed)
         place[j] += 1
     return order
 
@@ -184,7 +197,6 @@ def cpu_reference(members, class_start, visit, length, seed, epoch):
     """Compiled `reference` drawing; see `sample_order_reference`."""
     classes = class_start.shape[0] - 1
     order = np.empty(length, np.int64)
-    # The current permutation of a class is kept between visits and replaced once all its samples were taken.
     walks = members.copy()
     turns = np.full(classes, -1, np.int64)
     sequence = np.arange(classes)
@@ -198,14 +210,8 @@ def cpu_reference(members, class_start, visit, length, seed, epoch):
             _shuffle(sequence, seed, _CLASSES, 0, turn)
             sequence_turn = turn
         j = sequence[number - turn * classes]
-        a, b = class_start[j], class_start[j + 1]
         place = turn * visit + stream - number * visit
-        class_turn = place // (b - a)
-        if class_turn != turns[j]:
-            walks[a:b] = members[a:b]
-            _shuffle(walks[a:b], seed, _WALK, j, class_turn)
-            turns[j] = class_turn
-        order[position] = walks[a + place - class_turn * (b - a)]
+        order[position] = _sample_of_walk(j, place, members, class_start, walks, turns, seed)
     return order
 
 
@@ -225,10 +231,7 @@ def sample_order(members, class_start, quota, drawn, seed, epoch):
         members, class_start = np.arange(5), np.array([0, 3, 5])
         sample_order(members, class_start, quota=np.array([2, 2]), drawn=np.array([0, 0]), seed=0, epoch=0)
     """
-    _check(members, class_start)
-    empty = np.flatnonzero((np.diff(class_start) == 0) & (np.asarray(quota) > 0))
-    if len(empty):
-        raise ValueError(f"class {empty[0]} has no image but a quota of {quota[empty[0]]}")
+    _check(members, class_start, quota, "a quota of")
     start_threads()
     return cpu(members, class_start, quota, drawn, uint64(seed), np.int64(epoch))
 
@@ -241,8 +244,7 @@ def sample_order_iid(members, class_start, probabilities, length, seed, epoch):
     probabilities: float64 [C], sum 1. members, class_start: as in `sample_order`. Raises ValueError if a class without
     samples has a probability above 0, or for wrong dtypes or class starts.
     """
-    _check(members, class_start)
-    _check_drawn(class_start, probabilities)
+    _check(members, class_start, probabilities, "probability")
     start_threads()
     return cpu_iid(members, class_start, np.cumsum(probabilities), np.int64(length), uint64(seed), np.int64(epoch))
 
@@ -260,8 +262,7 @@ def sample_order_cycled(members, class_start, probabilities, drawn, length, seed
     class_start: as in `sample_order`. Raises ValueError if a class without samples has a probability above 0, or for
     wrong dtypes or class starts.
     """
-    _check(members, class_start)
-    _check_drawn(class_start, probabilities)
+    _check(members, class_start, probabilities, "probability")
     classes = drawn_classes(probabilities, length, seed, epoch)
     return cpu_cycled(members, class_start, classes, drawn, uint64(seed))
 
@@ -272,21 +273,16 @@ def sample_order_reference(members, class_start, visit, length, seed, epoch):
     visit: how many samples each visit to a class takes (4 in the authors' code). members, class_start: as in
     `sample_order`. Raises ValueError if a class has no samples, or for wrong dtypes or class starts.
     """
-    _check(members, class_start)
-    empty = np.flatnonzero(np.diff(class_start) == 0)
-    if len(empty):
-        raise ValueError(f"class {empty[0]} has no image")
+    _check(members, class_start, np.full(len(class_start) - 1, visit), "visits of")
     return cpu_reference(members, class_start, np.int64(visit), np.int64(length), uint64(seed), np.int64(epoch))
 
 
-def _check(members, class_start):
+def _check(members, class_start, shares, what):
+    """Raises the ValueErrors of the functions above; `shares`, called `what`, must be 0 for a class without samples."""
     if members.dtype != np.int64 or class_start.dtype != np.int64:
         raise ValueError(f"members and class_start must be int64, not {members.dtype} and {class_start.dtype}")
     if class_start[0] != 0 or class_start[-1] != len(members) or (np.diff(class_start) < 0).any():
         raise ValueError(f"class_start must rise from 0 to {len(members)}, the number of members")
-
-
-def _check_drawn(class_start, probabilities):
-    empty = np.flatnonzero((np.diff(class_start) == 0) & (probabilities > 0))
+    empty = np.flatnonzero((np.diff(class_start) == 0) & (np.asarray(shares) > 0))
     if len(empty):
-        raise ValueError(f"class {empty[0]} has no image but probability {probabilities[empty[0]]}")
+        raise ValueError(f"class {empty[0]} has no image but {what} {shares[empty[0]]}")
