@@ -10,16 +10,12 @@ import numpy as np
 from numba import njit, uint64
 
 from fastlt.kernels import augment_codes as codes
-from fastlt.kernels.philox import philox, unit
+from fastlt.kernels.draw_plan import position_words
+from fastlt.kernels.philox import unit
 
 # Operations of policies that are not carried out as they stand: they become an affine map.
 SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, ROTATE = range(32, 37)
 TRIES = 10  # to find a rectangle
-
-
-@njit(inline="always")
-def _words(seed, epoch, position, purpose):
-    return philox(seed, position, position >> 32, purpose, epoch)
 
 
 @njit(cache=True)
@@ -72,9 +68,9 @@ def draw_policy(slots, positions, table, size, bilinear, fill, seed, epoch, purp
     """
     rows, length = table.shape[0], table.shape[1]
     for i in range(positions.shape[0]):
-        row = int(unit(_words(seed, epoch, positions[i], purpose)[0]) * rows)
+        row = int(unit(position_words(seed, epoch, positions[i], purpose)[0]) * rows)
         for j in range(length):
-            w0, w1, _, _ = _words(seed, epoch, positions[i], purpose + 1 + j)
+            w0, w1, _, _ = position_words(seed, epoch, positions[i], purpose + 1 + j)
             if unit(w0) > table[row, j, 1]:
                 continue
             magnitude = table[row, j, 2]
@@ -87,7 +83,7 @@ def draw_policy(slots, positions, table, size, bilinear, fill, seed, epoch, purp
 def draw_sometimes(slots, positions, code, probability, seed, epoch, purpose):
     """An operation without arguments. slots: float64 [n, 1, WIDTH]."""
     for i in range(positions.shape[0]):
-        if unit(_words(seed, epoch, positions[i], purpose)[0]) <= probability:
+        if unit(position_words(seed, epoch, positions[i], purpose)[0]) <= probability:
             slots[i, 0, 0] = code
 
 
@@ -95,7 +91,7 @@ def draw_sometimes(slots, positions, code, probability, seed, epoch, purpose):
 def draw_rotations(slots, positions, degrees, size, bilinear, fill, seed, epoch, purpose):
     """A turn by an angle uniform in -+degrees. slots: float64 [n, 1, WIDTH]."""
     for i in range(positions.shape[0]):
-        angle = degrees * (2.0 * unit(_words(seed, epoch, positions[i], purpose)[0]) - 1.0)
+        angle = degrees * (2.0 * unit(position_words(seed, epoch, positions[i], purpose)[0]) - 1.0)
         _rotated(slots[i, 0], angle, size, bilinear, fill)
 
 
@@ -103,7 +99,7 @@ def draw_rotations(slots, positions, degrees, size, bilinear, fill, seed, epoch,
 def draw_blurs(slots, positions, taps, low, high, probability, seed, epoch, purpose):
     """A Gaussian blur of sigma uniform in low..high. slots: float64 [n, 1, WIDTH]."""
     for i in range(positions.shape[0]):
-        w0, w1, _, _ = _words(seed, epoch, positions[i], purpose)
+        w0, w1, _, _ = position_words(seed, epoch, positions[i], purpose)
         if unit(w0) <= probability:
             slots[i, 0, 0], slots[i, 0, 1], slots[i, 0, 2] = codes.BLUR, taps, low + unit(w1) * (high - low)
 
@@ -116,8 +112,8 @@ def draw_colours(slots, positions, strengths, probability, seed, epoch, purpose)
     -+strength; 0 leaves an operation out.
     """
     for i in range(positions.shape[0]):
-        w0, w1, w2, w3 = _words(seed, epoch, positions[i], purpose)
-        chosen, order, _, _ = _words(seed, epoch, positions[i], purpose + 1)
+        w0, w1, w2, w3 = position_words(seed, epoch, positions[i], purpose)
+        chosen, order, _, _ = position_words(seed, epoch, positions[i], purpose + 1)
         if unit(chosen) > probability:
             continue
         left = np.arange(4)
@@ -141,7 +137,7 @@ def draw_cutouts(slots, positions, length, size, probability, seed, epoch, purpo
     """
     for i in range(positions.shape[0]):
         for j in range(slots.shape[1]):
-            w0, w1, w2, _ = _words(seed, epoch, positions[i], purpose + j)
+            w0, w1, w2, _ = position_words(seed, epoch, positions[i], purpose + j)
             if unit(w2) > probability:
                 continue
             y, x = int(unit(w0) * size), int(unit(w1) * size)
@@ -156,10 +152,10 @@ def draw_erasings(slots, positions, size, scale, ratio, probability, seed, epoch
     the area. ratio: (low, high) of height over width."""
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for i in range(positions.shape[0]):
-        if unit(_words(seed, epoch, positions[i], purpose)[0]) > probability:
+        if unit(position_words(seed, epoch, positions[i], purpose)[0]) > probability:
             continue
         for attempt in range(TRIES):
-            w0, w1, w2, w3 = _words(seed, epoch, positions[i], purpose + 1 + attempt)
+            w0, w1, w2, w3 = position_words(seed, epoch, positions[i], purpose + 1 + attempt)
             area = size * size * (scale[0] + unit(w0) * (scale[1] - scale[0]))
             aspect = math.exp(low + unit(w1) * (high - low))
             height, width = int(round(math.sqrt(area * aspect))), int(round(math.sqrt(area / aspect)))

@@ -75,7 +75,8 @@ def _reference_unit(word):
 
 
 @njit(inline="always")
-def _words(seed, epoch, position, purpose):
+def position_words(seed, epoch, position, purpose):
+    """Returns the four random words (32 bits each, as uint64) that a position of an epoch has for one purpose."""
     return philox(seed, position, position >> 32, purpose, epoch)
 
 
@@ -85,7 +86,7 @@ def _resized_crop(height, width, scale, ratio, seed, epoch, position):
     area = np.float64(height) * np.float64(width)
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for attempt in range(TRIES):
-        w0, w1, w2, w3 = _words(seed, epoch, position, attempt)
+        w0, w1, w2, w3 = position_words(seed, epoch, position, attempt)
         target = area * (scale[0] + unit(w0) * (scale[1] - scale[0]))
         aspect = math.exp(low + unit(w1) * (high - low))
         w = int(round(math.sqrt(target * aspect)))
@@ -115,7 +116,7 @@ def cpu_pad_crop(height, width, positions, size, pad, seed, epoch):
     """Compiled loop of `draw_pad_crops`; returns boxes int32 [n, 4]."""
     box = np.empty((positions.shape[0], 4), np.int32)
     for i in range(positions.shape[0]):
-        w0, w1, _, _ = _words(seed, epoch, positions[i], 0)
+        w0, w1, _, _ = position_words(seed, epoch, positions[i], 0)
         box[i, 0] = int(unit(w0) * (height[i] + 2 * pad - size + 1)) - pad
         box[i, 1] = int(unit(w1) * (width[i] + 2 * pad - size + 1)) - pad
         box[i, 2] = box[i, 3] = size
@@ -127,7 +128,7 @@ def cpu_flip(positions, seed, epoch):
     """Compiled loop of `draw_flips`; returns uint8 [n]."""
     flip = np.empty(positions.shape[0], np.uint8)
     for i in range(positions.shape[0]):
-        flip[i] = _words(seed, epoch, positions[i], _FLIP)[0] >> uint64(31)
+        flip[i] = position_words(seed, epoch, positions[i], _FLIP)[0] >> uint64(31)
     return flip
 
 
@@ -136,7 +137,7 @@ def cpu_jitter(positions, strength, seed, epoch):
     """Compiled loop of `draw_jitter`; returns float32 [n, 4]."""
     jitter = np.empty((positions.shape[0], 4), np.float32)
     for i in range(positions.shape[0]):
-        w0, w1, w2, w3 = _words(seed, epoch, positions[i], _COLOUR)
+        w0, w1, w2, w3 = position_words(seed, epoch, positions[i], _COLOUR)
         jitter[i, 0] = 1.0 + strength * (2.0 * unit(w0) - 1.0)
         jitter[i, 1] = 1.0 + strength * (2.0 * unit(w1) - 1.0)
         jitter[i, 2] = 1.0 + strength * (2.0 * unit(w2) - 1.0)
