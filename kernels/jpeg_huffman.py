@@ -104,7 +104,7 @@ def skip_ac(stream, at, to, skips, fast, slow, symbols):
 
 
 @njit(cache=True, inline="always")
-def number(bits, size):
+def signed(bits, size):
     """Returns the signed number of `size` bits (1 to 15) that a uint64 begins with, as JPEG writes coefficients."""
     value = np.int64(bits >> np.uint64(64 - size))
     return value if value >> (size - 1) else value - (1 << size) + 1
@@ -141,12 +141,12 @@ def build_writer(data, at, codes, lengths):
 
 
 @njit(cache=True)
-def write_completed(data, at, number, lengths_before, out, o):
+def write_completed(data, at, number, out, o):
     """Writes a DC table with the codes that `build_writer` added, without the marker; returns the offset behind it.
 
-    number: of the table. lengths_before: int64 [CATEGORIES], filled here. out: uint8, room for 300 bytes from `o` on.
+    number: of the table. out: uint8, room for 300 bytes from `o` on.
     """
-    lengths_before[:] = 0
+    seen = np.zeros(CATEGORIES, np.bool_)
     out[o] = number
     total = 0
     for i in range(16):
@@ -156,9 +156,9 @@ def write_completed(data, at, number, lengths_before, out, o):
         symbol = data[at + 16 + i]
         out[o + 17 + i] = symbol
         if symbol < CATEGORIES:
-            lengths_before[symbol] = 1
+            seen[symbol] = True
     for category in range(CATEGORIES):
-        if lengths_before[category] == 0:
+        if not seen[category]:
             out[o + 17 + total] = category
             out[o + 16] += 1
             total += 1

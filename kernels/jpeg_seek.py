@@ -28,7 +28,7 @@ from fastlt.kernels.jpeg_header import (
     SIGNATURE,
     read_header,
 )
-from fastlt.kernels.jpeg_huffman import CATEGORIES, LIMIT, number, read_symbol, skip_ac
+from fastlt.kernels.jpeg_huffman import CATEGORIES, LIMIT, read_symbol, signed, skip_ac
 from fastlt.kernels.jpeg_tables import build_tables
 from fastlt.kernels.words import load_word, store_word
 
@@ -125,7 +125,7 @@ def find_points(data, head, step, points):
                     if entry == 0 or size >= CATEGORIES:
                         return False
                     if size:
-                        predicted[k] += number(bits << np.uint64(entry >> 8), size)
+                        predicted[k] += signed(bits << np.uint64(entry >> 8), size)
                     at += (entry >> 8) + size
                     if not -LIMIT <= predicted[k] < LIMIT:
                         return False

@@ -31,7 +31,7 @@ from fastlt.kernels.jpeg_header import (
     WIDTH,
     read_header,
 )
-from fastlt.kernels.jpeg_huffman import CATEGORIES, LIMIT, number, read_symbol, skip_ac, write_completed
+from fastlt.kernels.jpeg_huffman import CATEGORIES, LIMIT, read_symbol, signed, skip_ac, write_completed
 from fastlt.kernels.jpeg_seek import POINT, PREFIX, VERSION
 from fastlt.kernels.jpeg_tables import build_tables
 from fastlt.kernels.words import load_word
@@ -112,16 +112,15 @@ def _write_header(data, head, height, width, out):
     """Writes the segments that determine pixels, with another size and complete DC tables; returns their length."""
     out[0], out[1] = 0xFF, 0xD8
     at, o = 2, 2
-    seen = np.zeros(CATEGORIES, np.int64)
     while at <= head[BEFORE_SCAN]:
         marker, length = data[at + 1], 2 + _short(data, at + 2)
         if at == head[BEFORE_SCAN]:
-            for number_ in range(4):
+            for number in range(4):
                 used = False
                 for k in range(head[COMPONENTS]):
-                    used |= head[DC_TABLE + k] == number_
+                    used |= head[DC_TABLE + k] == number
                 if used:
-                    end = write_completed(data, head[DC + number_], number_, seen, out, o + 4)
+                    end = write_completed(data, head[DC + number], number, out, o + 4)
                     out[o], out[o + 1], out[o + 2], out[o + 3] = 0xFF, 0xC4, (end - o - 2) >> 8, (end - o - 2) & 255
                     o = end
         if KEPT[marker]:
@@ -165,7 +164,7 @@ def _write_scan(data, head, step, first, last, begin, end, out, o):
                 return 0
             value = _coefficient(here, k)
             if category:
-                value += number(word << np.uint64(entry >> 8), category)
+                value += signed(word << np.uint64(entry >> 8), category)
             at += (entry >> 8) + category
             difference, category = value - before[k], 0
             before[k] = _coefficient(there, k)
