@@ -10,18 +10,17 @@ import numba
 from numba.core.ccallback import CFunc
 from numba.core.dispatcher import Dispatcher
 
-HERE = Path(__file__).parent
 _config: Any = numba.config  # its attributes are made from the environment, so type checkers do not know them
 _TOLD = "FASTLT_KERNEL_CACHE_TOLD"  # the lines that were printed, which child processes do not repeat
 
 
-def settle_cache(package: Path = HERE) -> None:
+def settle_cache() -> None:
     """Gives Numba a writable cache folder. Must be called before the first kernel is defined.
 
-    Numba caches in NUMBA_CACHE_DIR, in `package`'s `__pycache__` or in the user's cache folder, and raises an error if
-    none of them is writable. In that case a folder that belongs to the user is made in the system's temporary folder.
-    If that fails too, caching is turned off, and every process compiles the kernels again. The first process reports
-    either case on stderr.
+    Numba caches in NUMBA_CACHE_DIR, in this folder's `__pycache__` or in the user's cache folder, and raises an error
+    if none of them is writable. In that case a folder that belongs to the user is made in the system's temporary
+    folder. If that fails too, caching is turned off, and every process compiles the kernels again. The first process
+    reports either case on stderr.
 
     NUMBA_DISABLE_JIT, which some set to debug other code, is ignored, as the kernels only work compiled.
     """
@@ -29,7 +28,7 @@ def settle_cache(package: Path = HERE) -> None:
         _config.DISABLE_JIT = 0
         os.environ["NUMBA_DISABLE_JIT"] = "0"  # which Numba reads again once its other variables change
         _say("NUMBA_DISABLE_JIT is ignored: fastlt's kernels only work compiled")
-    if kernel_folder(package) is not None:
+    if kernel_folder() is not None:
         return
     try:
         folder = _own_folder(Path(tempfile.gettempdir()) / f"fastlt-kernels-{os.getuid()}")
@@ -44,11 +43,11 @@ def settle_cache(package: Path = HERE) -> None:
     _config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = str(folder)
 
 
-def kernel_folder(package: Path = HERE) -> Path | None:
+def kernel_folder() -> Path | None:
     """Returns the folder that Numba chooses by itself for compiled kernels; None if it finds no writable one."""
     users = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "numba"
     asked = [Path(_config.CACHE_DIR)] if _config.CACHE_DIR else []
-    return next((folder for folder in (*asked, package / "__pycache__", users) if writable(folder)), None)
+    return next((folder for folder in (*asked, Path(__file__).parent / "__pycache__", users) if writable(folder)), None)
 
 
 def writable(folder: Path) -> bool:
