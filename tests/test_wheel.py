@@ -32,7 +32,7 @@ def test_wheel_installs_and_runs_elsewhere(tmp_path: Path) -> None:
         assert f"fastlt/conf/{file.relative_to(ROOT / 'conf')}" in names
     for file in (ROOT / "kernels").glob("*.py"):
         assert f"fastlt/kernels/{file.name}" in names
-    assert {f"fastlt/report/compare/page.{kind}" for kind in ("css", "js")} <= set(names)
+    assert {"fastlt/py.typed", *(f"fastlt/report/compare/page.{kind}" for kind in ("css", "html", "js"))} <= set(names)
     assert not [name for name in names if name.split("/")[0] not in ("fastlt",) and "dist-info" not in name]
 
     environment = tmp_path / "environment"
