@@ -83,14 +83,13 @@ def _reference_smooth(image: np.ndarray) -> np.ndarray:
 
 def _reference_adapted(plane: np.ndarray, code: int) -> np.ndarray:
     counts = np.bincount(plane.reshape(-1), minlength=256)
-    low, high = plane.min(), int(plane.max())
+    low, high = int(plane.min()), int(plane.max())
     if low == high:
         return plane
     if code == codes.AUTOCONTRAST:
-        scale = 255 / (high - int(low))
-        return np.array([int(min(max(level * scale - int(low) * scale, 0), 255)) for level in range(256)], np.uint8)[
-            plane
-        ]
+        scale = 255 / (high - low)
+        levels = [int(min(max(level * scale - low * scale, 0), 255)) for level in range(256)]
+        return np.array(levels, np.uint8)[plane]
     step = (plane.size - counts[high]) // 255
     if step == 0:
         return plane
