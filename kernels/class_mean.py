@@ -1,7 +1,7 @@
 """Class means of features for the nearest-class-mean classifier (Kang et al. 2020, section 4).
 
-The means are computed for three kinds of features: unchanged (`un`), L2-normalised (`l2n`), and centred by the mean of
-all rows, then L2-normalised (`cl2n`). The means themselves are not normalised. The compiled loops are in
+The means are computed for three kinds of features: unchanged (`un`), L2-normalized (`l2n`), and centred by the mean of
+all rows, then L2-normalized (`cl2n`). The means themselves are not normalized. The compiled loops are in
 class_mean_cpu.py and class_mean_cuda.py.
 """
 
@@ -38,7 +38,7 @@ def reference(features: NDArray[Any], labels: NDArray[np.int64], num_classes: in
     """The definition of `class_mean` in NumPy and float64."""
     raw = features.astype(np.float64)
     mean = raw.mean(axis=0)
-    kinds = [raw, _normalised(raw), _normalised(raw - mean)]
+    kinds = [raw, _normalized(raw), _normalized(raw - mean)]
     means = np.zeros((3, num_classes, raw.shape[1]))
     for label in np.unique(labels):
         for kind, rows in enumerate(kinds):
@@ -47,7 +47,7 @@ def reference(features: NDArray[Any], labels: NDArray[np.int64], num_classes: in
     return ClassMeans(np.bincount(labels, minlength=num_classes), un, l2n, cl2n, mean.astype(np.float32))
 
 
-def _normalised(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+def _normalized(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0)
 
@@ -71,7 +71,7 @@ def cuda(features: torch.Tensor, labels: torch.Tensor, num_classes: int) -> Clas
 
 
 def class_mean(features: Any, labels: Any, num_classes: int) -> ClassMeans:
-    """Computes the class means of raw, of L2-normalised, and of centred, then L2-normalised features.
+    """Computes the class means of raw, of L2-normalized, and of centred, then L2-normalized features.
 
     For class c with rows x_i, i in I_c, and m the mean of all rows:
 

@@ -1,6 +1,6 @@
 """Finds the values of tau at which each sample is classified correctly, for all tau at once.
 
-In tau-normalisation (Kang et al. 2020, section 4), class y wins at tau if z_y ||w_y||^-tau >= z_c ||w_c||^-tau for
+In tau-normalization (Kang et al. 2020, section 4), class y wins at tau if z_y ||w_y||^-tau >= z_c ||w_c||^-tau for
 every class c, where z = Wx without bias. With z_y, z_c > 0 and b = log ||w|| this is the same as
 tau (b_c - b_y) >= log(z_c / z_y): a lower bound of tau if b_c > b_y, an upper bound if b_c < b_y. The values of tau at
 which y wins therefore form one closed interval.

@@ -95,7 +95,7 @@ CHANGES = {  # module, what stands there, what is to stand there, and what is th
     "a comment of a kernel": ("kernels.class_mean", "from __future__", "# A remark.\nfrom __future__", set()),
     "a docstring of a kernel": (
         "kernels.class_mean",
-        "The means themselves are not normalised",
+        "The means themselves are not normalized",
         "Means have any length",
         set(),
     ),

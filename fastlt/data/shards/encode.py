@@ -391,7 +391,7 @@ def _plain_png(found: bytes, size: tuple[int, int]) -> bool:
 
 
 def _why_unknown(found: bytes) -> str:
-    """Returns why Pillow does not recognise a file as an image."""
+    """Returns why Pillow does not recognize a file as an image."""
     if found.startswith(b"\x89PNG"):
         return "damaged PNG header"
     if not found.startswith(b"\xff\xd8"):
