@@ -27,7 +27,7 @@ zsh:
 
 Write it again after an update of fastlt."""
 
-# Bash replaces only what is behind the last "=" of a word, zsh all of it. Keys are offered step by step: "protocol="
+# Bash replaces only what is after the last "=" of a word, zsh all of it. Keys are offered step by step: "protocol="
 # and "protocol." first, then the values of the one or what is in the other.
 SCRIPT = """\
 _fastlt() {
@@ -56,7 +56,7 @@ complete -o default -F _fastlt fastlt
 
 
 def words_of(text: str) -> list[str]:
-    """Returns what may stand behind a command: the keys, named values, flags and subcommands that its --help tells.
+    """Returns what may stand after a command: the keys, named values, flags and subcommands that its --help tells.
 
     text: what `fastlt COMMAND --help` prints.
 

@@ -1,4 +1,4 @@
-"""Operations on the pixels of a batch of images, normalized behind them: augment_codes.py says which there are.
+"""Operations on the pixels of a batch of images, normalized after them: augment_codes.py says which there are.
 
 The pixels are those of torchvision's transforms v2 on PIL images: equal for operations on colours and for affine maps
 to the nearest pixel, at most one level off for bilinear maps and blurs. augment_cpu.py and augment_cuda.py hold the
@@ -71,7 +71,7 @@ def _reference_operation(image: np.ndarray, code: int, arguments: np.ndarray) ->
         return np.array(turned, np.uint8).reshape(image.shape)
     if code in (codes.NEAREST, codes.BILINEAR):
         return _reference_affine(image, code, arguments)
-    return image  # NOTHING, and ERASE, which comes behind the normalization
+    return image  # NOTHING, and ERASE, which comes after the normalization
 
 
 def _reference_smooth(image: np.ndarray) -> np.ndarray:

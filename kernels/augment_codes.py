@@ -13,8 +13,8 @@ code: arguments
 - SOLARIZE: threshold; levels from it on are inverted.
 - AUTOCONTRAST, EQUALIZE, INVERT, GRAYSCALE, VERTICAL_FLIP: none.
 - BLUR: taps (odd), sigma in pixels.
-- ERASE: y, x, height, width in pixels of what becomes the mean colour, 0 behind the normalization. No other operation
-  may stand behind it.
+- ERASE: y, x, height, width in pixels of what becomes the mean colour, 0 after the normalization. No other operation
+  may stand after it.
 """
 
 (

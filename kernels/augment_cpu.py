@@ -118,7 +118,7 @@ def _mean_grey(pixels):
 
 @njit(cache=True, nogil=True)
 def _adapt(tables, pixels, code):
-    """Puts autocontrast or equalize behind those operations that the tables hold. Whether that changes them."""
+    """Puts autocontrast or equalize after those operations that the tables hold. Whether that changes them."""
     size, changes = pixels.shape[1] * pixels.shape[2], False
     new = np.empty(256, np.uint8)
     for colour in range(3):
@@ -151,7 +151,7 @@ def _adapt(tables, pixels, code):
 
 @njit(cache=True, nogil=True)
 def _counts(plane, table):
-    """How many pixels of a plane have each level behind a table: int64 [256]."""
+    """How many pixels of a plane have each level after a table: int64 [256]."""
     parts = np.zeros((4, 256), np.int32)  # neighbours are often alike, and a counter is slow to be counted up twice
     quarter = len(plane) // 4
     first, second, third, fourth = parts[0], parts[1], parts[2], parts[3]

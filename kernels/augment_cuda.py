@@ -2,7 +2,7 @@
 
 Products that go into sums are rounded as on a CPU (gpu.product32).
 
-A block has an image and carries out its operations one after the other; its threads meet behind each. The pixels of an
+A block has an image and carries out its operations one after the other; its threads meet after each. The pixels of an
 image lie together in the caches of the device, so that going over them again costs little. What moves pixels writes
 into a second image.
 """

@@ -21,7 +21,7 @@ def turn_hue(pixels, turn):
     """
     size = len(pixels[0].reshape(-1))
     steps = int(turn * 255)
-    places = np.empty(512, np.float32)  # of a hue, turned, on a circle of 510; behind 256 that of exact quotients
+    places = np.empty(512, np.float32)  # of a hue, turned, on a circle of 510; after 256 that of exact quotients
     for level in range(256):
         places[level] = 2 * ((level + steps) & 255)
         places[256 + level] = 2 * ((level - _UNDER[level] + steps) & 255)

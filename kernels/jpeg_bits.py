@@ -25,7 +25,7 @@ def has_ones(word):
 
 @njit(cache=True)
 def unstuff(data, start, stop, stream):
-    """Copies bytes without the zeros that follow bytes of ones, and sixteen zeros behind them; returns their number."""
+    """Copies bytes without the zeros that follow bytes of ones, and sixteen zeros after them; returns their number."""
     o, at = 0, start
     while at < stop:
         if at + 8 <= stop:

@@ -75,9 +75,9 @@ def build_skips(fast, slow, symbols, skips):
 
 @njit(cache=True)
 def skip_ac(stream, at, to, skips, fast, slow, symbols):
-    """Returns the bit behind the AC coefficients of a block, which begin at bit `at`; -1 if they are damaged.
+    """Returns the bit after the AC coefficients of a block, which begin at bit `at`; -1 if they are damaged.
 
-    stream: uint8 data without stuffed zeros, and 16 bytes more. to: the bit behind the last one.
+    stream: uint8 data without stuffed zeros, and 16 bytes more. to: the bit after the last one.
     """
     place = 1
     while place < 64:
@@ -114,7 +114,7 @@ def signed(bits, size):
 def build_writer(data, at, codes, lengths):
     """Builds the codes by which DC differences are written, and says how many a table lacks.
 
-    Categories that the table has no code for get codes of 16 bits behind all others, so that the table's own codes stay
+    Categories that the table has no code for get codes of 16 bits after all others, so that the table's own codes stay
     as they are. `write_completed` writes the table that has them all.
 
     data, at: as in `build_reader`. codes, lengths: int64 [CATEGORIES], are filled. Returns the number of missing codes;
@@ -142,7 +142,7 @@ def build_writer(data, at, codes, lengths):
 
 @njit(cache=True)
 def write_completed(data, at, number, out, o):
-    """Writes a DC table with the codes that `build_writer` added, without the marker; returns the offset behind it.
+    """Writes a DC table with the codes that `build_writer` added, without the marker; returns the offset after it.
 
     number: of the table. out: uint8, room for 300 bytes from `o` on.
     """

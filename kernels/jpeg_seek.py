@@ -39,7 +39,7 @@ POINT = 8  # bytes
 PREFIX = len(SIGNATURE) + 8  # bytes before the points
 
 _MOST = 65_533 - 2  # bytes of a segment's payload
-_PADDING = 16  # bytes behind the stream that may be read
+_PADDING = 16  # bytes after the stream that may be read
 
 
 def with_seek_table(found: bytes) -> bytes:

@@ -206,7 +206,7 @@ def _coefficient(point, component):
 
 @njit(cache=True, inline="always")
 def _skip_dc(stream, at, fast, slow, symbols):
-    """Returns the bit behind a DC difference at bit `at`; a very large one, or the given -1, if there is none."""
+    """Returns the bit after a DC difference at bit `at`; a very large one, or the given -1, if there is none."""
     if at < 0:
         return at
     entry = read_symbol(np.int64(peek(stream, at) >> np.uint64(48)), fast, slow, symbols)

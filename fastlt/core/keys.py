@@ -1,6 +1,6 @@
 """The keys of a configuration with their types, defaults and meanings, read from its dataclasses and their source.
 
-A field is explained where it is declared: by a comment behind it, by comments above it, or in the docstring of its
+A field is explained where it is declared: by a comment after it, by comments above it, or in the docstring of its
 class, as `name: meaning.` or `name, other_name: meaning.`
 """
 

@@ -61,7 +61,7 @@ def _object(node: Any, path: str) -> Any:
 def _finite(value: Any, path: str) -> Any:
     """Returns a value of plain types. Raises UserError for a number in it that is infinite or none, as none is allowed.
 
-    path: of the key, with a dot behind it.
+    path: of the key, with a dot after it.
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{path[:-1]}={value}: it must be a finite number")

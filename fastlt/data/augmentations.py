@@ -1,4 +1,4 @@
-"""Augmentations of an image behind its crop, flip and jitter, by name; each draws operations (augment_codes.py) of its
+"""Augmentations of an image after its crop, flip and jitter, by name; each draws operations (augment_codes.py) of its
 own for every position. Laws and values are those of torchvision's transforms of the same purpose.
 
 A new one is a dataclass here, and its line in AUGMENTATIONS.
@@ -226,7 +226,7 @@ class Blur:
 
 @dataclass(frozen=True, kw_only=True)
 class Cutout:
-    """Squares of `size` pixels become the mean colour, 0 behind the normalization; their centres lie anywhere in the
+    """Squares of `size` pixels become the mean colour, 0 after the normalization; their centres lie anywhere in the
     image, so that they may end at its edge (DeVries and Taylor 2017). p: how often, of each."""
 
     size: int = 16
@@ -248,7 +248,7 @@ class Cutout:
 
 @dataclass(frozen=True, kw_only=True)
 class Erasing:
-    """A rectangle of `scale` of the area and of `ratio` height over width becomes the mean colour, 0 behind the
+    """A rectangle of `scale` of the area and of `ratio` height over width becomes the mean colour, 0 after the
     normalization (Zhong et al. 2020). p: how often."""
 
     p: float = 0.5
@@ -287,7 +287,7 @@ ERASING = ("cutout", "erasing")
 
 def make_augmentations(names: Sequence[str], options: Mapping[str, Any]) -> list[Augmentation]:
     """The augmentations of these names, with their options by name. Raises UserError for what is not known, and where
-    one that changes pixels stands behind one that erases them, as erasing comes behind the normalization."""
+    one that changes pixels stands after one that erases them, as erasing comes after the normalization."""
     made: list[Augmentation] = []
     for place, name in enumerate(names):
         if name not in AUGMENTATIONS:

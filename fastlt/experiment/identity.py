@@ -120,7 +120,7 @@ def _weights_digest(name: str, seed: int, image_size: int, options: str) -> str:
 def run_name(config: TrainConfig, dataset: Dataset) -> str:
     """Returns the name of the default run folder: readable settings, and a part of the representation's key."""
     if config.representation:
-        # The files of all runs have one name, so a key stands behind it: without the dataset, which may grow.
+        # The files of all runs have one name, so a key stands after it: without the dataset, which may grow.
         path = Path(config.representation)
         key = given_identity(open_checkpoint(path), "", config, dataset).key[:8]
         return f"{dataset.name}_{path.stem}_seed{config.seed}_{key}"

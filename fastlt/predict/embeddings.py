@@ -115,7 +115,7 @@ def _write_npz(source: Source, out: Path) -> None:
 
 
 def _member(archive: zipfile.ZipFile, name: str, packed: int, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-    """Opens a member of an archive for the values of an array, behind its header."""
+    """Opens a member of an archive for the values of an array, after its header."""
     about = zipfile.ZipInfo(name, _EPOCH)
     about.compress_type = packed
     header = io.BytesIO()

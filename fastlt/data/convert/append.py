@@ -69,7 +69,7 @@ class Selected(Derived):
 class Joining(Derived):
     """A source with the classes of the dataset that it is added to.
 
-    class_names: those of the dataset. Classes of the source that are not among them are put behind them, so that the
+    class_names: those of the dataset. Classes of the source that are not among them are put after them, so that the
         labels of the dataset keep their meaning.
     """
 

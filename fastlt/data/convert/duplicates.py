@@ -146,7 +146,7 @@ class _Range:
 
     def __init__(self, looks: np.ndarray, others: np.ndarray, low: int, high: int):
         self._looks, self._others = looks, others
-        # The bits of the range in front, and behind them those that are lower: in this order, hashes that agree in the
+        # The bits of the range in front, and after them those that are lower: in this order, hashes that agree in the
         # range are neighbours, and next to each other if they agree in more.
         turn = np.uint64(64 - high), np.uint64(high % 64)
         mine, theirs = ((one << turn[0]) | (one >> turn[1]) for one in (looks, others))

@@ -64,7 +64,7 @@ class Part:
         return cls(int(match[1]), int(match[2]))
 
     def range(self, samples: int) -> tuple[int, int]:
-        """Returns the first position in a listing that belongs to this part, and the one behind the last."""
+        """Returns the first position in a listing that belongs to this part, and the one after the last."""
         return samples * (self.number - 1) // self.of, samples * self.number // self.of
 
     def folder(self, out: Path) -> Path:
@@ -153,7 +153,7 @@ def _note(out: Path, part: Part, about: dict[str, Any]) -> dict[str, dict[str, l
     """Returns what is known of every split of a finished part.
 
     bad: rows [position in the part, key, reason] of its bad images.
-    shards: rows [position behind the last image, digest of the images] of its shards.
+    shards: rows [position after the last image, digest of the images] of its shards.
 
     None if the part is missing, or was made with other input, options or versions.
     """

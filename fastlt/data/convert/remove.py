@@ -1,7 +1,7 @@
 """Withdraws images from a dataset. Only the shards that hold them are written again, without them.
 
 The members of a removed image are left out and not overwritten with zeros: two blocks of zeros end a tar, and zeros
-behind an intact header would be drawn as an image by other readers of the shards.
+after an intact header would be drawn as an image by other readers of the shards.
 """
 
 import hashlib

@@ -48,7 +48,7 @@ def cut_windows(data: Any, anchor: Any, shape: Any) -> Any:
     """Returns DALI graph nodes of files with the windows, and of the windows' first pixels in them.
 
     data: uint8 [length], encoded images; those without a seek table stay as they are. anchor, shape: int32 [2], the
-    first pixel and the size of the windows. What is behind the end of a returned file is not defined.
+    first pixel and the size of the windows. What is after the end of a returned file is not defined.
     """
     operator = CompiledFunction(
         run_fn=_run(),

@@ -42,7 +42,7 @@ class Content:
         return cls(list(about["shards"]), columns, dict(about.get("colours", {})), dict(about["quarantined"]))
 
     def add(self, split: str, writer: Writer) -> None:
-        """Adds the shards of a split, given its finished writer, behind those that are there."""
+        """Adds the shards of a split, given its finished writer, after those that are there."""
         parts = writer.finish()
         bad = [{"key": key, "reason": reason} for key, reason in writer.quarantined]
         self.quarantined[split] = [*self.quarantined.get(split, []), *bad]

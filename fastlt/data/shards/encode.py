@@ -43,7 +43,7 @@ _COLOURS = {
     "RGBA": "alpha",
     "F": "float",
 }
-FIRST_FRAME = "first of several frames"  # in the counts of dataset.json, behind the colour type
+FIRST_FRAME = "first of several frames"  # in the counts of dataset.json, after the colour type
 _JPEG_LONGEST = 65_500  # pixels of the longest side that libjpeg writes
 _REDUCING_GAP = 2  # as in Pillow's thumbnails: from this factor on, decoding at reduced size changes nothing visible
 _PNG_PIECE = 1 << 16  # bytes inflated at once; the pixels are only counted
@@ -262,7 +262,7 @@ def _has_frames(image: Image.Image) -> bool:
     """Returns whether a decoded file has several pages or frames. Previews in a camera's JPEG (MPO) do not count."""
     try:
         return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
-    except Exception:  # the frames behind the first are damaged, and nobody needs them
+    except Exception:  # the frames after the first are damaged, and nobody needs them
         return True
 
 

@@ -117,7 +117,7 @@ class SplitWriter:
 
     @property
     def _next(self) -> int:
-        """The number of the shard behind the complete ones."""
+        """The number of the shard after the complete ones."""
         return self.behind.shard + len(self._done)
 
     def forget(self, mended: Callable[[int], bool]) -> None:

@@ -30,7 +30,7 @@ def split_named(name: str) -> str | None:
 def split_in_name(name: str) -> str | None:
     """Returns the split that a file or folder is named after, such as `train` for Places_LT_train.txt.
 
-    Words are separated by `-`, `_` or `.`, digits behind a word are ignored, and the last word has priority.
+    Words are separated by `-`, `_` or `.`, digits after a word are ignored, and the last word has priority.
 
     Example:
 

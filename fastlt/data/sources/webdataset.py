@@ -49,7 +49,7 @@ class WebDataset:
     top: the folder that keys are relative to; by default the one that contains all tars.
 
     Members that follow each other and have the same key are a sample. The key is the name of a member up to the first
-    dot behind the last slash, and the rest is the extension. Other members of a sample are not used. A label is a name
+    dot after the last slash, and the rest is the extension. Other members of a sample are not used. A label is a name
     or a number; classes are sorted by name, or by value if all are numbers.
 
     Samples keep the order of the tars. The key of a listing is `TAR/KEY.EXTENSION`; TAR is relative to `top`.

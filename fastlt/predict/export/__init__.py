@@ -1,1 +1,1 @@
-"""Exports a run's classifier for use without fastlt: folded into one linear layer behind its backbone."""
+"""Exports a run's classifier for use without fastlt: folded into one linear layer after its backbone."""

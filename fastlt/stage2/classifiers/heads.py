@@ -24,7 +24,7 @@ class Head(Protocol):
 
     parameters: list[Tensor]
 
-    # A head may have `behind_step()`, which is called without gradients behind every step of SGD.
+    # A head may have `behind_step()`, which is called without gradients after every step of SGD.
 
     def logits(self, x: Tensor) -> Tensor:
         """Returns logits [S, K, B, C] of float32 rows [S, B, D], differentiable in the parameters."""
@@ -129,7 +129,7 @@ class Started(Linear):
 
 
 class Capped(Started):
-    """The same; behind every step weights that are longer than `cap` are cut back to it."""
+    """The same; after every step weights that are longer than `cap` are cut back to it."""
 
     def cap(self, lengths: list[float]) -> None:
         """lengths: of each of the settings."""

@@ -145,7 +145,7 @@ class Step:
                 self.head.behind_step()  # type: ignore[attr-defined]
 
     def _capture(self) -> "torch.cuda.CUDAGraph":
-        # The rate is 0 here, but a head may change its parameters behind a step: what they were is put back below, and
+        # The rate is 0 here, but a head may change its parameters after a step: what they were is put back below, and
         # the momentum cleared.
         before = [parameter.detach().clone() for parameter in self.head.parameters]
         stream = torch.cuda.Stream()

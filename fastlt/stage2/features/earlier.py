@@ -35,7 +35,7 @@ class Earlier:
     def merged(self, extracted: Iterable[Rows], position: int) -> Iterator[Rows]:
         """Yields the features of all images from `position` on, in order.
 
-        extracted: features of the missing images behind that position, in order.
+        extracted: features of the missing images after that position, in order.
         """
         gaps = np.flatnonzero(self.rows[position:] < 0) + position
         used = 0
