@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cores  # noqa: F401 (first: it has an effect on what is imported behind it)
+import cores  # noqa: F401 (first: it has an effect on what is imported after it)
 import pytest
 import torch
 from pictures import Pictures, conversion
@@ -15,7 +15,7 @@ from fastlt.data.convert import convert
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.precision import VARIABLE
 
-# Files that take a minute or more: the first to be begun, so that no process of tests ends long behind the others.
+# Files that take a minute or more: the first to be begun, so that no process of tests ends long after the others.
 LONG = (
     "grid/test_grid_runs.py",
     "experiment/test_train.py",

@@ -133,7 +133,7 @@ def resume(folder: Path) -> str:
 
 
 class Ended(Noise):
-    """The process ends behind two epochs."""
+    """The process ends after two epochs."""
 
     def epoch(self, epoch: int = 0, position: int = 0) -> Iterator[Batch]:
         if epoch == 2:

@@ -8,11 +8,11 @@ from pathlib import Path
 from fastlt.core.interrupts import Interrupts
 
 STEPS = 6
-PAUSE = 3  # the step behind which it waits for a file `go`, or a signal
+PAUSE = 3  # the step after which it waits for a file `go`, or a signal
 
 
 def run_cell(frozen: Path, threads: int) -> str:
-    """A training of STEPS steps that goes on behind its checkpoint, then, where `stage2` is there, a stage 2."""
+    """A training of STEPS steps that goes on after its checkpoint, then, where `stage2` is there, a stage 2."""
     folder = frozen.with_suffix("")
     checkpoint = folder / "checkpoint"
     step = int(checkpoint.read_text()) if checkpoint.exists() else 0

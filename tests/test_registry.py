@@ -357,7 +357,7 @@ def test_a_batch_hook_that_is_a_class_gets_the_class_counts() -> None:
 
 @pytest.mark.usefixtures("write")
 def test_an_augmentation_of_ones_own(raw_dataset: Dataset) -> None:
-    """It sees every image behind ours, with a key that does not depend on batches and ranks."""
+    """It sees every image after ours, with a key that does not depend on batches and ranks."""
     ids = np.arange(11)
 
     def images(batch: int, hook: str = "own_parts_here:shift", **given) -> torch.Tensor:

@@ -80,7 +80,7 @@ class Work:
             interrupts = stack.enter_context(Interrupts())
             if parts.done:
                 places = ", ".join(str(parts.part(one)) for one in files)
-                say(f"going on behind {counted(parts.done, 'image')} in {places}")
+                say(f"going on after {counted(parts.done, 'image')} in {places}")
             progress = stack.enter_context(self._progress(parts.done))
             for batch in stack.enter_context(closing(self._batches(parts.done))):
                 self._write(parts, files, batch)

@@ -140,7 +140,7 @@ class _Run:
         fit = self.fit
         if self.state is not None:
             fit.resume(self.state)
-            say(f"resuming {self.path} behind {self._where()}")
+            say(f"resuming {self.path} after {self._where()}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.saved = self.clock = time.monotonic()
         cuda = [fit.train.device] if fit.train.device.type == "cuda" else []
@@ -190,7 +190,7 @@ class _Run:
         return f"step {self.fit.step} of epoch {self.fit.epoch + 1}" if self.fit.step else f"epoch {self.fit.epoch}"
 
     def _kept_where(self) -> str:
-        return f"{self.path} holds the training behind {self._where()}, the same command goes on there"
+        return f"{self.path} holds the training after {self._where()}, the same command goes on there"
 
     def _state(self) -> dict[str, Any]:
         now = time.monotonic()

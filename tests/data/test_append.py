@@ -53,7 +53,7 @@ def test_old_shards_stay_and_old_ids_and_labels_keep_their_meaning(workers: int,
     dataset = grow(old, workers=workers)
     after = files(old)
     assert {name for name in before if before[name] != after[name]} == {"dataset.json", "index.h5"}
-    for split in first.splits:  # the numbers go on behind the last one
+    for split in first.splits:  # the numbers go on after the last one
         numbers = sorted(int(name[-10:-4]) for name in after if name.startswith(split) and name.endswith(".tar"))
         assert numbers == list(range(len(numbers))) and f"{split}-{numbers[-1]:06d}.tar" not in before
     assert verify(old).findings == 0
@@ -157,7 +157,7 @@ SMALL, MORE = Pictures(counts=(1,)), Pictures(counts=(1, 1))
 
 
 def killed(out: Path, number: int, start: str) -> bool:
-    """An addition in a child process, killed at a fault point behind `start`; whether it ended before it came there."""
+    """An addition in a child process, killed at a fault point after `start`; whether it ended before it came there."""
     return ended_before(lambda: grow(out, MORE), number, start)
 
 
@@ -222,7 +222,7 @@ def test_the_command(tmp_path: Path) -> None:
     folder(tmp_path / "photos", {"ant": range(5), "cat": range(20, 24)})
     told = convert_command("photos", "append=True", "out=data", cwd=tmp_path)  # as Hydra also writes it
     assert "30 images are in data already and are skipped, such as cat/0.jpg" in told.stderr
-    assert "added to data: train 9, and 1 class behind the old ones: ant" in told.stderr
+    assert "added to data: train 9, and 1 class after the old ones: ant" in told.stderr
     dataset = Dataset(tmp_path / "data")
     assert dataset.class_names == ["cat", "horse", "ant"]
     assert len(dataset.split("train")) == len(first.split("train")) + 9

@@ -197,7 +197,7 @@ def jpegs() -> dict[str, bytes]:
         "orientation": written(PICTURE, "JPEG", exif=exif),
         "comment": written(PICTURE, "JPEG", comment=bytes(65533)),
         "fill bytes": plain[:20] + b"\xff\xff" + plain[20:],
-        "bytes behind the end": plain + b"\xff\xd8 and more" * 100,
+        "bytes after the end": plain + b"\xff\xd8 and more" * 100,
         "1 x 1": jpeg(PIXELS[:1, :1]),
         "1 x 60": jpeg(PIXELS[:, :1]),
     }
@@ -304,7 +304,7 @@ def test_dali_decodes_kept_pngs_as_pillow_does() -> None:
         "gamma 1/2.2": png(PIXELS[..., :1], chunk(b"gAMA", struct.pack(">I", 45_455))),
         "colour profile": png(PIXELS, chunk(b"iCCP", b"x\0\0" + profile)),
         "orientation": png(PIXELS, chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0")),
-        "bytes behind the end": written(PICTURE, "PNG") + b"more" * 100,
+        "bytes after the end": written(PICTURE, "PNG") + b"more" * 100,
     }
     for height, width in ((1, 1), (2, 3), (5, 4), (9, 17), (60, 90)):
         found[f"interlaced {height} x {width}"] = png(PIXELS[:height, :width], interlaced=True)

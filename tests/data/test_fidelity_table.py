@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    """Features with means that are not 0, as those behind a ReLU are."""
+    """Features with means that are not 0, as those after a ReLU are."""
     training = Training(2, 64, 0.1, 5e-4)
     task = made(CLASS_SIZES, Stage2(training, training))
     x = task.train.x.abs()

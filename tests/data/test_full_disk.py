@@ -46,7 +46,7 @@ def test_a_conversion_says_so_and_goes_on_when_there_is_room(disk: Callable[[int
     while told := outcome(partial(convert, SOURCE, conversion(), disk(size) / "data", workers=1)):
         assert told == (
             f"no space left for {tmp_path}/disk/data.partial: make room and give the same command again, it goes on "
-            "behind the last complete shard"
+            "after the last complete shard"
         )
         failed, size = failed + 1, size + 4096
     assert failed > 20

@@ -145,7 +145,7 @@ def test_flipped_bytes_around_a_label_are_named(whole: Dataset, root: Path) -> N
     for at in (end, header + 5, label):
         flip(root / TRAIN, at)
     assert findings(root) == [
-        f"{TRAIN}, offset {end}, {called(1)}: the padding behind the image is not zero",
+        f"{TRAIN}, offset {end}, {called(1)}: the padding after the image is not zero",
         f"{TRAIN}, offset {header}, {called(1)}: the tar header of 000000001.cls is damaged (bad checksum)",
         f"{TRAIN}, offset {label}, {called(1)}: the label member says '1', index.h5 says 0",
     ]
@@ -237,7 +237,7 @@ def test_a_label_changed_in_the_index_is_named(whole: Dataset, root: Path) -> No
         ),
         ("label", -1, r"train sample 1 has label -1, there are 3 classes"),
         ("shard", 77, r"train sample 1 lies in shard 77, which is none of train"),
-        ("offset", 3, r"key train/größe 1.jpg, label 0 .class 0.: should lie at \d+, behind"),
+        ("offset", 3, r"key train/größe 1.jpg, label 0 .class 0.: should lie at \d+, after"),
         ("offset", 10**15, r"offset 1000000000000000, key train/größe 1.jpg.*lies beyond the shard's end"),
         (
             "length",

@@ -199,7 +199,7 @@ def test_what_is_refused(
     tmp_path: Path, members: dict[str, bytes | str], keys: dict[str, Any], message: str | None
 ) -> None:
     path = tar(tmp_path / "a.tar", **members)
-    if message is None:  # the key comes again behind another sample
+    if message is None:  # the key comes again after another sample
         members["a.jpg "] = members.pop("a.JPG")
         with tarfile.open(path, "a") as archive:
             archive.addfile(tarfile.TarInfo("a.jpg"))
@@ -224,7 +224,7 @@ def test_damaged_tars(tars: Path) -> None:
     path = tars / "train-000000.tar"
     whole = path.read_bytes()
     end = len(whole.rstrip(b"\0")) + -len(whole.rstrip(b"\0")) % 512
-    second = 2 * 512  # where the header of the second member begins, behind that of the first and its block
+    second = 2 * 512  # where the header of the second member begins, after that of the first and its block
     for content, reason in (
         (whole[:end], "ends without the mark of its end"),
         (whole[: end // 2], "ReadError"),

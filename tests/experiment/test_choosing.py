@@ -100,7 +100,7 @@ def test_folds_share_out_every_class() -> None:
 @pytest.mark.parametrize("law", ["instance", "class", "progressive"])
 def test_a_training_sees_no_image_of_its_fold(task: Task, law: str) -> None:
     draws = fold_draws(task, law)
-    both = torch.cat([task.train.labels, task.train.labels])  # an augmented pass behind the images
+    both = torch.cat([task.train.labels, task.train.labels])  # an augmented pass after the images
     for labels in (task.train.labels, both):
         rows = draws.epochs(labels, 3, 2)
         for epoch in (0, 1):

@@ -243,7 +243,7 @@ def test_the_slow_backbone_moves_at_a_tenth_of_the_rate(raw_dataset: Dataset, tm
 
 
 def stop_behind(monkeypatch: pytest.MonkeyPatch, epoch: int, step: int) -> None:
-    """Asks a training to stop behind this step, once."""
+    """Asks a training to stop after this step, once."""
     whole = Trainer._step
 
     def stepped(fit: Trainer, parts: list) -> None:
@@ -261,7 +261,7 @@ def test_stopped_in_the_middle_it_ends_with_the_same_bits(
 ) -> None:
     whole = run(raw_dataset, tmp_path / "whole", name, bn="train")
     stop_behind(monkeypatch, 1, 2)
-    with pytest.raises(Stopped, match=r"checkpoint\.pt holds the training behind step 2 of epoch 2"):
+    with pytest.raises(Stopped, match=r"checkpoint\.pt holds the training after step 2 of epoch 2"):
         run(raw_dataset, tmp_path / "cut", name, bn="train")
     middle = state(tmp_path / "cut")
     assert not middle["finished"] and ("classifier.scale" in middle["model"]) == (name == "lws_images")
@@ -283,10 +283,10 @@ def test_one_that_replaces_another_goes_on_where_it_was_stopped(
     run(raw_dataset, tmp_path, "crt_images", seed=1)
     with monkeypatch.context() as once:
         stop_behind(once, 1, 2)
-        with pytest.raises(Stopped, match="behind step 2 of epoch 2, the same command goes on there"):
+        with pytest.raises(Stopped, match="after step 2 of epoch 2, the same command goes on there"):
             run(raw_dataset, tmp_path, "crt_images", overwrite=True)
     run(raw_dataset, tmp_path, "crt_images", overwrite=True)
-    assert "behind step 2 of epoch 2" in capsys.readouterr().err and state(tmp_path)["finished"]
+    assert "after step 2 of epoch 2" in capsys.readouterr().err and state(tmp_path)["finished"]
     run(raw_dataset, tmp_path, "crt_images", overwrite=True)
     assert "resuming" not in (told := capsys.readouterr().err) and "reusing" not in told
 

@@ -116,7 +116,7 @@ def test_a_training_that_was_cut_off_goes_on(place: Path, first: dict[str, Any])
     assert run("cut.py", "data=data", "run=cut", *SMALL, cwd=place).returncode == 9
     assert not (place / "cut" / "results.json").exists()
     done = train("run=cut", cwd=place)  # all other keys are in config.yaml
-    assert "resuming cut/checkpoint.pt behind epoch 1" in done.stderr
+    assert "resuming cut/checkpoint.pt after epoch 1" in done.stderr
     assert untimed(read(place / "cut")) == untimed(first)
     lines = (place / "cut" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
@@ -308,7 +308,7 @@ def test_a_protocol_may_bring_its_normalization_and_steps(place: Path, first: di
     results = read(place / "bags")
     assert results["evaluation"]["std"] == [0.2023, 0.1994, 0.2010] != first["evaluation"]["std"]
     rates = [json.loads(line)["lr"] for line in (place / "bags" / "metrics.jsonl").read_text().splitlines()]
-    assert rates == pytest.approx([0.1, 0.1, 0.1, 0.001])  # steps behind 159 and 179 of 200 epochs
+    assert rates == pytest.approx([0.1, 0.1, 0.1, 0.001])  # steps after 159 and 179 of 200 epochs
     state = torch.load(place / "bags" / "checkpoint.pt", weights_only=True)
     assert state["settings"]["protocol.milestones"] == [3, 4]
     assert state["settings"]["protocol.nesterov"] is True

@@ -124,7 +124,7 @@ def test_batches_that_are_kept_are_not_overwritten(
         for _ in loader.epoch(2):  # would take the memory of batches that nobody holds
             pass
         assert_same(joined(kept, dataset), expected)
-    # Behind the loader's end, too.
+    # After the loader's end, too.
     assert_same(joined(kept, dataset), expected)
 
 

@@ -127,7 +127,7 @@ def test_many_fits_leave_no_memory_behind(task: Task, gpu: torch.device) -> None
 
 
 def test_a_capture_changes_no_weight(task: Task, gpu: torch.device) -> None:
-    """Weights that are cut back behind every step are cut back behind the first, not before it."""
+    """Weights that are cut back after every step are cut back after the first, not before it."""
     there = on(task, gpu)
     head = Capped(there.weight, there.bias, [0], 1)
     head.cap([0.5 * float(there.weight.norm(dim=1).min())])

@@ -20,7 +20,7 @@ MAIN = "\nfrom fastlt.train import main\nmain()\n"
 
 
 def stopped_inside(*overrides: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> Ended:
-    """A training that gets SIGTERM behind step 5 of its second epoch."""
+    """A training that gets SIGTERM after step 5 of its second epoch."""
     step_before = Trainer._step
 
     def step(fit: Trainer, parts: list) -> None:
@@ -39,14 +39,14 @@ def test_sigterm_saves_and_the_same_command_goes_on(first: Path, device: torch.d
     done = run("asked.py", *options, cwd=place)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert done.stderr.splitlines()[-1] == (
-        "stopped by SIGTERM: asked/checkpoint.pt holds the training behind step 5 of epoch 2, the same command goes on "
+        "stopped by SIGTERM: asked/checkpoint.pt holds the training after step 5 of epoch 2, the same command goes on "
         "there"
     )
     state = checkpoint(place / "asked")
     assert (state["epoch"], state["step"], state["finished"]) == (1, 5, False)
     again = train_inside(*options, cwd=place)
     assert again.code == 0, again.stderr
-    assert "resuming asked/checkpoint.pt behind step 5 of epoch 2" in again.stderr
+    assert "resuming asked/checkpoint.pt after step 5 of epoch 2" in again.stderr
     lines = (place / "asked" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
     # cuDNN may add up in another order from run to run: close to the undisturbed run, no more.
@@ -88,7 +88,7 @@ def test_a_training_goes_on_on_another_device(
     assert cut.code == 128 + signal.SIGTERM, cut.stderr
     again = train_inside(*options, f"device={order[1]}", cwd=place)
     assert again.code == 0, again.stderr
-    assert f"resuming moved_{begins}/checkpoint.pt behind step 5 of epoch 2" in again.stderr
+    assert f"resuming moved_{begins}/checkpoint.pt after step 5 of epoch 2" in again.stderr
     first, *_, last = losses(place / f"moved_{begins}")
     assert last < 0.2 * first
     assert results(place / f"moved_{begins}")["classifiers"]["joint"]["all"] > 80
@@ -129,11 +129,11 @@ def test_features_go_on_behind_a_kill(first: Path, device: torch.device, place: 
     assert done.returncode == 9, done.stderr
     again = train_inside(*options, cwd=place)
     assert again.code == 0, again.stderr
-    assert "features: going on behind the 48 images in killed/features.h5.part" in again.stderr
+    assert "features: going on after the 48 images in killed/features.h5.part" in again.stderr
     expected, found = (rows(folder / "features.h5") for folder in (first, place / "killed"))
     for name, values in expected.items():
         if name.endswith("features"):
-            # The batches are others behind the kill, and with them, in bf16, the last bits.
+            # The batches are others after the kill, and with them, in bf16, the last bits.
             np.testing.assert_allclose(found[name], values, rtol=0.05, atol=0.05 * values.max())
         else:
             np.testing.assert_array_equal(found[name], values)

@@ -96,7 +96,7 @@ def numbers(path: Path) -> list[int]:
 
 
 def pausing(cluster: Cluster) -> Callable[[], bool]:
-    """Whether the training waits behind the step PAUSE."""
+    """Whether the training waits after the step PAUSE."""
     return lambda: patient_cell.PAUSE in numbers(cluster.cell() / "steps")
 
 

@@ -48,7 +48,7 @@ def operation(name: str, magnitude: float, size: int, bilinear: bool = False, fi
 
 
 def pixels(image: np.ndarray, *slots: np.ndarray) -> np.ndarray:
-    """The image behind operations, int64 [T, T, 3], by the CPU kernel."""
+    """The image after operations, int64 [T, T, 3], by the CPU kernel."""
     return (
         op.cpu(torch.from_numpy(image)[None], np.stack(slots)[None], PLAIN, torch.uint8, True)[0]
         .permute(1, 2, 0)

@@ -14,7 +14,7 @@ from fastlt.kernels.jpeg_huffman import CATEGORIES, build_writer
 from fastlt.kernels.jpeg_seek import LARGEST, with_seek_table
 from fastlt.kernels.jpeg_window import SPARE, cut_window
 
-GUARD = 64  # bytes behind the output, which must stay as they are
+GUARD = 64  # bytes after the output, which must stay as they are
 
 
 def written(pixels: np.ndarray, **options: Any) -> bytes:

@@ -235,7 +235,7 @@ def test_cosine_classifier_gives_cosines(length: int, classes: int) -> None:
 
 
 def test_cosine_classifier_of_features_without_direction() -> None:
-    """A feature behind a ReLU may be 0 throughout: no class is nearer, and no gradient flows."""
+    """A feature after a ReLU may be 0 throughout: no class is nearer, and no gradient flows."""
     classifier = CosineClassifier(4, 3)
     x = torch.zeros(2, 4)
     x[1] = 1e-20

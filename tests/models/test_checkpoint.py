@@ -467,7 +467,7 @@ def test_describe(theirs: nn.Module, tmp_path: Path) -> None:
     told = command("describe", tmp_path / "cut" / "checkpoint.pt").splitlines()
     assert told[0].endswith("checkpoint of fastlt, not finished")
     assert told[2] == "epoch 2, training goes on"
-    with pytest.raises(UserError, match="is not finished, it stands behind epoch 2"):
+    with pytest.raises(UserError, match="is not finished, it stands after epoch 2"):
         load_model(tmp_path / "cut")
     imported(authors(theirs), tmp_path)
     assert "imported, not trained here" in command("describe", tmp_path / "ours.pt").splitlines()

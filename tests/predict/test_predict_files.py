@@ -90,7 +90,7 @@ def test_an_interrupted_one_ends_with_the_same_bytes(
     assert json.loads((halves / "p.csv.progress").read_text())["images"] == 16
     code, _, err = predict(run, new, *asked(halves, ending))
     assert code == 1
-    assert f"going on behind 16 images in {halves}/p.csv.part, {halves}/f{ending}.part" in err
+    assert f"going on after 16 images in {halves}/p.csv.part, {halves}/f{ending}.part" in err
     assert err.splitlines()[-1].startswith("29 images in ")
     assert err.splitlines()[-1].endswith(f", 2 failed: {halves}/p.csv, {halves}/f{ending}")
     assert contents(halves) == contents(whole)

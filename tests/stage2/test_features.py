@@ -605,9 +605,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path) ->
         whole, chance = arrays(tmp_path / "whole.h5"), random.Random(1)
         kills = rounds = 0
         log = tmp_path / "log.txt"
-        while kills < 8 or "going on behind the" not in log.read_text():  # all may have come before the first rows
+        while kills < 8 or "going on after the" not in log.read_text():  # all may have come before the first rows
             rounds += 1
-            assert rounds < 30, "no extraction goes on behind what is there"
+            assert rounds < 30, "no extraction goes on after what is there"
             path = tmp_path / f"cut{rounds}.h5"
             while not path.exists():
                 child = start(path)

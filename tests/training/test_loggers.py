@@ -131,7 +131,7 @@ def test_a_folder_of_that_name_is_no_package(tmp_path: Path, monkeypatch: pytest
 
 
 def tell(name: str, folder: Path, epoch: int = 0, **options: Any) -> None:
-    """Two epochs behind `epoch`."""
+    """Two epochs after `epoch`."""
     folder.mkdir(exist_ok=True)
     with Loggers([name], {name: options}, Place(folder, epoch, bool(epoch)), CONFIG) as loggers:
         for step in (epoch + 1, epoch + 2):

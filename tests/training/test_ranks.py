@@ -184,7 +184,7 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(place: Path) -> Non
     again = torchrun(place, "run=dies", "epochs=40", "save_minutes=0.001")
     _, err = again.communicate(timeout=300)
     assert again.returncode == 0, err
-    assert "resuming dies/checkpoint.pt behind" in err
+    assert "resuming dies/checkpoint.pt after" in err
     assert len(losses(place / "dies")) == 40
 
 

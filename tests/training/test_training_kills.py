@@ -103,7 +103,7 @@ def test_a_signal_saves_says_so_and_exits_by_convention(tmp_path: Path) -> None:
         assert done.returncode == 128 + number
         last = done.stderr.splitlines()[-1]
         assert last == (
-            f"stopped by {number.name}: {folder}/checkpoint.pt holds the training behind step 5 of epoch 2, the same "
+            f"stopped by {number.name}: {folder}/checkpoint.pt holds the training after step 5 of epoch 2, the same "
             "command goes on there"
         )
         state = torch.load(tmp_path / folder / "checkpoint.pt", weights_only=True)

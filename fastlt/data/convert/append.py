@@ -374,7 +374,7 @@ def _together(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 def _say_added(old: Dataset, source: Source, added: dict[str, int]) -> None:
     parts = ", ".join(f"{split} {count:,}" for split, count in added.items())
     names = source.class_names[old.classes :]
-    more = f", and {counted(len(names), 'class')} behind the old ones: {', '.join(names[:5])}" if names else ""
+    more = f", and {counted(len(names), 'class')} after the old ones: {', '.join(names[:5])}" if names else ""
     more += f" and {len(names) - 5} more" if len(names) > 5 else ""
     say(f"added to {old.root}: {parts}{more}; it grew from {old.digest[:12]}, whose shards are unchanged")
     say("note: new images were compared with each other for near duplicates, not with those that were there before")

@@ -186,7 +186,7 @@ def told(folder: WorkFolder, linking: bool = False) -> Iterator[None]:
         else:
             named = f" ({error.filename})" if error.filename else ""
             problem, remedy = f"{folder.root}: {error.strerror or error}{named}", "mend that"
-        goes_on = "begins again" if linking else "goes on behind the last complete shard"
+        goes_on = "begins again" if linking else "goes on after the last complete shard"
         raise UserError(f"{problem}: {remedy} and give the same command again, it {goes_on}") from error
 
 

@@ -122,7 +122,7 @@ class Workers:
         except BrokenProcessPool:
             raise UserError(
                 f"a worker process was ended from outside, most likely by the system for want of memory: give the same "
-                f"command with fewer than workers={self.count}; it goes on behind the last complete shard"
+                f"command with fewer than workers={self.count}; it goes on after the last complete shard"
             ) from None
         for result in results:
             if isinstance(result, _Placed):

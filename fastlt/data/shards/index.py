@@ -224,7 +224,7 @@ def _contradiction(index: SplitIndex, about: dict[str, Any], split: str) -> str:
         if (low := column.min()) < least or (high := column.max()) > most:
             return f"{name} holds {low if low < least else high}, allowed are {least} to {most}"
     if (index.offset + index.length > sizes[index.shard]).any():
-        return "samples end behind their shards"
+        return "samples end after their shards"
     raw = index.encoding == layout.RAW
     if raw.any() and (3 * index.height[raw].astype(np.int64) * index.width[raw] > index.length[raw]).any():
         return "raw samples are shorter than their pixels"

@@ -160,7 +160,7 @@ def _check_samples(stream: _Stream, size: int, rows: list[Row], found: Findings,
     at = stream.position
     tail = stream.take(at + len(layout.TAR_END))
     if size - at != len(layout.TAR_END):
-        found.add(f"{size - at:,} bytes are left behind the last sample, an end takes {len(tail)}", offset=at)
+        found.add(f"{size - at:,} bytes are left after the last sample, an end takes {len(tail)}", offset=at)
     elif any(tail):
         found.add("the end of the tar is damaged: its bytes are not zero", offset=at)
 
@@ -188,7 +188,7 @@ def _check_sample(stream: _Stream, row: Row, next_at: int, found: Findings) -> N
     """Checks one sample, which must follow the one before it. next_at: where the next one begins, by the index."""
     start = row.offset - layout.BLOCK
     if start != stream.position:
-        found.add(f"should lie at {stream.position + layout.BLOCK}, behind the sample before it", row, row.offset)
+        found.add(f"should lie at {stream.position + layout.BLOCK}, after the sample before it", row, row.offset)
         _skip(stream, next_at)
         return
     header = stream.take(row.offset)
@@ -200,7 +200,7 @@ def _check_sample(stream: _Stream, row: Row, next_at: int, found: Findings) -> N
     _check_bytes(stream, row, found)
     padding = stream.take(layout.label_offset(row.offset, row.length) - layout.BLOCK)
     if any(padding):
-        found.add("the padding behind the image is not zero", row, stream.position - len(padding))
+        found.add("the padding after the image is not zero", row, stream.position - len(padding))
     _check_label(stream, row, found)
 
 

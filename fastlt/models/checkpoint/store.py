@@ -100,7 +100,7 @@ def load_model(path: Path, backbone: str | None = None) -> tuple[Model, dict[str
     if backbone is None and is_own(name):
         raise UserError(f"{path} holds the backbone {name}: ask for it by name, because its code then runs")
     if not state.get("finished", False):
-        raise UserError(f"{path} is not finished, it stands behind epoch {state['epoch']}: train it to its end first")
+        raise UserError(f"{path} is not finished, it stands after epoch {state['epoch']}: train it to its end first")
     size = state["settings"].get("image_size", IMAGE_SIZE)
     classes, options = len(state["model"]["classifier.weight"]), state["settings"].get("backbone.options")
     model = build_model(name, classes, 0, size, classifier_kind(state), options=options)
@@ -121,7 +121,7 @@ def export(path: Path, out: Path, overwrite: bool = False) -> dict[str, str]:
     check_place(out, path, overwrite)
     state = open_checkpoint(path)
     if not state.get("finished", False):
-        say(f"{path} is not finished: exporting it as it stands behind epoch {state['epoch']}")
+        say(f"{path} is not finished: exporting it as it stands after epoch {state['epoch']}")
     tensors: dict[str, Tensor] = {}
     for name, value in state["model"].items():
         plain = name.removeprefix("backbone.") if name.startswith("backbone.") else name.replace("classifier.", "fc.")

@@ -37,9 +37,9 @@ def samplers(alike: Sequence[RunGroup]) -> Iterator[Drawn]:
         Drawing(
             _slug("samplers", alike[0]),
             f"Samplers and classifiers: {name(alike[0], ('sampler',))}",
-            f"Accuracy of the classifiers behind representations trained with {laws} sampling (the paper's Figure 1); "
+            f"Accuracy of the classifiers on representations trained with {laws} sampling (the paper's Figure 1); "
             f"{_spread(alike)}. Each panel has a scale of its own." + _limits(alike, names),
-            f"Points in panels for many, medium, few and all classes: accuracy of {_listed(names)} behind {laws} "
+            f"Points in panels for many, medium, few and all classes: accuracy of {_listed(names)} after {laws} "
             f"sampling.{_best(alike, names)}",
         ),
         figure,

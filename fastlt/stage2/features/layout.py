@@ -32,7 +32,7 @@ COLUMNS = ("features", "labels", "ids")
 PIECE = 1 << 22  # bytes that are copied or checked at once
 PAGE = 4096  # size of the page in bytes
 _MARK = b"fastlt features "
-AGAIN = "give the same command again: it goes on behind the images that are there"  # for error messages
+AGAIN = "give the same command again: it goes on after the images that are there"  # for error messages
 
 
 class Damaged(Exception):

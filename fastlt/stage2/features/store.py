@@ -181,7 +181,7 @@ class FeatureStore:
         if same and all(split.complete or name in wanted for name, split in found.items()):
             done = sum(found[split].position for split in wanted)
             if done:
-                say(f"features: going on behind the {counted(done, 'image')} in {self._part}")
+                say(f"features: going on after the {counted(done, 'image')} in {self._part}")
             return done
         create(self._part, self.key, self.dtype, wanted, self.path, kept)
         return 0
