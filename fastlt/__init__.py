@@ -17,6 +17,7 @@ The public names:
 - `Predictor` predicts new images with a finished run.
 - `classifiers` holds the classifiers of stage 2 for features of any network, in the style of scikit-learn.
 - `class_groups` and `evaluate` compute the groups many, medium and few, and the accuracies on them.
+- `UserError`, a ValueError, is raised for wrong input; its message is one line.
 
 Each name is imported when it is first used, so that `import fastlt` is fast and imports neither torch nor DALI. The
 commands are modules (`fastlt.train` is run by `python -m fastlt.train`); no public name has the name of one of them.
@@ -30,6 +31,7 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from fastlt import classifiers
     from fastlt.api import Run, open_run, run_experiment, write_dataset
+    from fastlt.core.errors import UserError
     from fastlt.core.groups import class_groups
     from fastlt.data.pipeline.loader import Loader
     from fastlt.data.plan import Augment
@@ -47,6 +49,7 @@ __all__ = [
     "Run",
     "Sampler",
     "TorchSampler",
+    "UserError",
     "class_groups",
     "classifiers",
     "evaluate",
@@ -63,6 +66,7 @@ _MODULES = {
     "Run": "fastlt.api",
     "Sampler": "fastlt.longtail.sampler",
     "TorchSampler": "fastlt.longtail.torch_sampler",
+    "UserError": "fastlt.core.errors",
     "class_groups": "fastlt.core.groups",
     "classifiers": "fastlt.classifiers",
     "evaluate": "fastlt.stage2.evaluate",

@@ -33,6 +33,7 @@ def test_the_version_is_that_of_the_package() -> None:
 def test_every_public_name_is_there() -> None:
     for name in fastlt.__all__:
         assert getattr(fastlt, name) is not None
+    assert fastlt.UserError is UserError
     with pytest.raises(AttributeError, match="public names are Augment, Dataset"):
         fastlt.Nothing  # noqa: B018
 

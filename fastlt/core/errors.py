@@ -4,7 +4,7 @@ DEBUG = "FASTLT_DEBUG"  # environment variable; with the value 1, commands show 
 
 
 class UserError(ValueError):
-    """Wrong input or a wrong setting. Commands print its message as one line and exit with code 2."""
+    """Raised for wrong input or a wrong setting. Commands print its message as one line and exit with code 2."""
 
 
 def first_line(error: BaseException) -> str:
