@@ -171,7 +171,7 @@ def _check_labels(splits: dict[str, Listing], lists: dict[str, Path]) -> int:
         raise line.error(
             lists["train"],
             f"with this label there are classes 0 to {classes - 1}, but class {missing} has no training image; "
-            "labels count from 0 without gaps",
+            "labels count from 0 without gaps; those of a CSV table (dataset=csv, header path,label) may have gaps",
         )
     for split, listing in splits.items():
         strange = np.flatnonzero(listing.labels >= classes)
