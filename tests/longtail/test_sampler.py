@@ -174,8 +174,9 @@ def test_wrong_options_are_refused() -> None:
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(wrong: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"members": np.arange(8), "class_start": np.array([0, 6, 8]), **wrong}
     with pytest.raises(UserError, match=message):
-        Sampler(**{"members": np.arange(8), "class_start": np.array([0, 6, 8]), **wrong})
+        Sampler(**given)
 
 
 def test_shuffle_moves_every_class_everywhere() -> None:

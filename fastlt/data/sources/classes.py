@@ -190,7 +190,7 @@ class Renumbered(Derived):
             number = np.arange(len(old))
         else:
             unknown, missing = (
-                [name for name in one if name not in set(other)] for one, other in ((new, old), (old, new))
+                [name for name in one if name not in other] for one, other in ((new, set(old)), (old, set(new)))
             )
             which = f"lacks {some(missing)}" if missing else f"has {some(unknown)}, of which there is no training image"
             raise UserError(
