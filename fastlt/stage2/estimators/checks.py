@@ -114,6 +114,8 @@ def as_labels(y: Any, rows: int, name: str = "y") -> np.ndarray:
     if y is None:
         raise UserError(f"This classifier requires y to be passed, but the target {name} is None")
     labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if isinstance(y, list | tuple) and labels.dtype.kind == "U" and not all(isinstance(label, str) for label in y):
+        labels = np.array(y, object)  # NumPy makes texts of all labels, also of numbers and of NaN
     if labels.ndim == 2 and labels.shape[1] == 1:
         warnings.warn(
             f"A column-vector y was passed when a 1d array was expected. Pass {name}.ravel()",
@@ -144,9 +146,9 @@ def as_labels(y: Any, rows: int, name: str = "y") -> np.ndarray:
 
 
 def _missing(label: Any) -> bool:
-    """Returns whether a label is NaN, NaT or pandas' NA: none of these equals itself."""
+    """Returns whether a label is None, or NaN, NaT or pandas' NA, none of which equals itself."""
     try:
-        return bool(label != label)
+        return label is None or bool(label != label)
     except TypeError:  # NA is neither true nor false
         return True
     except ValueError:  # an array is no label at all, which is told where labels are sorted
