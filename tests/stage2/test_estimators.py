@@ -346,6 +346,12 @@ def test_wrong_features_and_labels(data: dict[str, np.ndarray]) -> None:
         (x, ["a", None] * 325, (), r"y\[1\] is None, a missing value"),
         (x, ["a", float("nan")] * 325, (), r"y\[1\] is nan, a missing value"),
         (x, ["1", 2] * 325, (), "y mixes labels of the types int, str"),
+        (
+            np.array([*x, None], object)[:-1],
+            y,
+            (),
+            r"X is a column with a feature vector in each row: .* np.stack\(X\)",
+        ),
         (np.array([[1, "many"]] * 650, object), y, (), "X holds values that are no numbers .*could not convert string"),
         (x, y, (x,), "X_val and y_val: give both or neither"),
         (x, y, (x[:, :3], y), "X_val has 3 features, X 16"),
@@ -361,6 +367,14 @@ def test_wrong_features_and_labels(data: dict[str, np.ndarray]) -> None:
     fitted = NCM().fit(x, y)
     with pytest.raises(UserError, match="prediction sets need images that were not trained on"):
         fitted.predict_set(x)
+
+
+def test_whole_numbers_are_float32_as_arrays_and_as_tensors(data: dict[str, np.ndarray]) -> None:
+    """Eight bytes a number would be eight times the memory of features in int8."""
+    x = (data["X"] * 20).astype(np.int8)
+    clf = NCM().fit(x, data["y"])
+    assert as_rows(x).dtype == as_rows(torch.from_numpy(x)).dtype == torch.float32
+    assert clf.decision_function(x).dtype == np.float32 and clf.score(x, data["y"]) > 0.7
 
 
 def test_columns_in_another_order_are_refused(data: dict[str, np.ndarray]) -> None:

@@ -65,13 +65,19 @@ def _from_numpy(x: Any, name: str) -> Tensor:
         try:
             values = values.astype(np.float64)
         except (TypeError, ValueError) as error:
+            if values.ndim == 1 and len(values) and np.ndim(values[0]) == 1:
+                raise NotNumbers(
+                    f"{name} is a column with a feature vector in each row: pass an array, np.stack({name})"
+                ) from None
             raise NotNumbers(
                 f"{name} holds values that are no numbers ({first_line(error)}): features are numbers, and missing "
                 "ones are to be filled in"
             ) from None
     if values.dtype.kind not in "fiubc":
         raise UserError(f"{name} holds values of type {values.dtype}: features are numbers")
-    if values.dtype.kind in "iub" or (values.dtype.itemsize > 8 and values.dtype.kind == "f"):
+    if values.dtype.kind in "iub":
+        values = values.astype(np.float32)  # as of tensors
+    if values.dtype.itemsize > 8 and values.dtype.kind == "f":
         values = values.astype(np.float64)
     if not values.dtype.isnative or any(stride < 0 for stride in values.strides):
         values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))

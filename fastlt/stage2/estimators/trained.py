@@ -102,8 +102,9 @@ class OnJointClassifier(TrainedClassifier):
     """Base class of estimators that modify a joint linear classifier.
 
     joint: that classifier, for features as they are passed to `fit` (not scaled): a torch.nn.Linear, or (weight [C, D],
-        bias [C]), such as coef_ and intercept_ of a scikit-learn model, with rows in the order of classes_. None trains
-        one with epochs, batch, lr and weight_decay on instance-balanced batches.
+        bias [C]), such as coef_ and intercept_ of a scikit-learn model, with rows in the order of classes_. For two
+        classes these have one row: give np.vstack([-coef_, coef_]) / 2 and np.hstack([-intercept_, intercept_]) / 2.
+        None trains one with epochs, batch, lr and weight_decay on instance-balanced batches.
     """
 
     joint: Any = None
