@@ -184,6 +184,7 @@ class Cosine:
     """Cosine classifiers s cos(w_c, x) with a learned scale s."""
 
     START = 16.0  # initial scale; a softmax of cosines in -1..1 without a scale cannot be confident
+    LEAST = 1.0  # smallest scale; the gradients of all parameters are proportional to it, so 0 would be an end of them
 
     def __init__(
         self,
@@ -214,6 +215,9 @@ class Cosine:
         unit = functional.normalize(self.weight, dim=3)
         none = unit.new_zeros(unit.shape[:3])
         return _products(functional.normalize(x, dim=2), unit, none, self.back) * self.log_scale.exp()[:, :, None]
+
+    def behind_step(self) -> None:
+        self.log_scale.clamp_(min=math.log(self.LEAST))
 
     def tensors(self, seed: int, setting: int) -> Tensors:
         unit = functional.normalize(self.weight[seed, setting].detach(), dim=1)
