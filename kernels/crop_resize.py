@@ -21,7 +21,6 @@ LLVM does not vectorize such loops by itself, so the vector operations of simd.p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,8 +39,6 @@ from fastlt.kernels.simd import (
 )
 from fastlt.kernels.store_row import store_row
 
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
 ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 """The six orders in which brightness (0), contrast (1) and saturation (2) are applied; jitter[3] is an index of it."""
 
@@ -56,16 +53,29 @@ _HALF = 1 << (BITS - 1)
 
 def reference(
     image: np.ndarray,
-    box: Sequence[float] | np.ndarray,
+    box: Sequence[float],
     size: tuple[int, int],
     flip: bool = False,
-    jitter: Sequence[float] | np.ndarray | None = None,
-    mean: Sequence[float] | np.ndarray = IMAGENET_MEAN,
-    std: Sequence[float] | np.ndarray = IMAGENET_STD,
-    window: Sequence[int] | np.ndarray | None = None,
+    jitter: Sequence[float] | None = None,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    window: Sequence[int] | None = None,
     interpolation: str = "bilinear",
 ) -> np.ndarray:
-    """The definition of `crop_resize` in NumPy, with the same arguments; returns float64 [3, T_h, T_w]."""
+    """The definition of `crop_resize_into` in NumPy; returns float64 [3, T_h, T_w] = (pixel - mean) / std.
+
+    image: uint8 [h, w, 3].
+    box: (y, x, height, width) in pixels of `image`: the part that the output shows.
+    size: (T_h, T_w) in pixels. flip: whether to mirror horizontally.
+    jitter: None, or factors of brightness, contrast and saturation, where 1 is off, and their order, see ORDERS. As in
+    torchvision on uint8, brightness scales; contrast blends with the rounded mean of the current grey image; saturation
+    blends with the grey image (L = 0.299 R + 0.587 G + 0.114 B, rounded). Each step clamps to 0..255 and drops the
+    fraction.
+    mean, std: three numbers each, in units of pixel values 0..255. interpolation: one of INTERPOLATIONS.
+    window: (y, x, height, width) in whole pixels: the part that the filter may read, black beyond the image. By default
+    it is the box, which then must be whole numbers (crop, then resize); the whole image means resize, then crop.
+    """
     y, x, crop_h, crop_w = (int(v) for v in (box if window is None else window))
     crop = np.zeros((crop_h, crop_w, 3), dtype=np.uint8)
     top, bottom = (min(max(v, 0), image.shape[0]) for v in (y, y + crop_h))
@@ -302,93 +312,12 @@ def crop_resize_into(out, image, window, box, flip, jitter, mean, inv_std, bicub
             store_row(out, i, rows[i], plane, mean, inv_std)
 
 
-def cpu(images, windows, boxes, size, flips, jitters, mean, inv_std, bicubic=0) -> np.ndarray:
-    """Applies `crop_resize_into` to one image or to lists of N; returns float32 [3, T_h, T_w] or [N, 3, T_h, T_w]."""
-    if isinstance(images, np.ndarray):
-        return cpu([images], [windows], [boxes], size, [flips], [jitters], mean, inv_std, bicubic)[0]
-    out = np.empty((len(images), 3, *size), dtype=np.float32)
-    for i, image in enumerate(images):
-        crop_resize_into(out[i], image, windows[i], boxes[i], flips[i], jitters[i], mean, inv_std, bicubic)
-    return out
-
-
-def crop_resize(
-    image: np.ndarray,
-    box: Sequence[float] | np.ndarray,
-    size: int | tuple[int, int],
-    flip: bool = False,
-    jitter: Sequence[float] | np.ndarray | None = None,
-    mean: Sequence[float] | np.ndarray = IMAGENET_MEAN,
-    std: Sequence[float] | np.ndarray = IMAGENET_STD,
-    window: Sequence[int] | np.ndarray | None = None,
-    interpolation: str = "bilinear",
-) -> np.ndarray:
-    """Crops `image`, resizes it to `size` with antialiasing, flips it, jitters its colours, and normalizes it.
-
-    image: uint8 [h, w, 3] whose last two axes are contiguous; it may be a band of rows or columns of a larger array.
-    box: (y, x, height, width) in pixels of `image`: the part that the output shows. A box of whole pixels that is as
-    large as `size` is copied without resampling.
-    size: T or (T_h, T_w), in pixels. flip: whether to mirror horizontally.
-    jitter: None, or factors of brightness (b), contrast (c) and saturation (s), where 1 is off, and their order: 0 bcs,
-    1 bsc, 2 cbs, 3 csb, 4 sbc, 5 scb. As in torchvision on uint8, brightness scales; contrast blends with the rounded
-    mean of the current grey image; saturation blends with the grey image (L = 0.299 R + 0.587 G + 0.114 B, rounded).
-    Each step clamps to 0..255 and drops the fraction.
-    mean, std: three numbers each, in units of pixel values 0..255. interpolation: Pillow's `bilinear` or `bicubic`.
-    window: (y, x, height, width) in whole pixels: the part that the filter may read, black beyond the image. By default
-    it is the box, which then must be whole numbers (crop, then resize); the whole image means resize, then crop.
-
-    Returns float32 [3, T_h, T_w] = (pixel - mean) * (1 / std). Raises ValueError for a wrong dtype, shape or layout, an
-    empty crop or size, a box that extends beyond its window, and factors, order or std out of range.
-
-    Example: crop_resize(image, box=(10, 20, 100, 150), size=224, flip=True)
-    """
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"image is {found}; allowed: a NumPy array uint8 [h, w, 3]")
-    if image.size == 0:
-        raise ValueError(f"image is empty, {list(image.shape)}; allowed: at least 1 x 1 pixels")
-    if image.strides[2] != 1 or (image.shape[1] > 1 and image.strides[1] != 3):
-        raise ValueError(f"image has strides {image.strides}; allowed: (any, 3, 1), np.ascontiguousarray gives them")
-    windows = np.asarray(box if window is None else window)
-    if windows.shape != (4,) or windows.dtype.kind not in "iu":
-        name = "box" if window is None else "window"
-        raise ValueError(f"{name} is {windows.dtype} {list(windows.shape)}; allowed: integers y, x, height, width")
-    boxes = np.asarray(box, dtype=np.float64)
-    if boxes.shape != (4,) or not np.isfinite(boxes).all():
-        raise ValueError(f"box is {box}; allowed: four finite numbers y, x, height, width")
-    if min(windows[2:]) < 1 or min(boxes[2:]) <= 0:
-        raise ValueError(f"box {boxes.tolist()} is an empty crop; allowed: height and width > 0")
-    if max(abs(int(v)) for v in windows) >= 1 << 30:
-        raise ValueError(f"box {boxes.tolist()} is too large; allowed: numbers below 2**30")
-    boxes[:2] -= windows[:2]
-    if min(boxes[:2]) < 0 or max(boxes[:2] + boxes[2:] - windows[2:]) > 1e-6:  # tolerates rounding of the sum
-        raise ValueError(f"box {list(box)} sticks out of its window {windows.tolist()}; allowed: inside of it")
-    sizes = np.asarray((size, size) if np.ndim(size) == 0 else size)
-    if sizes.shape != (2,) or sizes.dtype.kind not in "iu" or min(sizes) < 1:
-        raise ValueError(f"size is {size}; allowed: T or (T_h, T_w), integers >= 1")
-    factors = np.asarray((1, 1, 1, 0) if jitter is None else jitter, dtype=np.float32)
-    if factors.shape != (4,) or not np.isfinite(factors).all() or factors[:3].min() < 0 or factors[3] not in range(6):
-        raise ValueError(f"jitter is {jitter}; allowed: three factors >= 0 and an order 0..5")
-    means, stds = np.asarray(mean, dtype=np.float64), np.asarray(std, dtype=np.float64)
-    if means.shape != (3,) or not np.isfinite(means).all():
-        raise ValueError(f"mean is {mean}; allowed: three finite numbers in pixel values 0..255")
-    if stds.shape != (3,) or not all(math.isfinite(v) and v > 0 for v in stds):
-        raise ValueError(f"std is {std}; allowed: three numbers > 0 in pixel values 0..255")
-    if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"interpolation is {interpolation}; allowed: {', '.join(INTERPOLATIONS)}")
-    inv_std = (1 / stds).astype(np.float32)
-    target = (int(sizes[0]), int(sizes[1]))
-    windows = windows.astype(np.int32)
-    bicubic = INTERPOLATIONS.index(interpolation)
-    return cpu(image, windows, boxes, target, int(flip), factors, means.astype(np.float32), inv_std, bicubic)
-
-
 _NO_JITTER = np.array([1, 1, 1, 0], np.float32)
 _NO_MEAN, _NO_STD = np.zeros(3, np.float32), np.ones(3, np.float32)
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes a whole image as `crop_resize` does, without normalization; returns uint8 [T_h, T_w, 3].
+    """Resizes a whole image as `crop_resize_into` does, without normalization; returns uint8 [T_h, T_w, 3].
 
     image: uint8 [h, w, 3], contiguous. size: (T_h, T_w) in pixels, at least 1.
     """
