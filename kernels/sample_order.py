@@ -43,11 +43,11 @@ def reference(members, class_start, quota, drawn, seed, epoch):
 
 def reference_iid(members, class_start, probabilities, length, seed, epoch):
     """The definition of `iid` drawing in Python, one position at a time."""
-    cumulative = np.cumsum(probabilities)
+    cumulative = _cumulative(probabilities)
     order = []
     for position in range(length):
         words = generator.reference(seed, position, (_IID << 28) ^ (position >> 32), 0, epoch)
-        j = min(int(np.searchsorted(cumulative, generator.reference_unit53(*words[:2]), "right")), len(cumulative) - 1)
+        j = int(np.searchsorted(cumulative, generator.reference_unit53(*words[:2]), "right"))
         own = members[class_start[j] : class_start[j + 1]]
         order.append(own[int(generator.reference_unit53(*words[2:]) * len(own))])
     return np.array(order, np.int64)
@@ -139,7 +139,7 @@ def cpu(members, class_start, quota, drawn, seed, epoch):
 def _draw_class(cumulative, position, seed, epoch):
     """Returns the class that a position draws, and two random words for one of its samples."""
     w0, w1, w2, w3 = philox(seed, position, (_IID << 28) ^ (position >> 32), 0, epoch)
-    return min(np.searchsorted(cumulative, unit53(w0, w1), side="right"), cumulative.shape[0] - 1), w2, w3
+    return np.searchsorted(cumulative, unit53(w0, w1), side="right"), w2, w3
 
 
 @njit(cache=True, parallel=True)
@@ -246,13 +246,13 @@ def sample_order_iid(members, class_start, probabilities, length, seed, epoch):
     """
     _check(members, class_start, probabilities, "probability")
     start_threads()
-    return cpu_iid(members, class_start, np.cumsum(probabilities), np.int64(length), uint64(seed), np.int64(epoch))
+    return cpu_iid(members, class_start, _cumulative(probabilities), np.int64(length), uint64(seed), np.int64(epoch))
 
 
 def drawn_classes(probabilities, length, seed, epoch):
     """Returns the class of every position of an epoch, int64 [length]: independent draws by `probabilities` [C]."""
     start_threads()
-    return cpu_classes(np.cumsum(probabilities), np.int64(length), uint64(seed), np.int64(epoch))
+    return cpu_classes(_cumulative(probabilities), np.int64(length), uint64(seed), np.int64(epoch))
 
 
 def sample_order_cycled(members, class_start, probabilities, drawn, length, seed, epoch):
@@ -275,6 +275,17 @@ def sample_order_reference(members, class_start, visit, length, seed, epoch):
     """
     _check(members, class_start, np.full(len(class_start) - 1, visit), "visits of")
     return cpu_reference(members, class_start, np.int64(visit), np.int64(length), uint64(seed), np.int64(epoch))
+
+
+def _cumulative(probabilities):
+    """Returns the upper ends of the intervals of [0, 1) that draw each class, float64 [C].
+
+    The last class that has a probability ends at 1 exactly: below it, by the rounding of the sum, the rest would draw a
+    class after it, which may have no samples.
+    """
+    ends = np.cumsum(probabilities)
+    ends[ends >= ends[-1]] = 1.0
+    return ends
 
 
 def _check(members, class_start, shares, what):

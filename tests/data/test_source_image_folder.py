@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,16 @@ def test_extensions_in_any_case_and_nothing_hidden(tmp_path: Path, capsys: pytes
         f"note: left out of {tmp_path}: 1 .txt file (train/a/x.txt), 1 file without an extension (train/a/jpg), "
         "3 names with a leading dot (train/a/._image.jpg), 1 pipe or device (train/a/pipe.jpg)\n"
     )
+
+
+@pytest.mark.skipif(".heic" in image_extensions(), reason="the package that reads HEIC is installed")
+def test_photos_in_heic_tell_the_package_that_reads_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = "2 .heic files to be read with pip install 'fastlt[formats]' (ant/1.HEIC)"
+    root = touch(tmp_path, "ant/1.HEIC", "ant/2.heic")
+    with pytest.raises(UserError, match=re.escape(f"{root}: no folder with images in it ({told}, ")):
+        ImageFolder(root)
+    ImageFolder(touch(root, "ant/3.jpg"))
+    assert capsys.readouterr().err == f"note: left out of {root}: {told}\n"
 
 
 def test_what_lies_beside_classes_and_splits_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

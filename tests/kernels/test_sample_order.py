@@ -42,6 +42,15 @@ def test_cycled(sizes: list[int]) -> None:
     np.testing.assert_array_equal(order, op.reference_cycled(members, start, share, drawn, 300, 9, 4))
 
 
+def test_a_last_class_without_samples_is_never_drawn() -> None:
+    """A sum of probabilities that rounding leaves below 1 leaves nothing to the class after the last that has some."""
+    members, start = grouped([2, 1, 0])
+    short = np.array([0.5, 0.25, 0.0])  # as by rounding, but by enough to be seen
+    assert op.drawn_classes(short, 1000, 3, 0).max() == 1
+    order = op.sample_order_iid(members, start, short, 300, 3, 0)
+    np.testing.assert_array_equal(order, op.reference_iid(members, start, short, 300, 3, 0))
+
+
 @pytest.mark.parametrize("sizes", [sizes for sizes in SIZES if 0 not in sizes])
 @pytest.mark.parametrize("visit", [1, 4])
 @pytest.mark.parametrize(("length", "epoch"), [(1, 0), (37, 0), (37, 5), (64, 2)])

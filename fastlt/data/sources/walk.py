@@ -16,6 +16,7 @@ from fastlt.data.plugins import register_plugins
 # Pillow registers these formats, but decodes them only with another program or a plugin, or not at all.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 _JPEG_TOO = (".jif", ".jfi")
+_BY_PLUGIN = (".heic", ".heif", ".hif", ".jxl")
 
 
 @functools.cache
@@ -47,7 +48,8 @@ class LeftOut:
     def add_file(self, path: str) -> None:
         """Adds a file that is no image, judged by its extension."""
         end = os.path.splitext(path)[1].lower()  # noqa: PTH122
-        self.add(path, f"{end} file".strip(), "" if end else " without an extension")
+        plugin = " to be read with pip install 'fastlt[formats]'" if end in _BY_PLUGIN and not is_image(path) else ""
+        self.add(path, f"{end} file".strip(), plugin if end else " without an extension")
 
     def __bool__(self) -> bool:
         return bool(self._kinds)
