@@ -58,8 +58,8 @@ def host(array: Array, dtype: Any) -> np.ndarray:
 
 def tensor(array: Array, device: torch.device | None = None, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Returns an array as a contiguous tensor that shares its memory where possible."""
-    if isinstance(array, np.ndarray) and not array.flags.writeable:
-        array = array.copy()  # PyTorch has no read-only tensors
+    if isinstance(array, np.ndarray) and not (array.flags.writeable and all(stride >= 0 for stride in array.strides)):
+        array = array.copy()  # PyTorch has no read-only tensors, and none with negative strides
     return torch.as_tensor(array, device=device, dtype=dtype).contiguous()
 
 

@@ -362,3 +362,5 @@ def test_arrays_and_tensors_of_any_layout_give_the_same():
         for want, got in zip(expected, result, strict=True):
             assert isinstance(want, np.ndarray) and isinstance(got, torch.Tensor) and not got.requires_grad
             np.testing.assert_array_equal(got.numpy(), want)
+    turned = winning_interval(frozen[::-1], weight[:, ::-1][:, ::-1], labels[::-1])  # NumPy's views of negative strides
+    np.testing.assert_array_equal(np.stack(turned)[:, ::-1], np.stack(winning_interval(frozen, weight, labels)))
