@@ -339,6 +339,7 @@ def test_wrong_features_and_labels(data: dict[str, np.ndarray]) -> None:
     for wrong, labels, held, message in (
         (broken, y, (), "nan in row 7, column 3"),
         (x.astype(np.float64) * 1e300, y, (), "too large for float32"),
+        (x.astype(np.float64) * 1e-60, y, (), "X has a root mean square of .*e-60, too small for float32: multiply it"),
         (x, y[:-1], (), r"y has the shape \(649,\), features 650 rows"),
         (x, ["a"] * 650, (), "y holds one class, a: a classifier needs at least two"),
         (x, np.array(["a", 1] * 325, object), (), "y mixes labels of the types int, str"),

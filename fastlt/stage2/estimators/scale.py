@@ -1,5 +1,6 @@
 """The number that features are divided by, so that the same learning rates and weight decays suit all features."""
 
+import torch
 from torch import Tensor
 
 from fastlt.core.errors import UserError
@@ -12,6 +13,8 @@ def scale_of(asked: str | float, rows: Tensor) -> float:
     asked: `rms` for the root mean square of the features (1 if all are 0), `none` for 1, or a number greater than 0.
     rows: the features [N, D].
 
+    Raises UserError for a value that is not allowed, and for features that float32 does not tell from 0.
+
     >>> import torch
     >>> scale_of("rms", torch.full((2, 3), 4.0))
     4.0
@@ -20,7 +23,12 @@ def scale_of(asked: str | float, rows: Tensor) -> float:
     if fixed is not None:
         return fixed
     total = sum(float(part.double().square().sum()) for part in rows.split(ROWS))
-    return (total / rows.numel()) ** 0.5 or 1.0
+    rms = (total / rows.numel()) ** 0.5 or 1.0
+    if rms < torch.finfo(torch.float32).tiny:
+        raise UserError(
+            f"X has a root mean square of {rms:.3g}, too small for float32: multiply it, such as by {1 / rms:.0e}"
+        )
+    return rms
 
 
 def fixed_scale(asked: str | float) -> float | None:
