@@ -83,7 +83,8 @@ def _values(override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [str(override.input_line)]
     key = override.get_key_element()
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    # Hydra escapes the colon of package.module:NAME, which its grammar takes as it is.
+    return [f"{key}={value}".replace("\\:", ":") for value in map(str, override.sweep_string_iterator())]
 
 
 def _seed(cell: tuple[str, ...]) -> int:

@@ -52,6 +52,15 @@ def test_features_of_ones_own_have_a_grid_of_their_own() -> None:
         combinations([["data=data/shapes", "seed=0"]], ["features=f.npz"])
 
 
+def test_parts_of_ones_own_are_values_of_a_sweep() -> None:
+    part = ["backbone=my.mod:net,resnet32", "protocol.loss=my.mod:Poly", "classifiers=[joint,my:fit],[joint]"]
+    assert combinations([part], ["protocol.loss=focal,my.mod:Poly"])[3::2] == [
+        ["backbone=my.mod:net", "classifiers=[joint]", "protocol.loss=my.mod:Poly"],
+        ["backbone=resnet32", "classifiers=[joint,my:fit]", "protocol.loss=my.mod:Poly"],
+        ["backbone=resnet32", "classifiers=[joint]", "protocol.loss=my.mod:Poly"],
+    ]
+
+
 def test_every_combination_is_a_cell_seed_after_seed() -> None:
     parts = [["sampler=instance,class", "seed=0,1"], ["sampler=sqrt", "seed=1"]]
     assert combinations(parts, []) == [
