@@ -277,15 +277,18 @@ def one_line(error: BaseException, schema: type | None) -> str:
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(match[1], schema)
     if match := re.search(r"Could not find '([^/']+)/([^']+)'", text):
-        return f"{match[1]}={match[2]} is unknown: allowed are {', '.join(_options(match[1]))}"
+        file = f"a file FOLDER/{match[1]}/NAME.yaml of your own, with --config-dir FOLDER"
+        own = "package.module:NAME of your own" if match[1] in ("sampler", "backbone") else file
+        return f"{match[1]}={match[2]} is unknown: allowed are {', '.join(_options(match[1]))}, or {own}"
     if match := re.search(r"You must specify '([^']+)', e.g", text):
         return f"{match[1]} is not given: add {match[1]}=NAME with one of {', '.join(_options(match[1]))}"
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]} is not given: add {match[1]}=VALUE"
-    if match := re.search(r"full_key: (\S+)", text):
-        if isinstance(error, InterpolationResolutionError | UnsupportedInterpolationType):
-            letters = "${KEY} stands for the value of KEY: write \\${...} for the letters themselves"
-            return f"{match[1]}: {str(error).splitlines()[0]}; {letters}"
+    match = re.search(r"full_key: (\S+)", text)
+    if isinstance(error, InterpolationResolutionError | UnsupportedInterpolationType):
+        letters = "${KEY} stands for the value of KEY: write \\${...} for the letters themselves"
+        return f"{f'{match[1]}: ' if match else ''}{str(error).splitlines()[0]}; {letters}"
+    if match:
         told = next((str(part) for part in chain if str(part).startswith("Value")), str(chain[-1]))
         if "is not a ListConfig" in told:
             return f"{match[1]} takes a list: write '{match[1]}=[A,B]', in quotes, also for a single one"

@@ -216,6 +216,8 @@ def test_more_classifiers_are_of_the_same_run(place: Path, monkeypatch: pytest.M
     ("arguments", "message"),
     [
         (["grid=nothing"], "grid=nothing is unknown: allowed are cifar100_lt, cifar100_lt_bags, cifar10_lt"),
+        (["grid=nothing"], "strong, or a file FOLDER/grid/NAME.yaml of your own, with --config-dir FOLDER"),
+        (["grid.parts=[['seed=${seed}']]"], "${KEY} stands for the value of KEY: write \\${...} for the letters"),
         (["sample=class"], "unknown key sample (did you mean sampler?)"),
         (["sampler=none"], "sampler=none is unknown: allowed are class, instance"),
         (["seed=x"], "seed: Value 'x'"),
