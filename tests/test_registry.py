@@ -77,6 +77,10 @@ def half(image, key, by):
     return image[:, ::2]
 
 
+def first_only(image, key, by):
+    return image if key[2] == 0 else None
+
+
 def net(width):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, width))
 
@@ -372,6 +376,8 @@ def test_an_augmentation_of_ones_own(raw_dataset: Dataset) -> None:
     assert torch.equal(images(5, rank=1, world=2), shifted[1:11:2])
     with pytest.raises(UserError, match=r"own_parts_here:half gives float32 \[3, 4, 8\] for float32 \[3, 8, 8\]"):
         images(4, hook="own_parts_here:half")
+    with pytest.raises(UserError, match=r"own_parts_here:first_only gives a NoneType for float32 \[3, 8, 8\]: it must"):
+        images(4, hook="own_parts_here:first_only")
     with pytest.raises(
         UserError, match=r"protocol.image_hook=blur is unknown: allowed are package.module:NAME of your"
     ):

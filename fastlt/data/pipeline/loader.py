@@ -242,13 +242,14 @@ class Loader(Resumable):
         keys = [
             (self._seed, epoch, place) for view in range(self.views) for place in self._drawn_at(places, view).tolist()
         ]
-        changed = torch.stack([self._hook(image, key) for image, key in zip(images, keys, strict=True)])
-        if changed.shape != images.shape or changed.dtype != images.dtype:
-            raise UserError(
-                f"protocol.image_hook={self._augment.image_hook} gives {str(changed.dtype).removeprefix('torch.')} "
-                f"{list(changed.shape[1:])} for {str(images.dtype).removeprefix('torch.')} {list(images.shape[1:])}: "
-                "it must give an image of the same kind and size"
-            )
+        given = [self._hook(image, key) for image, key in zip(images, keys, strict=True)]
+        for one in given:
+            if _form(one) != (wanted := _form(images[0])):
+                raise UserError(
+                    f"protocol.image_hook={self._augment.image_hook} gives {_form(one)} for {wanted}: "
+                    "it must give an image of the same kind and size"
+                )
+        changed = torch.stack(given)
         return changed.to(memory_format=torch.channels_last) if self.channels_last else changed
 
     def __repr__(self) -> str:
@@ -349,6 +350,13 @@ def _described(dataset: Dataset, split: str, order: Order, seed: int, augment: A
             del named["augment"][name]
     parts = {f"{part}.{name}": value for part, values in named.items() for name, value in values.items()}
     return {"dataset": dataset.about["digest"], "split": split, "seed": seed, **parts}
+
+
+def _form(image: Any) -> str:
+    """Returns what an image hook takes or gives, such as `float32 [3, 224, 224]`, for comparisons and messages."""
+    if not isinstance(image, torch.Tensor):
+        return f"a {type(image).__name__}"
+    return f"{str(image.dtype).removeprefix('torch.')} {list(image.shape)}"
 
 
 def _check_padded(dataset: Dataset, split: str, augment: Augment) -> None:
