@@ -12,7 +12,7 @@ from PIL import Image
 from test_encode import check_dali, rgb, written
 
 from fastlt.data.shards import format as layout
-from fastlt.data.shards.encode import BadImage, Encoding, encode
+from fastlt.data.shards.encode import AS_IT_LIES, BadImage, Encoding, encode
 
 MEMORY = 2e9  # bytes a process may take for any of these files
 SMALL = 1_000_000  # pixels; larger images are not written as PNG and JPEG here, for time
@@ -100,6 +100,8 @@ def test_each_file_has_an_outcome(files: dict[str, bytes]) -> None:
 def test_good_files(name: str, files: dict[str, bytes]) -> None:
     found = files[name]
     width, height, colour = (KEPT | ANEW)[name]
+    if name.startswith("exif_") and not name.endswith("_1.jpg"):
+        colour = AS_IT_LIES
     stored = {kind: encode(found, Encoding(kind, quality=95)) for kind in ("keep", "raw")}
     if width * height <= SMALL:
         stored |= {kind: encode(found, Encoding(kind, quality=95)) for kind in ("png", "jpeg")}

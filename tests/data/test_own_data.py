@@ -60,6 +60,25 @@ def keys(dataset: Dataset) -> dict[str, list[str]]:
     return {name: [dataset.key(name, place) for place in range(len(split))] for name, split in dataset.splits.items()}
 
 
+def test_what_is_not_stored_is_told(tmp_path: Path) -> None:
+    """Photos of a phone lie on their side in the file, and of several frames one is kept."""
+    exif, photo, photos = Image.Exif(), Image.fromarray(picture(5, 40, 60)), tmp_path / "photos"
+    exif[0x0112] = 6
+    for name in ("ant", "bee"):
+        (photos / name).mkdir(parents=True)
+        photo.save(photos / name / "1.jpg", exif=exif.tobytes())
+        photo.save(photos / name / "2.jpg")
+    photo.save(photos / "ant" / "3.gif", save_all=True, append_images=[photo.rotate(90)])
+    frames = "note: 1 image has several pages or frames: the first is taken"
+    lying = "note: 2 images are to be turned upright, as EXIF says, and stay as they lie: orientation=apply turns them"
+    for orientation, notes in (("ignore", [frames, lying]), ("apply", [frames])):
+        out = tmp_path / orientation
+        options = (f"out={out}", "split=1,0,0", "workers=1", f"orientation={orientation}")
+        said = command(str(photos), *options, cwd=tmp_path)[1]
+        assert [line for line in said if line.startswith("note")] == notes
+        assert list(Dataset(out).about["colours"]) == ["palette, first of several frames"]
+
+
 def test_a_folder_per_class(photos: Path, tmp_path: Path) -> None:
     out, said = command(str(photos), f"out={tmp_path / 'insects (2)'}", "workers=1", cwd=tmp_path)
     assert said[0] == f"{photos} is taken as dataset=image_folder root={photos} split=0.7,0.1,0.2"

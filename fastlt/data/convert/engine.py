@@ -22,7 +22,7 @@ from fastlt.data.convert.storage import raw_choice
 from fastlt.data.convert.work_folder import WorkFolder
 from fastlt.data.convert.workers import Results, Stored, Workers, cores, encode_sample
 from fastlt.data.shards.content import write_dataset
-from fastlt.data.shards.encode import FIRST_FRAME, Encoding
+from fastlt.data.shards.encode import AS_IT_LIES, FIRST_FRAME, Encoding
 from fastlt.data.shards.format import RAW
 from fastlt.data.shards.reader import Dataset, implausible_settings, read_description
 from fastlt.data.shards.writer import FIRST, Behind, SplitWriter
@@ -190,11 +190,17 @@ def told(folder: WorkFolder, linking: bool = False) -> Iterator[None]:
         raise UserError(f"{problem}: {remedy} and give the same command again, it {goes_on}") from error
 
 
-def _say_frames(writers: Mapping[str, SplitWriter | LinkWriter]) -> None:
+def _say_notes(writers: Mapping[str, SplitWriter | LinkWriter]) -> None:
+    """Prints a line for what images have that is not stored, with the number of these images."""
     colours = [colour for writer in writers.values() for page in writer.finish() for colour in page["colour"].tolist()]
     if count := sum(FIRST_FRAME in colour for colour in colours if colour):
         say(
             f"note: {counted(count, 'image')} {agree(count, 'has', 'have')} several pages or frames: the first is taken"
+        )
+    if count := sum(AS_IT_LIES in colour for colour in colours if colour):
+        say(
+            f"note: {counted(count, 'image')} {agree(count, 'is', 'are')} to be turned upright, as EXIF says, and "
+            f"{agree(count, 'stays as it lies', 'stay as they lie')}: orientation=apply turns them"
         )
 
 
@@ -262,7 +268,7 @@ def write_shards(
         if all(writer.shards <= 1 for writer in writers.values()):
             folder.remove()
         raise
-    _say_frames(writers)
+    _say_notes(writers)
     return writers
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from fastlt.core.files import sync
 from fastlt.data.shards import format as layout
+from fastlt.data.shards.encode import AS_IT_LIES
 from fastlt.data.shards.index import write_index
 from fastlt.data.shards.reader import Dataset
 from fastlt.data.shards.writer import Files, Writer
@@ -60,6 +61,7 @@ class Content:
             shard = {"name": str(part["name"]), "size": int(part["size"]), "sha256": str(part["sha256"])}
             self.shards.append(shard)
             for colour in part["colour"].tolist():
+                colour = colour.removesuffix(AS_IT_LIES).removesuffix(", ")  # only told: pixels are stored as they are
                 if colour:
                     self.colours[colour] = self.colours.get(colour, 0) + 1
 

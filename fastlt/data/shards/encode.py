@@ -16,7 +16,6 @@ grey is divided by 257. Floats from 0 to 1 are multiplied by 255, and floats fro
 import io
 import re
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from PIL import Image, ImageColor
 from fastlt.core.errors import UserError
 from fastlt.data.plugins import missing_plugin, register_plugins
 from fastlt.data.shards import format as layout
+from fastlt.data.shards.decodable import BadImage, decodes_alike, jpeg_frame
 from fastlt.data.shards.format import Encoded
 from fastlt.data.shards.look import look_of
 
@@ -43,16 +43,11 @@ _COLOURS = {
     "RGBA": "alpha",
     "F": "float",
 }
-FIRST_FRAME = "first of several frames"  # in the counts of dataset.json, after the colour type
+# What stands after the colour type of an image.
+FIRST_FRAME = "first of several frames"
+AS_IT_LIES = "not turned as EXIF says"
 _JPEG_LONGEST = 65_500  # pixels of the longest side that libjpeg writes
 _REDUCING_GAP = 2  # as in Pillow's thumbnails: from this factor on, decoding at reduced size changes nothing visible
-_PNG_PIECE = 1 << 16  # bytes inflated at once; the pixels are only counted
-# The concatenated names of chunks. By the rules of PNG a lower-case first letter marks a chunk that decoders may skip.
-_PNG_CHUNKS = re.compile(rb"IHDR([a-z][A-Za-z][A-Z][A-Za-z])*(IDAT)+([a-z][A-Za-z][A-Z][A-Za-z])*IEND")
-_PNG_DRAWN = {b"tRNS", b"bKGD", b"acTL", b"fcTL", b"fdAT"}  # transparency, background, animation
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-_PNG_WHOLE = ((0, 0, 1, 1),)  # first column, first row, step between columns, step between rows
-_PNG_INTERLACED = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 # EXIF orientation -> the transpose that turns the image upright
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -63,10 +58,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-class BadImage(Exception):
-    """Raised for an image that cannot be stored. The text is the reason."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +147,7 @@ def decode(found: bytes | Image.Image, encoding: Encoding) -> np.ndarray:
     if isinstance(found, Image.Image):
         return _decoded(_given_pixels(found, encoding), encoding)
     with _opened(found, encoding.max_pixels) as image:
-        _plain(found, image)
+        decodes_alike(found, image)
         return _decoded(_stored_pixels(image, encoding, _turn(image, encoding)), encoding)
 
 
@@ -216,18 +207,11 @@ def _check_size(image: Image.Image, limit: int) -> None:
         raise BadImage(f"{width} x {height} pixels, max_pixels={limit} allows fewer")
 
 
-def _plain(found: bytes, image: Image.Image) -> bool:
-    """Returns whether DALI decodes a file to the same pixels as Pillow. Raises BadImage if a PNG lacks pixel rows."""
-    if image.format == "PNG":
-        return _plain_png(found, image.size)
-    return image.format in ("JPEG", "MPO") and _plain_jpeg(found)
-
-
 def _encode_file(found: bytes, image: Image.Image, encoding: Encoding) -> Encoded:
-    plain = _plain(found, image)
+    plain = decodes_alike(found, image)
     width, height = image.size
-    colour = _colour(found, image)
     turn = _turn(image, encoding)
+    colour = _noted(_colour(found, image), AS_IT_LIES, _lies(image, encoding))
     as_found = plain and image.mode in ("RGB", "L") and turn is None
     if encoding.kind in ("keep", "link") and as_found:
         code = layout.PNG if image.format == "PNG" else layout.JPEG
@@ -238,11 +222,10 @@ def _encode_file(found: bytes, image: Image.Image, encoding: Encoding) -> Encode
         image.load()
         return Encoded(found, code, height, width, colour, look_of(image))
     if encoding.kind == "link":
-        kind = f"{colour} {image.format}".strip()
+        kind = f"{_colour(found, image)} {image.format}".strip()
         raise BadImage(f"this {kind} cannot stay as it is: encode=keep would store it as PNG")
     pixels = _stored_pixels(image, encoding, turn)
-    if _has_frames(image):
-        colour = f"{colour}, {FIRST_FRAME}" if colour else FIRST_FRAME
+    colour = _noted(colour, FIRST_FRAME, _has_frames(image))
     return _encode_pixels(pixels, "png" if encoding.kind == "keep" else encoding.kind, encoding.quality, colour)
 
 
@@ -298,93 +281,29 @@ def _colour(found: bytes, image: Image.Image) -> str:
     return "" if image.mode == "RGB" else _COLOURS.get(image.mode, image.mode.lower())
 
 
+def _noted(colour: str, note: str, holds: bool) -> str:
+    return ", ".join([colour] * bool(colour) + [note]) if holds else colour
+
+
+def _lies(image: Image.Image, encoding: Encoding) -> bool:
+    """Returns whether a JPEG, as of a phone or camera, is to be turned by its EXIF and will not be."""
+    known = encoding.orientation == "ignore" and image.format in ("JPEG", "MPO") and "exif" in image.info
+    return known and _upright(image) is not None
+
+
 def _turn(image: Image.Image, encoding: Encoding) -> Image.Transpose | None:
-    """Returns the transpose that turns the image upright; None if it is not asked for or needed, or if there is no
-    readable EXIF."""
-    if encoding.orientation != "apply":
-        return None
+    """Returns the transpose that turns the image upright; None if it is not asked for or needed."""
+    return _upright(image) if encoding.orientation == "apply" else None
+
+
+def _upright(image: Image.Image) -> Image.Transpose | None:
+    """Returns the transpose that turns the image upright; None if it is so, or if there is no readable EXIF."""
     if image.format not in ("JPEG", "MPO"):  # JPEGs have EXIF before the pixels, and may still be decoded smaller
         image.load()  # getexif() loads a PNG, and damaged pixels must not be taken for damaged EXIF
     try:
         return _UPRIGHT.get(image.getexif().get(0x0112, 1))
     except Exception:  # damaged EXIF is no reason to refuse the image
         return None
-
-
-# --- the format of a file, from its bytes ---
-
-
-def _number(found: bytes, at: int, length: int) -> int:
-    return int.from_bytes(found[at : at + length])
-
-
-def _jpeg_frame(found: bytes) -> tuple[int, int, int, int] | None:
-    """Returns (SOF marker, bits, height, width) of a JPEG; None if its header has gaps between segments or no scan."""
-    at, frame = 2, None
-    while at + 9 <= len(found) and found[at] == 0xFF:
-        marker = found[at + 1]
-        if marker == 0xDA:  # a scan begins
-            return frame
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        if not 0xC0 <= marker <= 0xFE or 0xD0 <= marker <= 0xD9:  # these markers cannot be in a header
-            return None
-        if marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            frame = (marker, found[at + 4], _number(found, at + 5, 2), _number(found, at + 7, 2))
-        at += 2 + _number(found, at + 2, 2)
-    return None
-
-
-def _plain_jpeg(found: bytes) -> bool:
-    """Returns whether a JPEG that Pillow opens is Huffman-coded with 8 bits and has no gaps in its header."""
-    frame = _jpeg_frame(found)
-    # SOF0 is baseline, SOF1 extended, SOF2 progressive. DALI does not decode lossless JPEGs (SOF3), and arithmetic
-    # coding (SOF9 and up) only if its libjpeg was built for it. Pillow skips bytes between segments, DALI does not.
-    return frame is not None and frame[:2] in ((0xC0, 8), (0xC1, 8), (0xC2, 8))
-
-
-def _plain_png(found: bytes, size: tuple[int, int]) -> bool:
-    """Returns whether a PNG is 8-bit grey or RGB and has no fault that Pillow tolerates but libpng (in DALI) does not.
-
-    size: the width and height that Pillow read. Raises BadImage for missing pixel rows, which Pillow would leave black.
-    """
-    width, height = _number(found, 16, 4), _number(found, 20, 4)
-    if found[12:16] != b"IHDR" or (width, height) != size:
-        return False
-    at, names, parts, sound = 8, [], [], True
-    while at + 12 <= len(found) and names[-1:] != [b"IEND"]:
-        end = at + 8 + _number(found, at, 4)
-        names.append(found[at + 4 : at + 8])
-        if names[-1] == b"IDAT":
-            parts.append(found[at + 8 : end])
-        sound &= zlib.crc32(found[at + 4 : end]) == _number(found, end, 4) and end + 4 <= len(found)
-        at = end + 4
-    depth, kind, packing, filters, interlaced = found[24:29]
-    expected = 0
-    for x, y, right, down in _PNG_INTERLACED if interlaced else _PNG_WHOLE:
-        columns, rows = -((x - width) // right), -((y - height) // down)
-        if columns > 0:
-            expected += max(rows, 0) * (1 + (columns * depth * _PNG_CHANNELS.get(kind, 0) + 7) // 8)
-    stream, packed, length = zlib.decompressobj(), b"".join(parts), 0
-    try:
-        for first in range(0, len(packed), _PNG_PIECE):
-            length += len(stream.decompress(packed[first : first + _PNG_PIECE]))
-            if length > expected:
-                return False
-    except zlib.error:
-        return False  # Pillow raises an error that says what is wrong
-    if length < expected:
-        raise BadImage("the file is truncated")
-    return (
-        sound
-        and stream.eof
-        and (depth, packing, filters) == (8, 0, 0)
-        and kind in (0, 2)
-        and interlaced in (0, 1)
-        and _PNG_DRAWN.isdisjoint(names)
-        and _PNG_CHUNKS.fullmatch(b"".join(names)) is not None
-    )
 
 
 # --- reasons ---
@@ -396,7 +315,7 @@ def _why_unknown(found: bytes) -> str:
         return "damaged PNG header"
     if not found.startswith(b"\xff\xd8"):
         return missing_plugin(found) or "no image format known to Pillow"
-    frame = _jpeg_frame(found)
+    frame = jpeg_frame(found)
     if frame is None:
         return "damaged JPEG header"
     _, bits, height, width = frame
