@@ -150,6 +150,9 @@ def test_labels_and_arrays_come_back_as_they_were(data: dict[str, np.ndarray]) -
     for method in ("predict_proba", "decision_function"):
         assert isinstance(getattr(tensors, method)(torch.from_numpy(data["X_test"])), torch.Tensor)
     assert np.allclose(clf.predict_proba(data["X_test"]).sum(1), 1, atol=1e-6)
+    assert np.allclose(np.exp(clf.predict_log_proba(data["X_test"])), clf.predict_proba(data["X_test"]))
+    right = clf.predict(data["X_test"]) == data["y_test"]
+    assert clf.score(data["X_test"], data["y_test"], sample_weight=right) == 1.0
 
 
 def test_one_number_scales_features_and_nothing_else(data: dict[str, np.ndarray]) -> None:
@@ -283,6 +286,11 @@ def test_scikit_learns_tools(data: dict[str, np.ndarray]) -> None:
     prior = np.log(given.class_counts_ / given.class_counts_.sum())
     expected = theirs.classes_[(theirs.decision_function(data["X_test"]) - prior).argmax(1)]
     assert (given.predict(data["X_test"]) == expected).mean() > 0.999
+    rare = data["y"] == data["y"][-1]
+    theirs = LogisticRegression().fit(data["X"], rare)  # keeps one row for two classes
+    given = LogitAdjust(joint=(theirs.coef_, theirs.intercept_), choose_on="none").fit(data["X"], rare)
+    scores = theirs.decision_function(data["X_test"]) - np.log(rare.sum() / (~rare).sum())
+    assert np.allclose(given.decision_function(data["X_test"]), scores, atol=1e-4)
 
 
 def test_a_fitted_one_survives_pickling(data: dict[str, np.ndarray]) -> None:
@@ -368,6 +376,8 @@ def test_wrong_features_and_labels(data: dict[str, np.ndarray]) -> None:
     fitted = NCM().fit(x, y)
     with pytest.raises(UserError, match="prediction sets need images that were not trained on"):
         fitted.predict_set(x)
+    with pytest.raises(UserError, match=r"sample_weight has the shape \(3,\): give one for each of y"):
+        fitted.score(x, y, sample_weight=[1, 2, 3])
 
 
 def test_whole_numbers_are_float32_as_arrays_and_as_tensors(data: dict[str, np.ndarray]) -> None:

@@ -118,11 +118,20 @@ class LongTailClassifier(Parameters):
         """
         return _like(X, self._of_each(self._checked(X), self._probabilities))
 
+    def predict_log_proba(self, X: Any) -> Any:
+        """Returns the logarithms of `predict_proba`, [N, C]; as in scikit-learn -inf where one is rounded to 0."""
+        return _like(X, self._of_each(self._checked(X), lambda scores: self._probabilities(scores).log()))
+
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Returns the share of images that are classified right, from 0 to 1. `report` returns it by group."""
+        """Returns the share of images that are classified right, from 0 to 1. `report` returns it by group.
+
+        sample_weight: a weight for each image, [N]; None for equal ones.
+        """
         rows = self._checked(X)
         best = self._of_each(rows, lambda scores: scores.argmax(1))
         right = best.cpu().numpy() == self._numbers(y, len(rows), strict=False)
+        if sample_weight is not None and np.shape(sample_weight) != right.shape:
+            raise UserError(f"sample_weight has the shape {np.shape(sample_weight)}: give one for each of y")
         return float(np.average(right, weights=sample_weight))
 
     def report(self, X: Any, y: Any) -> dict[str, Any]:

@@ -102,9 +102,9 @@ class OnJointClassifier(TrainedClassifier):
     """Base class of estimators that modify a joint linear classifier.
 
     joint: that classifier, for features as they are passed to `fit` (not scaled): a torch.nn.Linear, or (weight [C, D],
-        bias [C]), such as coef_ and intercept_ of a scikit-learn model, with rows in the order of classes_. For two
-        classes these have one row: give np.vstack([-coef_, coef_]) / 2 and np.hstack([-intercept_, intercept_]) / 2.
-        None trains one with epochs, batch, lr and weight_decay on instance-balanced batches.
+        bias [C]), such as coef_ and intercept_ of a scikit-learn model (for two classes also [1, D] and [1], as it has
+        them), with rows in the order of classes_. None trains one with epochs, batch, lr and weight_decay on
+        instance-balanced batches.
     """
 
     joint: Any = None
@@ -113,6 +113,8 @@ class OnJointClassifier(TrainedClassifier):
         if self.joint is None:
             return train_joint(train, len(counts), stage2, self._seed())
         weight, bias = _parts(self.joint)
+        if len(counts) == 2 and len(weight) == len(bias) == 1:  # scikit-learn keeps the scores of the second class
+            weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
         wanted = (len(counts), train.x.shape[1])
         if weight.shape != wanted or bias.shape != wanted[:1]:
             raise UserError(
