@@ -1,4 +1,6 @@
-"""Counts in messages, with the right plural."""
+"""Counts and lists in messages."""
+
+from collections.abc import Sequence
 
 
 def counted(number: int, word: str) -> str:
@@ -34,3 +36,12 @@ def agree(number: int, one: str, several: str) -> str:
     ('is', 'are')
     """
     return one if number == 1 else several
+
+
+def first_of(names: Sequence[str], most: int) -> str:
+    """Returns the first `most` names, and how many more there are.
+
+    >>> first_of(["cat", "dog", "elk"], 2), first_of(["cat"], 2)
+    ('cat, dog and 1 more', 'cat')
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

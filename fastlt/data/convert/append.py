@@ -8,7 +8,7 @@ import numpy as np
 
 from fastlt.core.errors import UserError
 from fastlt.core.log import Progress, say
-from fastlt.core.words import agree, counted
+from fastlt.core.words import agree, counted, first_of
 from fastlt.data.convert.config import ConvertConfig
 from fastlt.data.convert.duplicates import LISTED, Looks, listed, near_duplicates, say_duplicates
 from fastlt.data.convert.engine import (
@@ -374,7 +374,6 @@ def _together(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 def _say_added(old: Dataset, source: Source, added: dict[str, int]) -> None:
     parts = ", ".join(f"{split} {count:,}" for split, count in added.items())
     names = source.class_names[old.classes :]
-    more = f", and {counted(len(names), 'class')} after the old ones: {', '.join(names[:5])}" if names else ""
-    more += f" and {len(names) - 5} more" if len(names) > 5 else ""
+    more = f", and {counted(len(names), 'class')} after the old ones: {first_of(names, 5)}" if names else ""
     say(f"added to {old.root}: {parts}{more}; it grew from {old.digest[:12]}, whose shards are unchanged")
     say("note: new images were compared with each other for near duplicates, not with those that were there before")

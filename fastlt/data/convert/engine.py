@@ -14,7 +14,7 @@ import numpy as np
 
 from fastlt.core.errors import UserError
 from fastlt.core.log import Progress, say
-from fastlt.core.words import agree, counted
+from fastlt.core.words import agree, counted, first_of
 from fastlt.data.convert.duplicates import Looks, listed, near_duplicates, say_duplicates
 from fastlt.data.convert.fingerprint import Fingerprint, check_outside, inner
 from fastlt.data.convert.link import LinkWriter, place_of
@@ -290,9 +290,8 @@ def _check_classes(source: Source) -> None:
 
 def _without_training(source: Source, lost: list[int]) -> str:
     """Returns, for a message, that these classes have no training image."""
-    named = ", ".join(f"{number} ({source.class_names[number]})" for number in lost[:CLASSES_SHOWN])
-    more = f" and {len(lost) - CLASSES_SHOWN:,} more" if len(lost) > CLASSES_SHOWN else ""
-    return f"class{'es' * (len(lost) > 1)} {named}{more} {agree(len(lost), 'has', 'have')} no training image"
+    named = first_of([f"{number} ({source.class_names[number]})" for number in lost], CLASSES_SHOWN)
+    return f"class{'es' * (len(lost) > 1)} {named} {agree(len(lost), 'has', 'have')} no training image"
 
 
 def _check_left(source: Source, writers: Mapping[str, SplitWriter | LinkWriter], before: Before) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
-from fastlt.core.words import agree
+from fastlt.core.words import agree, first_of
 from fastlt.data.convert.engine import (
     Before,
     Conversion,
@@ -131,10 +131,9 @@ def convert_part(
     parts = [Part(number, part.of) for number in range(1, part.of + 1)]
     missing = [one for one in parts if _note(out, one, about) is None]
     if missing:
-        names = ", ".join(str(one.number) for one in missing[:_SHOWN])
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        names = first_of([str(one.number) for one in missing], _SHOWN)
         say(
-            f"part {part} is done; {agree(len(missing), 'part', 'parts')} {names}{more} of {part.of} "
+            f"part {part} is done; {agree(len(missing), 'part', 'parts')} {names} of {part.of} "
             f"{agree(len(missing), 'is', 'are')} missing"
         )
         return None

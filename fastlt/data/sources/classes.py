@@ -14,7 +14,7 @@ import numpy as np
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
 from fastlt.core.text import is_one_line
-from fastlt.core.words import agree, counted
+from fastlt.core.words import agree, counted, first_of
 from fastlt.data.sources.base import Derived, Listing, Source
 from fastlt.data.sources.listed import shown
 
@@ -207,7 +207,7 @@ def some(names: list[str], most: int = 3) -> str:
     >>> some(["cat", "dog", "elk"], most=2)
     "'cat', 'dog' and 1 more"
     """
-    return ", ".join(map(shown, names[:most])) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+    return first_of([shown(name) for name in names], most)
 
 
 def without_training(names: list[str]) -> str:

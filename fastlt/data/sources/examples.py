@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from fastlt.core.errors import UserError
+from fastlt.core.words import first_of
 from fastlt.data.sources.base import SPLITS, Listing
 from fastlt.data.sources.classes import check_names, sorted_names
 from fastlt.data.sources.given import Item
@@ -55,7 +56,7 @@ class Examples:
                 raise UserError(f"split {split} has no images: leave it out, or give some")
             for _, label, _ in pairs:
                 if str(label) not in numbers:
-                    raise UserError(f"label {label} of {split} is no class: allowed are {_short(names)}")
+                    raise UserError(f"label {label} of {split} is no class: allowed are {first_of(names, 10)}")
             labels = np.array([numbers[str(label)] for _, label, _ in pairs], np.int64)
             order = np.argsort(labels, kind="stable")
             ordered[split] = [pairs[place][0] for place in order]
@@ -125,7 +126,3 @@ def _names(labels: set[str | int]) -> list[str]:
         text = next(label for label in labels if isinstance(label, str))
         raise UserError(f"labels are numbers and strings, such as {numbers[0]} and {text}: give all of one kind")
     return sorted_names(map(str, labels))
-
-
-def _short(names: list[str]) -> str:
-    return ", ".join(names) if len(names) <= 10 else f"{', '.join(names[:10])} and {len(names) - 10} more"

@@ -56,12 +56,11 @@ def gather(loaded: Iterable[tuple[str, Results]]) -> tuple[list[RunGroup], list[
     """
     found: dict[RunGroup, dict[int, tuple[str, Results]]] = {}
     warnings = []
-    loaded = list(loaded)
+    placed = [(_setting(results), folder, results) for folder, results in loaded]
     sources: dict[RunGroup, set[str | None]] = {}
-    for _, results in loaded:
-        sources.setdefault(_setting(results), set()).add(results.trained_by)
-    for folder, results in loaded:
-        run_group = _setting(results)
+    for run_group, _, results in placed:
+        sources.setdefault(run_group, set()).add(results.trained_by)
+    for run_group, folder, results in placed:
         if len(sources[run_group]) > 1:  # a part of the user's own was edited between these runs
             source = Departure("source", "null", (results.trained_by or "unknown")[:12])
             run_group = replace(run_group, departures=tuple(sorted((*run_group.departures, source), key=_key)))

@@ -24,7 +24,7 @@ class Head(Protocol):
 
     parameters: list[Tensor]
 
-    # A head may have `behind_step()`, which is called without gradients after every step of SGD.
+    # A head may have `after_step()`, which is called without gradients after every step of SGD.
 
     def logits(self, x: Tensor) -> Tensor:
         """Returns logits [S, K, B, C] of float32 rows [S, B, D], differentiable in the parameters."""
@@ -135,7 +135,7 @@ class Capped(Started):
         """lengths: of each of the settings."""
         self.longest = self.weight.new_tensor(lengths)[:, None, None]
 
-    def behind_step(self) -> None:
+    def after_step(self) -> None:
         length = self.weight.norm(dim=3, keepdim=True)
         self.weight.mul_(torch.clamp_max(self.longest / length.clamp_min(1e-12), 1.0))
 
@@ -216,7 +216,7 @@ class Cosine:
         none = unit.new_zeros(unit.shape[:3])
         return _products(functional.normalize(x, dim=2), unit, none, self.back) * self.log_scale.exp()[:, :, None]
 
-    def behind_step(self) -> None:
+    def after_step(self) -> None:
         self.log_scale.clamp_(min=math.log(self.LEAST))
 
     def tensors(self, seed: int, setting: int) -> Tensors:

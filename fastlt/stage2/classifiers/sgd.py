@@ -141,8 +141,8 @@ class Step:
                 torch.add(gradient, buffer, alpha=MOMENTUM, out=buffer)
                 moved = gradient.add_(buffer, alpha=MOMENTUM) if self.nesterov else buffer
                 parameter.addcmul_(moved, (self.lr * self.rate).view(each), value=-1)
-            if hasattr(self.head, "behind_step"):
-                self.head.behind_step()  # type: ignore[attr-defined]
+            if hasattr(self.head, "after_step"):
+                self.head.after_step()  # type: ignore[attr-defined]
 
     def _capture(self) -> "torch.cuda.CUDAGraph":
         # The rate is 0 here, but a head may change its parameters after a step: what they were is put back below, and

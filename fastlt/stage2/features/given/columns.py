@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from fastlt.core.errors import UserError, first_line
+from fastlt.core.words import first_of
 
 ROWS = 8192  # most rows of a piece; no more of a column of features is in memory at once
 PIECE = 1 << 28  # most bytes of a piece that has more than one row
@@ -221,13 +222,9 @@ def _parquet(path: Path) -> dict[str, Column]:
     names = file.schema_arrow.names
     if "x" not in names:
         raise UserError(
-            f"there is no column x, with a list of numbers in each row; it holds {_shown(names)}: make one of the "
+            f"there is no column x, with a list of numbers in each row; it holds {first_of(names, 5)}: make one of the "
             "columns with features, or save np.savez('features.npz', x=table[columns], y=..., split=...)"
         )
     found: dict[str, Column] = {"x": Listed(file, "x")}
     others = [name for name in ("y", "split") if name in names]
     return found | {name: Sliced(file.read([name]).column(0).to_numpy(zero_copy_only=False)) for name in others}
-
-
-def _shown(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
