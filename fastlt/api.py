@@ -209,7 +209,7 @@ class Run:
         return Features(*store.read(split))
 
     def predictor(self, classifier: str | None = None, device: str = "cpu") -> Predictor:
-        """Returns a Predictor for new images.
+        """Returns a Predictor for new images, or for new features if the run was trained on features.
 
         classifier: the name of a fitted classifier; None takes the one that `python -m fastlt.predict` would take.
         device: such as "cpu" or "cuda:0".

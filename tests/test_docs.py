@@ -19,6 +19,7 @@ from pictures import jpeg, picture
 from test_classifiers import COUNTS, made
 from test_configs import COMMANDS, composed
 
+import fastlt
 from fastlt.__main__ import COMMANDS as FASTLT
 from fastlt.bench.__main__ import BENCHES
 from fastlt.bench.config import BenchConfig
@@ -229,8 +230,12 @@ def test_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     run("docs/tutorials/features.md", {"x": np.vstack([x, x_test]), "y": np.append(y, y_test), "split": split})
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["NCM", "CRT", "TauNorm"]
     assert set(np.load("features.npz")) == {"x", "y", "split"}
+    fastlt.run_experiment(features="features.npz", run="runs/dino", classifiers=["crt"], threads=1)
     known = {"X": x, "y": y, "X_val": x_test, "y_val": y_test, "X_test": x_test, "y_test": y_test}
-    assert run("docs/how-to/features.md", known)["crt"].score(x_test, y_test) > 0.8
+    known = run("docs/how-to/features.md", known)
+    assert known["crt"].score(x_test, y_test) > 0.8
+    assert known["probability"].shape == (len(y_test), len(set(y)))
+    assert known["best"].confidence == pytest.approx(known["probability"][0].max())
 
 
 def test_a_loop_of_ones_own(jpeg_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

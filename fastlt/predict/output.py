@@ -18,6 +18,7 @@ from fastlt.core.typed import json_line
 DIGITS = 4  # decimals of a confidence
 GROUP = len("medium")  # characters of the longest name of a group
 SHOWN = 10  # classes of a prediction set that the table lists
+PATH, NUMBER = "path", "row"  # what names the rows of an output, and the name of that column
 NAME = 24  # characters of a class name in the table; longer names are cut
 
 
@@ -31,13 +32,14 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """What is told of an image.
+    """What is told of an image, or of a row of a file of features.
 
-    path: of the image. best: the most probable classes, best first. error: why there is no prediction; None if there
-    is one. members: the names of the classes in its prediction set; None if no sets were asked for.
+    name: the path of the image, or the name of the row. best: the most probable classes, best first. error: why there
+    is no prediction; None if there is one. members: the names of the classes in its prediction set; None if no sets
+    were asked for.
     """
 
-    path: str
+    name: str
     best: Sequence[Prediction] = ()
     error: str | None = None
     members: Sequence[str] | None = None
@@ -56,16 +58,17 @@ class Layout(Protocol):
 class Table:
     """An aligned table. Long class names are cut, and control characters are escaped."""
 
-    def __init__(self, top: int, class_names: Sequence[str], longest: int, sets: bool = False):
-        """top: classes per image. longest: the number of characters of the longest path.
+    def __init__(self, top: int, class_names: Sequence[str], longest: int, sets: bool = False, named: str = PATH):
+        """top: classes per image. longest: the number of characters of the longest name of a row.
 
-        sets: whether the rows have prediction sets.
+        sets: whether the rows have prediction sets. named: what names the rows, PATH or NUMBER.
         """
         self._width = max(len("class"), *(len(_cut(name)) for name in class_names))
-        self._path = max(len("image"), longest)
+        first = "image" if named == PATH else named
+        self._first = max(len(first), longest)
         columns = [f"{f'class {rank}':{self._width + len(' 0.') + DIGITS + 1 + GROUP}}" for rank in range(1, top + 1)]
         columns = "  ".join([*columns, "set"] if sets else columns)
-        self.head = f"{'image':{self._path}}  {columns}".rstrip() + "\n"
+        self.head = f"{first:{self._first}}  {columns}".rstrip() + "\n"
 
     def line(self, row: Row) -> str:
         if row.error is None:
@@ -79,54 +82,60 @@ class Table:
             told = "  ".join(cells).rstrip()
         else:
             told = f"error: {printed(row.error)}"
-        return f"{printed(row.path):{self._path}}  {told}\n"
+        return f"{printed(row.name):{self._first}}  {told}\n"
 
 
 class Csv:
     """CSV with the columns path, class_1, confidence_1, group_1, ..., class_k, confidence_k, group_k, set, error.
 
-    `set` is there if prediction sets were asked for, and holds the names of a set as a JSON list.
+    `set` is there if prediction sets were asked for, and holds the names of a set as a JSON list. Rows that are named
+    by their numbers have the column `row` instead of `path`.
     """
 
-    def __init__(self, top: int, sets: bool = False):
+    def __init__(self, top: int, sets: bool = False, named: str = PATH):
         self._top, self._sets = top, sets
         columns = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("class", "confidence", "group")]
-        self.head = csv_row(["path", *columns, *(["set"] if sets else []), "error"], "\n")
+        self.head = csv_row([named, *columns, *(["set"] if sets else []), "error"], "\n")
 
     def line(self, row: Row) -> str:
         best = [cell for one in row.best for cell in (one.name, f"{one.confidence:.{DIGITS}f}", one.group)]
         best += [""] * (3 * self._top - len(best))
         members = "" if row.members is None else json.dumps(list(row.members), ensure_ascii=False)
-        return csv_row([row.path, *best, *([members] if self._sets else []), row.error or ""], "\n")
+        return csv_row([row.name, *best, *([members] if self._sets else []), row.error or ""], "\n")
 
 
 class JsonLines:
     """A JSON object {"path", "predictions": [{"class", "confidence", "group"}], "error"} per line, in UTF-8.
 
-    Where prediction sets were asked for, "set" is the list of the classes in it.
+    Where prediction sets were asked for, "set" is the list of the classes in it. Rows that are named by their numbers
+    have these as "row" instead of "path".
     """
 
     head = ""
+
+    def __init__(self, named: str = PATH):
+        self._named = named
 
     def line(self, row: Row) -> str:
         predictions = [
             {"class": one.name, "confidence": round(one.confidence, DIGITS), "group": one.group} for one in row.best
         ]
         members = {} if row.members is None else {"set": list(row.members)}
-        return json_line({"path": row.path, "predictions": predictions, **members, "error": row.error})
+        name = row.name if self._named == PATH else int(row.name)
+        return json_line({self._named: name, "predictions": predictions, **members, "error": row.error})
 
 
 LAYOUTS = ("table", "csv", "jsonl")
 
 
-def layout(name: str, top: int, class_names: Sequence[str], longest: int, sets: bool) -> Layout:
+def layout(name: str, top: int, class_names: Sequence[str], longest: int, sets: bool, named: str) -> Layout:
     """Returns an output format.
 
-    name: one of LAYOUTS. top: classes per image. class_names, longest, sets: see `Table`.
+    name: one of LAYOUTS. top: classes per image. class_names, longest, sets, named: see `Table`.
     """
     if name == "csv":
-        return Csv(top, sets)
-    return JsonLines() if name == "jsonl" else Table(top, class_names, longest, sets)
+        return Csv(top, sets, named)
+    return JsonLines(named) if name == "jsonl" else Table(top, class_names, longest, sets, named)
 
 
 def _cut(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Predicts the images of a command, batch by batch, and writes what is told of them to stdout or into files."""
+"""Predicts the images or features of a command, batch by batch, and writes predictions to stdout or into files."""
 
 import argparse
 import contextlib
@@ -18,19 +18,21 @@ from fastlt.core.log import Progress, duration, say
 from fastlt.core.words import counted
 from fastlt.predict import embeddings
 from fastlt.predict.images import ahead
-from fastlt.predict.output import ENCODING, ERRORS, Layout, Row, layout, on_stdout
+from fastlt.predict.inputs import Images
+from fastlt.predict.output import ENCODING, ERRORS, NUMBER, PATH, Layout, Row, layout, on_stdout
 from fastlt.predict.parts import Parts
 from fastlt.predict.paths import Paths
 from fastlt.predict.predictor import NOT_FINITE, Predictor, most_probable
+from fastlt.predict.rows import FeatureFile
 from fastlt.stage2.conformal import Calibration
 
 AHEAD = 2  # batches of images that are decoded while the model works
 
 
 class Batch(NamedTuple):
-    """What is told of consecutive images.
+    """What is told of consecutive images, or rows of features.
 
-    rows: of all. seen: the places among them of the images with a prediction, [n]. features: of these, float32 [n, D].
+    rows: of all. seen: the places among them of those with a prediction, [n]. features: of these, float32 [n, D].
     """
 
     rows: list[Row]
@@ -41,7 +43,8 @@ class Batch(NamedTuple):
 class Work:
     """The predictions of one command, and where they go.
 
-    options: of the command. calibration: of prediction sets; None if none were asked for. threads: that read images.
+    options: of the command. calibration: of prediction sets; None if none were asked for. given: what is predicted, the
+    paths of images or the rows of a file of features. threads: that read images.
     """
 
     def __init__(
@@ -49,18 +52,19 @@ class Work:
         options: argparse.Namespace,
         predictor: Predictor,
         calibration: Calibration | None,
-        paths: Paths,
+        given: Paths | FeatureFile,
         threads: int,
     ):
         self.options, self.predictor, self.calibration = options, predictor, calibration
-        self.paths, self.threads = paths, threads
+        self.given, self.threads, self.one = given, threads, predictor.inputs.one
         self.top = min(options.top, len(predictor.class_names))
         self.told = f"classifier {predictor.name} of {options.run}"
         names, sets = predictor.class_names, calibration is not None
-        self.text: Layout = layout(options.format, self.top, names, paths.longest, sets)
+        named = NUMBER if isinstance(given, FeatureFile) and not given.named else PATH
+        self.text: Layout = layout(options.format, self.top, names, given.longest, sets, named)
 
     def to_stdout(self) -> int:
-        """Prints all predictions; returns the number of images without one."""
+        """Prints all predictions; returns the number of images or rows without one."""
         failed = 0
         with on_stdout() as write, self._progress(0) as progress, closing(self._batches(0)) as batches:
             write(self.text.head)
@@ -70,7 +74,7 @@ class Work:
         return self._end(progress, failed)
 
     def into_files(self, files: dict[str, Path]) -> int:
-        """Writes predictions and features into files, or goes on with it; returns the number of images without any."""
+        """Writes predictions and features into files, or goes on with it; returns the number of those without any."""
         with contextlib.ExitStack() as stack:
             for option, path in files.items():
                 with writing(path, f"{option}={path}"):
@@ -80,7 +84,7 @@ class Work:
             interrupts = stack.enter_context(Interrupts())
             if parts.done:
                 places = ", ".join(str(parts.part(one)) for one in files)
-                say(f"going on after {counted(parts.done, 'image')} in {places}")
+                say(f"going on after {counted(parts.done, self.one)} in {places}")
             progress = stack.enter_context(self._progress(parts.done))
             for batch in stack.enter_context(closing(self._batches(parts.done))):
                 self._write(parts, files, batch)
@@ -88,7 +92,7 @@ class Work:
                 if interrupts.signal is not None:
                     parts.save()
                     interrupts.stop(
-                        f"{parts.done:,} of {counted(self.paths.count, 'image')} are done, the same command goes on"
+                        f"{parts.done:,} of {counted(self.given.count, self.one)} are done, the same command goes on"
                     )
             parts.save()
             self._finish(parts, files)
@@ -102,13 +106,13 @@ class Work:
         else:
             for row in batch.rows:
                 if row.error is not None:
-                    say(f"{row.path}: {row.error}")
+                    say(f"{row.name}: {row.error}")
         if "--features" in files:
             parts.write("--features", embeddings.raw(parts.done, batch.seen, batch.features))
 
     def _finish(self, parts: Parts, files: dict[str, Path]) -> None:
         if "--features" in files and parts.part("--features").exists():
-            source = embeddings.Source(parts.part("--features"), self.predictor.dim, self.paths)
+            source = embeddings.Source(parts.part("--features"), self.predictor.inputs.dim, self.given)
             embeddings.write(source, files["--features"])
             parts.part("--features").unlink()
         if "--out" in files:
@@ -121,54 +125,57 @@ class Work:
         about = {f"--{name.replace('_', '-')}": getattr(self.options, name) for name in named}
         about |= {option: str(path.absolute()) for option, path in files.items()}
         about |= {"--classifier": self.predictor.name, "the model": self.predictor.digest}
-        return about | {"the run's path": str(self.options.run), "the list of images": self.paths.digest}
+        return about | {"the run's path": str(self.options.run), f"the list of {self.one}s": self.given.digest}
 
     def _progress(self, done: int) -> Progress:
-        say(f"{self.told}, {counted(self.paths.count, 'image')}")
-        return Progress("predicting", self.paths.count, done=done)
+        say(f"{self.told}, {counted(self.given.count, self.one)}")
+        return Progress("predicting", self.given.count, f"{self.one}s", done=done)
 
     def _end(self, progress: Progress, failed: int, files: dict[str, Path] | None = None) -> int:
         where = f": {', '.join(map(str, files.values()))}" if files else ""
-        say(f"{counted(self.paths.count, 'image')} in {duration(progress.seconds)}, {failed:,} failed{where}")
+        say(f"{counted(self.given.count, self.one)} in {duration(progress.seconds)}, {failed:,} failed{where}")
         return failed
 
     def _batches(self, done: int) -> Generator[Batch, None, None]:
-        """Yields the predictions of the images after the first `done`, in the order of the paths."""
-        size, load = self.options.batch, self.predictor.evaluation.load
-        paths = islice(self.paths, done, None)
-        loaded = ahead(lambda path: (path, load(path)), paths, self.threads, AHEAD * size)
+        """Yields the predictions after the first `done`, in the order in which they were given."""
+        size, loaded = self.options.batch, self._loaded(done)
         while part := list(islice(loaded, size)):
-            yield self._batch([path for path, _ in part], [image for _, image in part])
+            yield self._batch([name for name, _ in part], [one for _, one in part])
 
-    def _batch(self, paths: list[str], loaded: list[torch.Tensor | str]) -> Batch:
-        """Returns what is told of images. loaded: each as a tensor, or why it cannot be read."""
-        rows = [
-            Row(path, error=image if isinstance(image, str) else None)
-            for path, image in zip(paths, loaded, strict=True)
-        ]
-        read = {place: image for place, image in enumerate(loaded) if isinstance(image, torch.Tensor)}
+    def _loaded(self, done: int) -> Iterator[tuple[str, torch.Tensor | str]]:
+        """Yields of each image or row after the first `done` its name and it as a tensor, or why it cannot be read."""
+        if isinstance(self.given, FeatureFile):
+            return self.given.loaded(done)
+        assert isinstance(self.predictor.inputs, Images)
+        load, paths = self.predictor.inputs.evaluation.load, islice(self.given, done, None)
+        return ahead(lambda path: (path, load(path)), paths, self.threads, AHEAD * self.options.batch)
+
+    def _batch(self, names: list[str], loaded: list[torch.Tensor | str]) -> Batch:
+        """Returns what is told of images or rows. loaded: each as a tensor, or why it cannot be read."""
+        rows = [Row(name, error=one if isinstance(one, str) else None) for name, one in zip(names, loaded, strict=True)]
+        read = {place: one for place, one in enumerate(loaded) if isinstance(one, torch.Tensor)}
         if not read:
-            return Batch(rows, [], np.empty((0, self.predictor.dim), np.float32))
+            return Batch(rows, [], np.empty((0, self.predictor.inputs.dim), np.float32))
         features, probability = self.predictor.forward(torch.stack(list(read.values())))
-        for place, row in zip(read, self._rows([paths[place] for place in read], probability), strict=True):
+        for place, row in zip(read, self._rows([names[place] for place in read], probability), strict=True):
             rows[place] = row
         finite = [rows[place].error is None for place in read]
         return Batch(rows, [place for place in read if rows[place].error is None], features.cpu().numpy()[finite])
 
-    def _rows(self, paths: list[str], probability: torch.Tensor) -> Iterator[Row]:
-        """Yields the rows of images whose probabilities [n, C] are NaN or sum to 1."""
-        calibration, names = self.calibration, self.predictor.class_names
+    def _rows(self, names: list[str], probability: torch.Tensor) -> Iterator[Row]:
+        """Yields what is told of images or rows whose probabilities [n, C] are NaN or sum to 1."""
+        calibration, classes = self.calibration, self.predictor.class_names
         sets = None if calibration is None else calibration.members(probability).cpu().numpy()
-        for place, (path, *best) in enumerate(zip(paths, *most_probable(probability, self.top), strict=True)):
+        for place, (name, *best) in enumerate(zip(names, *most_probable(probability, self.top), strict=True)):
             if best[0][0].isnan():
-                yield Row(path, error=NOT_FINITE)
+                yield Row(name, error=NOT_FINITE)
                 continue
-            members = None if sets is None else [names[number] for number in np.flatnonzero(sets[place])]
-            yield Row(path, self.predictor.told(*best), members=members)
+            members = None if sets is None else [classes[number] for number in np.flatnonzero(sets[place])]
+            yield Row(name, self.predictor.told(*best), members=members)
 
 
 def _count(batch: Batch, progress: Progress, before: int) -> int:
-    """Shows the progress and returns how many images of a batch have no prediction. before: how many had none."""
+    """Shows the progress and returns how many of a batch have no prediction. before: how many had none."""
     failed = sum(row.error is not None for row in batch.rows)
     progress.advance(len(batch.rows), f"{before + failed:,} failed" if before + failed else "")
     return failed

@@ -60,8 +60,10 @@ def test_the_whole_of_stage_2(finished: "fastlt.Run") -> None:
     assert y.tolist() == sorted(y.tolist())
     found = finished.predictions("test", "crt")
     assert 100 * (found.classes[:, 0] == found.y).mean() == pytest.approx(results.classifiers["crt"].all)
-    with pytest.raises(UserError, match="has no network that sees images, as it was trained on features"):
-        finished.predictor()
+    best = finished.predictor("crt").predict(data["x"][here], top=1)
+    assert 100 * np.mean([one[0].name for one in best] == data["y"][here]) == pytest.approx(
+        results.classifiers["crt"].all
+    )
     report = (finished.folder / "report.md").read_text()
     assert "trees" in report and "cRT" in report and "224" not in report
     assert "A linear joint classifier was trained on the features of trees (" in report

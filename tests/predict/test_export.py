@@ -22,6 +22,7 @@ from fastlt.predict.export.card import card
 from fastlt.predict.export.formats import _use_onnx, export_run
 from fastlt.predict.export.head import Head, HeadLayer, fold
 from fastlt.predict.export.network import ExportedNetwork, Resize
+from fastlt.predict.inputs import Images
 from fastlt.predict.predictor import Predictor
 from fastlt.stage2.classifiers import CLASSIFIERS
 from fastlt.stage2.classifiers.base import Features, Stage2, Task, Training
@@ -119,7 +120,7 @@ def images(count: int = 6, size: tuple[int, int] = (45, 61)) -> np.ndarray:
 def expected(run: Path, name: str, pixels: np.ndarray) -> torch.Tensor:
     """Confidences of fastlt.predict, [n, C]."""
     predictor = Predictor(run, name, torch.device("cpu"))
-    inputs = torch.stack([predictor.evaluation.input(image) for image in pixels])
+    inputs = torch.stack([predictor.inputs.input(image, 0) for image in pixels])
     values, classes = predictor.top(inputs, len(CLASSES))
     return torch.zeros_like(values).scatter_(1, classes, values)
 
@@ -193,14 +194,15 @@ def test_pil_images_of_every_mode_are_seen_as_their_files_are(tmp_path: Path) ->
         "grey.png": Image.fromarray((steps / 257).astype(np.uint8)),
     }
     predictor = Predictor(folder(tmp_path), "crt", torch.device("cpu"))
-    predictor.evaluation = replace(predictor.evaluation, encoding=Encoding(background="white"))
+    assert isinstance(predictor.inputs, Images)
+    predictor.inputs.evaluation = replace(predictor.inputs.evaluation, encoding=Encoding(background="white"))
     for number, (name, image) in enumerate(given.items()):
         image.save(tmp_path / name)
         with Image.open(tmp_path / name) as opened:
             opened.info["comment"] = "mine"
-            seen_as = predictor._input(opened, number)
+            seen_as = predictor.inputs.input(opened, number)
             assert opened.info["comment"] == "mine"
-        assert torch.equal(seen_as, predictor._input(tmp_path / name, number)), name
+        assert torch.equal(seen_as, predictor.inputs.input(tmp_path / name, number)), name
     Image.fromarray(images(1, (200, 200))[0]).save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:2000])
     with Image.open(tmp_path / "cut.jpg") as cut, pytest.raises(UserError, match=r"^image 1: the file is truncated$"):
@@ -274,7 +276,7 @@ def test_names_of_torchvision(tmp_path: Path) -> None:
     model.backbone.load_state_dict(tensors)
     pixels = images()
     predictor = Predictor(run, "crt", torch.device("cpu"))
-    inputs = torch.stack([predictor.evaluation.input(image).permute(2, 0, 1) for image in pixels])
+    inputs = torch.stack([predictor.inputs.input(image, 0).permute(2, 0, 1) for image in pixels])
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(inputs).softmax(1), expected(run, "crt", pixels), rtol=1e-3, atol=1e-4)
     assert json.loads(metadata["class_names"]) == CLASSES and metadata["classifier"] == "crt"

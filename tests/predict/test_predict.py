@@ -204,7 +204,7 @@ def test_ones_own_classifier(tmp_path: Path, root: Path) -> None:
     assert f"classifier test_predict:MINE of {run}, 1 image" in err
     (row,) = map(json.loads, out.splitlines())
     seen_by = Predictor(run, "test_predict:MINE", CPU)
-    loaded = seen_by.evaluation.load(str(image))
+    loaded = seen_by.inputs.input(str(image), 0)
     assert isinstance(loaded, torch.Tensor)
     model, _ = load_model(run / "checkpoint.pt")
     with torch.no_grad():

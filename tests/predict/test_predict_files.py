@@ -155,7 +155,7 @@ def test_prediction_sets_are_those_of_their_definition(run: Path, new: Path) -> 
     assert f"{line}; for them it holds on average" in err
     predictor = Predictor(run, "crt", CPU)
     told = [row for row in map(json.loads, out.splitlines()) if row["error"] is None]
-    images = torch.stack([torch.as_tensor(predictor.evaluation.load(row["path"])) for row in told])
+    images = torch.stack([predictor.inputs.input(row["path"], 0) for row in told])
     unfit = 1 - predictor.forward(images)[1].numpy()
     expected = unfit <= limits
     expected[np.arange(len(unfit)), unfit.argmin(1)] = True

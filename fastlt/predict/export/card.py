@@ -3,7 +3,7 @@
 from typing import Any
 
 from fastlt.core.words import counted
-from fastlt.experiment.results import Results
+from fastlt.experiment.results import Evaluation, Results
 from fastlt.report.names import escaped
 
 GROUPS = {"all": "all images", "many": "many (more than 100 training images)"}
@@ -12,18 +12,22 @@ GROUPS |= {"medium": "medium (20 to 100)", "few": "few (below 20)"}
 
 def about(results: Results, name: str) -> dict[str, Any]:
     """Returns the facts about an exported classifier for programs: classes, preprocessing, results, choices."""
-    row, seen = results.classifiers[name], results.evaluation
-    assert seen is not None and results.image_size is not None
+    row, seen, size = results.classifiers[name], results.evaluation, results.image_size
+    preprocessing = {}
+    if seen is not None and size is not None:  # a run on features of another network has seen no images
+        preprocessing = {
+            "image_size": size,
+            "resized_to": round(size / seen.crop_pct),
+            "interpolation": seen.interpolation,
+            "mean": seen.mean,
+            "std": seen.std,
+            "before": _before(seen),
+        }
     return {
         "classifier": name,
         "class_names": results.class_names,
         "train_images": results.class_counts["train"],
-        "image_size": results.image_size,
-        "resized_to": round(results.image_size / seen.crop_pct),
-        "interpolation": seen.interpolation,
-        "mean": seen.mean,
-        "std": seen.std,
-        "before": before(results),
+        **preprocessing,
         "dataset": results.dataset,
         "backbone": results.backbone,
         "test_accuracy": {group: getattr(row, group) for group in GROUPS},
@@ -34,10 +38,8 @@ def about(results: Results, name: str) -> dict[str, Any]:
     }
 
 
-def before(results: Results) -> list[str]:
+def _before(seen: Evaluation) -> list[str]:
     """Returns, in words, what the conversion did to images, in its order; an exported network does none of that."""
-    seen = results.evaluation
-    assert seen is not None
     steps = {
         f"put transparent pixels on {seen.background}": seen.background,
         f"scale a short side of more than {seen.max_short_side} pixels down to that": seen.max_short_side,

@@ -17,8 +17,9 @@ from fastlt.core.files import replacing, write_file, writing
 from fastlt.core.words import counted
 from fastlt.models.checkpoint.store import write_safetensors
 from fastlt.predict.export.card import about, card
-from fastlt.predict.export.head import fold
+from fastlt.predict.export.head import Head, fold
 from fastlt.predict.export.network import ExportedNetwork
+from fastlt.predict.inputs import Images
 from fastlt.predict.predictor import Predictor
 from fastlt.registry import library_of
 
@@ -39,25 +40,36 @@ def export_run(run: Path, name: str | None, kind: str, out: Path, taken: str = "
     taken: what images an ONNX file or a program takes, one of INPUTS.
     overwrite: whether an exported folder may be replaced.
 
+    A run on features of another network has no network itself: safetensors then holds the classifier alone, fc.weight
+    and fc.bias of a linear layer on features as they were given to the run.
+
     Raises UserError if the run has no such classifier, or if it cannot be written in that format; `out` is then
     unchanged.
     """
     predictor = Predictor(run, name, torch.device("cpu"))
-    head = fold(predictor.name, predictor.tensors, predictor.temperature, predictor.scale)
+    images = predictor.inputs if isinstance(predictor.inputs, Images) else None
+    if images is None and kind != "safetensors":
+        raise UserError(
+            f"--format={kind} needs a network, and {run} was trained on features of another: choose --format "
+            "safetensors, which then holds the classifier alone"
+        )
+    head = fold(predictor.name, predictor.tensors, predictor.temperature, predictor.inputs.scale)
     if kind in ("timm", "safetensors") and not head.plain:
+        others = "" if images is None else "--format onnx or torch, or "
         raise UserError(
             f"--classifier={predictor.name} looks at directions of features, which a network's last layer does not: "
-            "choose --format onnx or torch, or another classifier"
+            f"choose {others}another classifier"
         )
-    if kind == "timm":
-        return _write_timm(predictor, head.weight, head.bias, out, overwrite)
-    if kind == "safetensors":
+    if images is None or kind == "safetensors":
         facts = {key: json.dumps(value) for key, value in about(predictor.results, predictor.name).items()}
         metadata = {"format": "pt", "fastlt": __version__, "backbone": predictor.results.backbone, **facts}
         metadata |= {"classifier": predictor.name, "classes": str(len(head.weight)), "key": facts["key"].strip('"')}
         write_safetensors({**_named(predictor, "fc"), "fc.weight": head.weight, "fc.bias": head.bias}, metadata, out)
-        return _told(predictor, out, "under torchvision's names, the classifier is fc")
-    network = ExportedNetwork(predictor.backbone, head, predictor.evaluation, taken == "uint8")
+        names = "under torchvision's names, the classifier is fc" if images else "the linear layer fc on features"
+        return _told(predictor, out, names)
+    if kind == "timm":
+        return _write_timm(predictor, images, head, out, overwrite)
+    network = ExportedNetwork(images.backbone, head, images.evaluation, taken == "uint8")
     write = _write_onnx if kind == "onnx" else _write_program
     return write(predictor, network, out)
 
@@ -80,7 +92,7 @@ def _told(predictor: Predictor, out: Path, what: str) -> str:
 
 
 def _named(predictor: Predictor, head: str) -> dict[str, Tensor]:
-    tensors = {name: value.detach().clone().contiguous() for name, value in predictor.backbone.state_dict().items()}
+    tensors = {name: value.detach().clone().contiguous() for name, value in predictor.inputs.weights().items()}
     taken = [name for name in tensors if name in (f"{head}.weight", f"{head}.bias")]
     if taken:
         raise UserError(f"the backbone has a {taken[0]} of its own, the classifier's name: rename it there")
@@ -90,8 +102,8 @@ def _named(predictor: Predictor, head: str) -> dict[str, Tensor]:
 # --- timm ---
 
 
-def _write_timm(predictor: Predictor, weight: Tensor, bias: Tensor, out: Path, overwrite: bool) -> str:
-    results, seen = predictor.results, predictor.evaluation
+def _write_timm(predictor: Predictor, images: Images, head: Head, out: Path, overwrite: bool) -> str:
+    results, seen, weight, bias = predictor.results, images.evaluation, head.weight, head.bias
     backbone = results.backbone
     known = library_of(backbone) == "timm" or backbone in OF_TIMM
     if not known:
@@ -101,7 +113,7 @@ def _write_timm(predictor: Predictor, weight: Tensor, bias: Tensor, out: Path, o
     timm = _packages("timm", "timm")[0]
     wanted = OF_TIMM.get(backbone) or backbone.partition(":")[2]
     resized = round(seen.size / seen.crop_pct)
-    model_args = dict(predictor.backbone_options)
+    model_args = dict(images.backbone_options)
     if library_of(backbone) and timm.get_pretrained_cfg(wanted).fixed_input_size:
         model_args.setdefault("img_size", seen.size)
     made = timm.create_model(wanted, num_classes=len(weight), **model_args)
@@ -187,7 +199,7 @@ def _sizes() -> dict[str, dict[int, Any]]:
 
 def _write_onnx(predictor: Predictor, network: ExportedNetwork, out: Path) -> str:
     onnx, onnxruntime, _ = _packages("onnx", "onnx", "onnxruntime", "onnxscript")
-    size = predictor.evaluation.size
+    size = network.resize.size
     with replacing(out, f"--out={out}") as temporary:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of PyTorch's exporter about itself
@@ -233,7 +245,7 @@ def _use_onnx(file: str, upright: bool) -> str:
 
 
 def _write_program(predictor: Predictor, network: ExportedNetwork, out: Path) -> str:
-    size = predictor.evaluation.size
+    size = network.resize.size
     facts = json.dumps(about(predictor.results, predictor.name), ensure_ascii=False)
     use = f'import torch\n\nnetwork = torch.export.load("{out.name}").module()\nlogits = network(images)\n'
     with replacing(out, f"--out={out}") as temporary, warnings.catch_warnings(), torch.no_grad():

@@ -8,6 +8,7 @@ import math
 import struct
 import zipfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -111,15 +112,16 @@ class Listed:
         return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
 
-def columns_of(path: Path) -> dict[str, Column]:
+def columns_of(path: Path, beside: Sequence[str] = ("y", "split")) -> dict[str, Column]:
     """Returns the columns of a file by name.
 
-    path: a .npz, .h5, .hdf5 or .parquet file, or a folder with a .npy file for each column.
+    path: a .npz, .h5, .hdf5 or .parquet file, or a folder with a .npy file for each column. beside: the columns that a
+    .parquet file may have beside x; they are read into memory.
 
     Arrays of .npy files and of uncompressed .npz files are memory-mapped; others are read and decompressed piece by
     piece. Raises UserError for any other file, and for a damaged one.
     """
-    kinds = {".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5, ".parquet": _parquet}
+    kinds = {".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5, ".parquet": partial(_parquet, beside=beside)}
     if not path.exists():
         raise UserError(f"features={path}: there is no such file")
     files = sorted(path.glob("*.npy")) if path.is_dir() else [path]
@@ -213,7 +215,7 @@ def _hdf5(path: Path) -> dict[str, Column]:
     return found
 
 
-def _parquet(path: Path) -> dict[str, Column]:
+def _parquet(path: Path, beside: Sequence[str]) -> dict[str, Column]:
     try:
         from pyarrow import parquet
     except ImportError:
@@ -226,5 +228,5 @@ def _parquet(path: Path) -> dict[str, Column]:
             "columns with features, or save np.savez('features.npz', x=table[columns], y=..., split=...)"
         )
     found: dict[str, Column] = {"x": Listed(file, "x")}
-    others = [name for name in ("y", "split") if name in names]
+    others = [name for name in beside if name in names]
     return found | {name: Sliced(file.read([name]).column(0).to_numpy(zero_copy_only=False)) for name in others}
