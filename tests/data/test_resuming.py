@@ -161,7 +161,17 @@ def test_work_of_other_options_or_software_begins_again(
     partial: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     saved = Path(shutil.copytree(partial, partial.with_name("saved")))
-    convert(SOURCE, conversion("png", shard_mb=50), partial.with_name("out"), workers=1)
+    shards = [partial / "dataset", partial / "journal"]
+    before = [files(folder) for folder in shards]
+    for source, options, told in (
+        (SOURCE, conversion("png", shard_mb=50), "shard_mb 40, now 50"),
+        (SOURCE, conversion("jpeg", shard_mb=41), "encode png, now jpeg"),
+        (Pictures(counts=(12, 7)), OPTIONS, "the images"),
+    ):
+        with pytest.raises(UserError, match=rf"of an unfinished conversion with other .* \({told}\): give its command"):
+            convert(source, options, partial.with_name("out"), workers=1)
+        assert [files(folder) for folder in shards] == before and not partial.with_name("out").exists()
+    convert(SOURCE, conversion("png", shard_mb=50), partial.with_name("out"), workers=1, overwrite=True)
     assert capsys.readouterr().err == f"{partial} was begun with other input or options: starting again\n"
     shutil.rmtree(partial.with_name("out"))
     saved.rename(partial)

@@ -26,11 +26,14 @@ from fastlt.core.errors import UserError
 from fastlt.core.files import sync
 from fastlt.core.lock import Busy, locked
 from fastlt.core.log import say
+from fastlt.core.words import counted
 from fastlt.data.convert.publish import occupied, put_in_place, state
 from fastlt.data.shards.durable import Damaged, discard, first_problem, foreign, read_sealed, write_sealed
 from fastlt.data.shards.format import DATASET_FILE, INDEX_FILE
 from fastlt.data.shards.writer import Files
 
+_NAMED = {"kind": "encode", "sha256": "the images"}  # what a user calls settings that are recorded by another name
+_SHOWN = 60  # characters of a setting that an error message shows
 _PATIENCE = 0.2  # seconds to wait for the lock; another conversion would take longer anyway
 _OWN = ("lock", "conversion.json.tmp", "finished.json.tmp", "conversion.json", "finished.json")
 # Increased whenever fastlt writes other bytes for the same input, or another layout of this folder. Unfinished work of
@@ -158,9 +161,20 @@ class WorkFolder:
         return None if text is None else json.loads(text)
 
     def prepare(self) -> None:
-        """Creates the folders, or resumes an unfinished conversion with the same input and options."""
+        """Creates the folders, or resumes an unfinished conversion with the same input and options.
+
+        Raises UserError if the unfinished conversion had other input or options and has complete shards, which a
+        mistyped command must not cost; with overwrite=true they are removed.
+        """
         self._refuse_foreign(self.dataset, self.journal, self._old)
-        if why := self._why_anew():
+        why, difference = self._why_anew()
+        if why:
+            shards = sum(1 for _ in self.journal.glob("*.page"))
+            if difference and shards and not self.overwrite:
+                raise UserError(
+                    f"{self.root} holds {counted(shards, 'shard')} of an unfinished conversion with other input or "
+                    f"options ({difference}): give its command again to go on, or add overwrite=true to begin anew"
+                )
             say(f"{self.root} {why}: starting again")
             self._record.unlink(missing_ok=True)
             discard(self.dataset)
@@ -179,18 +193,21 @@ class WorkFolder:
                     f"{folder / name} is nothing that a conversion wrote: move it away and give the same command again"
                 )
 
-    def _why_anew(self) -> str:
-        """Returns why unfinished work is not resumed; "" if it is resumed, or if there is none."""
+    def _why_anew(self) -> tuple[str, str]:
+        """Returns why unfinished work is not resumed, "" if it is or if there is none, and the first of its settings
+        that differs, "" if that is not why."""
         try:
             text = read_sealed(self._record, b"conversion")
         except Damaged:
-            return f"has a damaged {self._record.name}"
+            return f"has a damaged {self._record.name}", ""
         if text is None:
-            return f"has no {self._record.name}" if self.dataset.exists() or self.journal.exists() else ""
+            return (f"has no {self._record.name}" if self.dataset.exists() or self.journal.exists() else ""), ""
         if text == self._text:
-            return ""
-        other = json.loads(text).get("software") != json.loads(self._text)["software"]
-        return "was begun by another version of fastlt or Pillow" if other else "was begun with other input or options"
+            return "", ""
+        before, now = json.loads(text), json.loads(self._text)
+        if before.get("software") != now["software"]:
+            return "was begun by another version of fastlt or Pillow", ""
+        return "was begun with other input or options", _difference(before, now)
 
     def take(self, files: Files, source: Path) -> None:
         """Puts files of the dataset in `source` into the new dataset, unchanged. They are not copied but linked, if the
@@ -244,6 +261,17 @@ class WorkFolder:
                 (self.root / name).unlink(missing_ok=True)
         except OSError as error:
             say(f"{self.root} could not be removed ({error.strerror}: {error.filename}): it is not needed any more")
+
+
+def _difference(before: Any, now: Any) -> str:
+    """Returns the first setting in which two records of JSON, which are not equal, differ, and its two values."""
+    name = ""
+    while isinstance(before, dict) and isinstance(now, dict):
+        name = next(key for key in [*now, *before] if before.get(key) != now.get(key))
+        before, now = before.get(name), now.get(name)
+    name = _NAMED.get(name, name)
+    told = f"{name} {before}, now {now}"
+    return told if len(told) <= _SHOWN else name
 
 
 def _not_of_dataset(folder: Path) -> str:
