@@ -85,7 +85,7 @@ HELP = Help(
     "stopped.",
     [
         "python -m fastlt.convert photos/ out=data/photos",
-        "python -m fastlt.convert labels.csv root=images out=data/mine test=0.2 group_by=patient max_bad=0.001",
+        "python -m fastlt.convert labels.csv root=images out=data/mine val=0.1 test=0.2 group_by=patient max_bad=0.001",
         "python -m fastlt.convert dataset=cifar100_lt source=cifar-100-python.tar.gz out=data/c100 imbalance=100",
         "python -m fastlt.convert photos/ append=true out=data/photos",
         "python -m fastlt.convert remove=withdrawn.txt out=data/photos",

@@ -100,6 +100,11 @@ def arranged(source: Source, config: ConvertConfig, settled: Mapping[str, str] |
         say_text_order(source.class_names)
     if (shares.val or shares.test) and (not config.append or "train" in source.splits):
         source = Divided(source, shares.val, shares.test, config.seed, config.group_by or "", settled or {})
+        if config.group_by and "val" not in source.splits:
+            say(
+                f"note: group_by={config.group_by} and no val split: hold_out= and the cross-validation of a training "
+                "divide images one by one, across groups; val=0.1 gives groups of their own to choose settings on"
+            )
     if "test" not in source.splits and not (shares.without_test or config.append):
         raise UserError(NO_TEST)
     _say_shared(source)
