@@ -48,7 +48,7 @@ from fastlt.grid.cells import failure_in
 from fastlt.grid.job import write_failure
 from fastlt.longtail.sampler import InOrder
 from fastlt.models.checkpoint.store import load_model
-from fastlt.predict.predictor import Predictor
+from fastlt.predict.predictor import Predictor, most_probable
 from fastlt.report.compare.gaps import read_planned
 from fastlt.report.page import page
 from fastlt.report.per_class import write_per_class
@@ -236,7 +236,11 @@ def make_finished(folder: Path) -> None:
 def predicted(folder: Path) -> str:
     predictor = Predictor(folder / "run", "crt", torch.device("cpu"))
     images = torch.stack([seen(Encoding()).input(picture(seed, 40, 50)) for seed in range(3)])
-    return digest(predictor.class_names, predictor.temperature, *(x.numpy() for x in predictor.top(images, 3)))
+    return digest(
+        predictor.class_names,
+        predictor.temperature,
+        *(x.numpy() for x in most_probable(predictor.forward(images)[1], 3)),
+    )
 
 
 def make_results(folder: Path) -> None:

@@ -196,10 +196,6 @@ class Predictor:
         probability[~scores.isfinite().all(1)] = torch.nan
         return features, probability
 
-    def top(self, inputs: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the most probable classes. inputs: as in `forward`; the rest as in `most_probable`."""
-        return most_probable(self.forward(inputs)[1], count)
-
 
 def most_probable(probability: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the most probable classes of images, best first.

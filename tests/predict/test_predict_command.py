@@ -310,7 +310,7 @@ def test_a_run_that_is_not_whole(run: Path, tmp_path: Path) -> None:
     ):
         torch.save(state, kept)
         with pytest.raises(UserError, match=message):
-            Predictor(run, "crt", CPU).top(torch.zeros(1, SIZE, SIZE, 3), 1)
+            Predictor(run, "crt", CPU).forward(torch.zeros(1, SIZE, SIZE, 3))
     kept.write_bytes(b"damaged")
     with pytest.raises(
         UserError, match=r"is damaged, or no plain file of torch\.save: .*; give its training command again"
