@@ -1,5 +1,10 @@
-"""Chooses the folder in which Numba caches compiled kernels, also if installation and home are both read-only."""
+"""Chooses the folder in which Numba caches compiled kernels, also if installation and home are both read-only.
 
+What Numba finds there may be damaged, as it does not flush its files to the disk before a power cut, and a disk may be
+full: then kernels are compiled again, as if there were no cache.
+"""
+
+import contextlib
 import os
 import sys
 import tempfile
@@ -7,11 +12,33 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import caching
 from numba.core.ccallback import CFunc
 from numba.core.dispatcher import Dispatcher
 
 _config: Any = numba.config  # its attributes are made from the environment, so type checkers do not know them
+_NOT_KEPT = (
+    "compiled kernels cannot be kept{}: each process takes a minute to compile them; NUMBA_CACHE_DIR=FOLDER helps"
+)
 _TOLD = "FASTLT_KERNEL_CACHE_TOLD"  # the lines that were printed, which child processes do not repeat
+
+
+class _Files(caching.IndexDataCacheFile):
+    """Numba's cache files of one function, whose faults do not end the work that calls the function."""
+
+    def load(self, key: Any) -> Any:
+        try:
+            return super().load(key)
+        except Exception:  # a damaged pickle raises nearly any exception
+            with contextlib.suppress(OSError):
+                self.flush()
+            return None
+
+    def save(self, key: Any, data: Any) -> None:
+        try:
+            super().save(key, data)
+        except Exception as error:  # an OSError; or as above, if the index could not be mended
+            _say(_NOT_KEPT.format(f" ({getattr(error, 'strerror', None) or type(error).__name__})"))
 
 
 def settle_cache() -> None:
@@ -28,14 +55,13 @@ def settle_cache() -> None:
         _config.DISABLE_JIT = 0
         os.environ["NUMBA_DISABLE_JIT"] = "0"  # which Numba reads again once its other variables change
         _say("NUMBA_DISABLE_JIT is ignored: fastlt's kernels only work compiled")
+    caching.IndexDataCacheFile = _Files
     if kernel_folder() is not None:
         return
     try:
         folder = _own_folder(Path(tempfile.gettempdir()) / f"fastlt-kernels-{os.getuid()}")
     except OSError:
-        _say(
-            "compiled kernels cannot be kept: each process takes a minute to compile them; NUMBA_CACHE_DIR=FOLDER helps"
-        )
+        _say(_NOT_KEPT.format(""))
         without: Any = lambda _: None  # noqa: E731
         Dispatcher.enable_caching = CFunc.enable_caching = without
         return

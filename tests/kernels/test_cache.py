@@ -60,6 +60,31 @@ def test_no_place_at_all(installation: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "3\n") and done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(("kind", "size"), [("nbi", 0), ("nbi", 100), ("nbc", 0), ("nbc", 100)])
+def test_damaged_files_are_compiled_anew(kind: str, size: int, tmp_path: Path) -> None:
+    def use() -> tuple[str, str]:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-c", USE], env=environment, capture_output=True, text=True, check=False)
+        return done.stdout, done.stderr
+
+    assert use() == ("3\n", "")
+    (file,) = tmp_path.rglob(f"*.{kind}")
+    whole = file.read_bytes()
+    os.truncate(file, size)  # as a power cut leaves files that were not flushed to the disk
+    assert use() == ("3\n", "")
+    assert len(file.read_bytes()) == len(whole)
+
+
+def test_a_full_disk_costs_the_cache_alone(tmp_path: Path) -> None:
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); {USE}"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", limit], env=environment, capture_output=True, text=True, check=False)
+    told = "compiled kernels cannot be kept (File too large): each process takes a minute to compile them"
+    assert (done.returncode, done.stdout) == (0, "3\n")
+    assert done.stderr == f"{told}; NUMBA_CACHE_DIR=FOLDER helps\n"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_kernels_are_compiled_whatever_the_environment_says(tmp_path: Path) -> None:
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(ROOT)}
     code = [sys.executable, "-c", f"{USE}; from numba import config; print(config.DISABLE_JIT)"]
