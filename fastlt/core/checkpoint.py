@@ -50,13 +50,10 @@ def load_checkpoint(path: Path, identity: Identity) -> dict[str, Any] | None:
     """
     if not path.exists() and not before(path).exists():
         return None
-    try:
-        state = read_checkpoint(path)
-    except UserError as error:
-        if not before(path).exists():
-            raise
-        state = read_checkpoint(before(path))
-        say(f"{error}; going on from {before(path)}")
+    state, problem = _read(path)
+    if state is None:
+        state = read_checkpoint(before(path) if before(path).exists() else path)
+        say(f"{path} {problem}: going on from {before(path)}")
     if state["key"] == identity.key:
         return state
     about = state["settings"]
@@ -83,15 +80,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises UserError if the file is damaged or is not a checkpoint of fastlt.
     """
+    state, problem = _read(path)
+    if state is None:
+        raise UserError(f"{path} {problem}: delete it to train anew, or choose another run=DIR")
+    return state
+
+
+def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """Returns the contents of a checkpoint, or None and what is wrong with it, in words that continue its path."""
     try:
         state = read_torch_file(path)
     except Unreadable as error:
-        raise UserError(f"{path} {error}: delete it to train anew, or choose another run=DIR") from None
+        return None, str(error)
     if isinstance(state, dict) and {"settings", "key", "model"} <= state.keys():
-        return state
-    raise UserError(
-        f"{path} is not a checkpoint of fastlt (it lacks settings, key or model): delete it or choose another run=DIR"
-    )
+        return state, ""
+    return None, "is not a checkpoint of fastlt (it lacks settings, key or model)"
 
 
 def _told(name: str, about: dict[str, Any]) -> str:

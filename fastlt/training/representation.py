@@ -93,12 +93,15 @@ def train_representation(
     epoch without a val split; with SWA they are the average of the last epochs.
 
     Raises UserError if the checkpoint is of other settings (unless `overwrite` is set), if the loss is not finite, or
-    if a checkpoint cannot be written. Raises Stopped after SIGINT or SIGTERM, when a checkpoint has been written.
+    if a checkpoint cannot be written. Raises Stopped after a signal, when a checkpoint has been written.
     """
     path = folder / "checkpoint.pt"
     state = _known(path, identity, policy.overwrite)
     begun()
     if state is not None and state["finished"]:
+        if fit.ranks.main and before(path).exists():  # as the newest was damaged, or a kill came before its removal
+            save_checkpoint(state, path)
+            before(path).unlink()
         say(f"reusing the representation in {path}")
     else:
         state = _Run(identity, fit, policy, path, state).run()

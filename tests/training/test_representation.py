@@ -508,6 +508,21 @@ def test_the_checkpoint_before_stands_in_for_one_that_a_kill_between_two_renames
     assert state is not None and state["epoch"] == 1
 
 
+@pytest.mark.parametrize("newest", ["whole", "damaged", "missing"])
+def test_a_finished_training_is_in_one_checkpoint_whatever_a_kill_left(newest: str, tmp_path: Path) -> None:
+    trained(Recipe(), tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    whole = path.read_bytes()
+    before(path).write_bytes(whole)
+    if newest == "missing":
+        path.unlink()
+    elif newest == "damaged":
+        path.write_bytes(whole[:200])
+    trained(Recipe(), tmp_path)
+    assert path.read_bytes() == whole
+    assert not before(path).exists()
+
+
 def test_metrics_tell_what_was_known_of_the_images_as_they_were_trained_on(tmp_path: Path) -> None:
     trainer, right = fit(Recipe(), accumulate=2), 0
     forward = trainer.model.forward
