@@ -222,7 +222,7 @@ def guard(command: Callable[[], Any], schema: type | None = None) -> None:
 def open_streams() -> None:
     """Opens standard streams that are closed, as by `>&-`: a file of the work would get their number otherwise.
 
-    Letters that stdout's encoding lacks are escaped, as they are on stderr.
+    Letters that stdout's encoding lacks are escaped, as they are on stderr. What stderr cannot take is dropped.
     """
     for number in range(3):
         try:
@@ -234,6 +234,19 @@ def open_streams() -> None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a dagger in Latin-1 is no reason to write no report
+    if sys.stderr is sys.__stderr__:
+        lines = io.BufferedWriter(_Messages(2, "wb", closefd=False))
+        sys.stderr = io.TextIOWrapper(lines, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
+
+
+class _Messages(io.FileIO):
+    """stderr. A log on a full disk, a terminal that was closed, or a `tee` that has ended does not end the work."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data) or len(data)
+        except OSError:
+            return len(data)
 
 
 @contextlib.contextmanager

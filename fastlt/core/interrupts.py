@@ -1,22 +1,22 @@
-"""Handles SIGINT (Ctrl-C) and SIGTERM: the first lets the process save its work and clean up, the second ends it."""
+"""Handles signals that ask a process to end: the first lets it save its work and clean up, the second ends it."""
 
+import contextlib
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 from typing import Any, ClassVar
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, and a terminal that is closed
 # Seconds in which a repeated signal counts as the same request under torchrun: what ends all processes of a job signals
 # each rank, and torchrun passes on the signal that it gets itself.
 REPEATED = 10.0
 
 
-@contextmanager
+@contextlib.contextmanager
 def impatience() -> Iterator[None]:
     """Context manager under which a second Ctrl-C ends the process at once, with exit code 130.
 
@@ -34,7 +34,8 @@ def impatience() -> Iterator[None]:
         usual(number, frame)
 
     def again(number: int, frame: FrameType | None) -> None:
-        os.write(2, b"interrupted\n")
+        with contextlib.suppress(OSError):  # stderr's reader may have ended by the same Ctrl-C
+            os.write(2, b"interrupted\n")
         os._exit(128 + number)
 
     signal.signal(signal.SIGINT, first)
@@ -57,11 +58,12 @@ class Stopped(Exception):
 
 
 class Interrupts:
-    """Context manager under which the first SIGINT or SIGTERM only sets `signal`, so that work can be saved first.
+    """Context manager under which the first of SIGNALS only sets `signal`, so that work can be saved first.
 
-    The next signal has its usual effect at once; under torchrun only after REPEATED seconds. If the code inside ends
-    normally without having called `check` or `stop`, the first signal has its usual effect at the end. Outside the main
-    thread it does nothing.
+    The next signal has its usual effect at once; under torchrun only after REPEATED seconds. Only SIGHUP has none then,
+    as the shell and the system both send it when a terminal is closed; under nohup it never has one. If the code inside
+    ends normally without having called `check` or `stop`, the first signal has its usual effect at the end. Outside the
+    main thread it does nothing.
 
     Example:
 
@@ -78,7 +80,8 @@ class Interrupts:
         self._outer, Interrupts.under_way = Interrupts.under_way, self
         # Python gives signals to the main thread alone; work in another one is stopped by whoever started it.
         main = threading.current_thread() is threading.main_thread()
-        self._before = {number: signal.signal(number, self.note) for number in SIGNALS} if main else {}
+        ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+        self._before = {one: signal.signal(one, self.note) for one in SIGNALS if main and one not in ignored}
         return self
 
     def note(self, number: int, _: FrameType | None = None) -> None:
@@ -90,6 +93,8 @@ class Interrupts:
                 signal.signal(one, again)
         else:
             self._restore()
+        if signal.SIGHUP in self._before:
+            signal.signal(signal.SIGHUP, lambda *_: None)
 
     def _note_again(self, first: float, number: int, _: FrameType | None = None) -> None:
         if time.monotonic() - first > REPEATED:

@@ -102,7 +102,7 @@ def run_local(
     Other commands may work on the same folder; cells that they compute are waited for and never computed twice. A
     failed cell does not stop the others.
 
-    Raises Stopped after SIGINT or SIGTERM, once the running cells have saved themselves.
+    Raises Stopped after a signal, once the running cells have saved themselves.
     """
     return _Node(cells, slots, out, show).run()
 
@@ -196,11 +196,11 @@ def _ended(job: submitit.Job[str]) -> str:
 
 @contextlib.contextmanager
 def _without_interrupt() -> Iterator[None]:
-    """Starts processes that do not receive Ctrl-C (context manager).
+    """Starts processes that are not told of Ctrl-C, nor that their terminal is closed (context manager).
 
-    The terminal sends it to all processes, but this one stops the cells in an orderly way.
+    All processes of the terminal are, but this one stops the cells in an orderly way.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

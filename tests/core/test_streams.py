@@ -46,6 +46,29 @@ def test_streams_that_are_none(streams: str, code: int, told: list[str], tmp_pat
     assert (tmp_path / "work").read_text() == "work"  # and nothing that was printed
 
 
+WORDS = r"""
+import time
+from pathlib import Path
+from fastlt.core.cli import guard
+from fastlt.core.log import Progress, say
+def command():
+    time.sleep(1)  # until nobody reads stderr any more
+    say("a message")
+    with Progress("work", 1) as progress:
+        progress.advance()
+    Path("work").write_text("work")
+guard(command)
+"""
+
+
+@pytest.mark.parametrize("stderr", ["/dev/full", ">(true)"])
+def test_messages_that_cannot_be_written_end_no_work(stderr: str, tmp_path: Path) -> None:
+    line = f"exec '{sys.executable}' -c \"$COMMAND\" 2> {stderr}"
+    done = subprocess.run(["bash", "-c", line], env={**os.environ, "COMMAND": WORDS}, cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "work").read_text() == "work"
+
+
 def test_letters_that_stdout_lacks_are_escaped() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from fastlt.core.cli import guard; guard(lambda: print('tau \u2020'))"],

@@ -150,6 +150,16 @@ def test_a_signal_that_comes_twice_to_a_rank_is_one_request(monkeypatch: pytest.
         signal.signal(signal.SIGTERM, before)
 
 
+def test_under_nohup_a_closed_terminal_stops_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts() as asked:
+            signal.raise_signal(signal.SIGHUP)
+        assert asked.signal is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_interrupts_do_nothing_outside_the_main_thread() -> None:
     done = []
 
