@@ -14,6 +14,7 @@ from fastlt.experiment.config import TrainConfig
 from fastlt.experiment.given import GivenDataset
 from fastlt.experiment.results import SCHEMA, Checkpoint, ClassifierResult, Evaluation, RegionFrame, Results
 from fastlt.models.backbones import parameters
+from fastlt.registry import is_own, part_digest
 from fastlt.stage2.classify import Classified
 from fastlt.training.representation import Representation
 
@@ -35,7 +36,8 @@ def describe(
     """
     settings, seconds = representation.about, representation.seconds
     given = dataset if isinstance(dataset, GivenDataset) else None
-    rows = {name: typed(ClassifierResult, row, f"classifiers.{name}") for name, row in classified.rows.items()}
+    told = {name: {**row, "source": _source(name)} for name, row in classified.rows.items()}
+    rows = {name: typed(ClassifierResult, row, f"classifiers.{name}") for name, row in told.items()}
     return Results(
         schema=SCHEMA,
         dataset=dataset.name,
@@ -74,6 +76,10 @@ def describe(
         device=machine.describe(device, threads),
         departures={},
     )
+
+
+def _source(name: str) -> str | None:
+    return part_digest("classifiers", name) if is_own(name) else None
 
 
 def _trained_by(settings: Mapping[str, Any], given: bool) -> str | None:

@@ -96,6 +96,7 @@ class ClassifierResult:
     curves: by split, {"tau": [...], measure: [value at each tau]}.
     regions: decision regions, see `write_regions` in fastlt/stage2/decision_regions.py.
     seconds: wall time of fitting. key: hash of everything that the classifier depends on.
+    source: hash of the source of a user's own classifier; None for one of fastlt's.
     """
 
     many: float | None
@@ -118,6 +119,7 @@ class ClassifierResult:
     curves: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
     seconds: float | None
     key: str
+    source: str | None = None
     regions: list[str] | None = None
 
     def __post_init__(self) -> None:

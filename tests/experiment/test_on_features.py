@@ -1,7 +1,9 @@
 """features=FILE: the whole of stage 2 on features that came from elsewhere."""
 
+import importlib
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from commands import run
 import fastlt
 from fastlt.classifiers import CRT, LWS, NCM, TauNorm
 from fastlt.core.errors import UserError
+from fastlt.registry import part_digest
+from fastlt.report.compare import write_across
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSIFIERS = ["joint", "ncm_l2", "crt", "tau_norm", "lws", "logit_adjust"]
@@ -99,6 +103,31 @@ def test_what_is_finished_is_used_again(finished: "fastlt.Run") -> None:
     assert [path.stat().st_mtime_ns for path in files] == before
     assert again.results.classifiers["crt"] == finished.results.classifiers["crt"]
     assert "cosine" in again.classifiers
+
+
+def test_results_tell_the_source_of_an_own_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two runs by hand, before and after an edit, the report makes no mean."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    np.savez(tmp_path / "trees.npz", **drawn(0, val=8))
+    own = "from fastlt.stage2.classifiers.base import Fitted\n\n\ndef shifted(task):\n"
+    sources = []
+    for seed in (0, 1):
+        (tmp_path / "own_shift.py").write_text(
+            f"{own}    return Fitted({{'weight': task.weight, 'bias': {seed} * task.bias}})\n"
+        )
+        monkeypatch.delitem(sys.modules, "own_shift", raising=False)
+        importlib.invalidate_caches()
+        keys: dict[str, Any] = {"classifiers": ["joint", "own_shift:shifted"], "threads": 1, "device": "cpu"}
+        done = fastlt.run_experiment(features=tmp_path / "trees.npz", run=tmp_path / f"runs/{seed}", seed=seed, **keys)
+        rows = done.results.classifiers
+        assert rows["joint"].source is None and rows["own_shift:shifted"].source == part_digest(
+            "classifiers", "own_shift:shifted"
+        )
+        sources.append(rows["own_shift:shifted"].source)
+    assert sources[0] != sources[1]
+    write_across([tmp_path / "runs"], tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert all(f"own_shift:shifted, source {source[:12]}" in text for source in sources if source)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from fastlt.report.compare import kinds, write_across
 from fastlt.report.compare.compare import cell, kept_apart, published_row
 from fastlt.report.compare.gaps import gaps, read_planned
 from fastlt.report.compare.model import Cell, Table
-from fastlt.report.compare.runs import RunGroup, gather, measured, name
+from fastlt.report.compare.runs import RunGroup, classifiers, gather, measured, name
 from fastlt.report.compare.tables import build_tables, without_runs
 
 SAMPLERS = ("instance", "class", "sqrt", "progressive")
@@ -167,6 +167,33 @@ def test_representations_of_other_trainings_or_own_parts_are_not_averaged(given:
     assert sorted(len(one.runs) for one in apart) == [1, 2] and len({name(one) for one in apart}) == 2
     (alike,) = gathered(runs[:2])
     assert "source=" not in name(alike)
+
+
+def test_versions_of_an_edited_classifier_are_not_averaged() -> None:
+    """Each version is a classifier of its own; the others are averaged over all seeds, one run of two of seed 1."""
+
+    def version(seed: int, source: str | None, few: float) -> dict[str, Any]:
+        results = run(seed=seed)
+        row = {**results["classifiers"]["joint"], "few": few, "source": source}
+        results["classifiers"]["mine:Head"] = row
+        return results
+
+    first, second = "ab" * 32, "cd" * 32
+    runs = [version(0, first, 10.0), version(1, first, 20.0), version(1, second, 70.0), version(2, None, 90.0)]
+
+    def few(run_group: RunGroup) -> dict[str, tuple[float, int]]:
+        found = {known: measured(run_group, known, "few") for known in classifiers(run_group)}
+        return {known: (one.mean, one.runs) for known, one in found.items() if one and known.startswith("mine")}
+
+    (alike,) = gathered(runs[:2])
+    assert few(alike) == {"mine:Head": (15.0, 2)}
+    (edited,) = gathered(runs)
+    assert few(edited) == {
+        "mine:Head, source abababababab": (15.0, 2),
+        "mine:Head, source cdcdcdcdcdcd": (70.0, 1),
+        "mine:Head, source unknown": (90.0, 1),
+    }
+    assert [one.seed for one in edited.runs] == [0, 1, 2]  # of the others, seed 1 counts once
 
 
 @pytest.mark.parametrize(

@@ -52,18 +52,18 @@ def gather(loaded: Iterable[tuple[str, Results]]) -> tuple[list[RunGroup], list[
     """Sorts runs into groups; returns (groups in the order of the tables, warnings).
 
     loaded: pairs of (folder, its results). A seed that was run twice counts once, with the classifiers of both runs.
-    There is a warning, and only one of them is shown, if they have different results.
+    There is a warning, and only one of them is shown, if they have different results. A classifier of the user's own
+    that was edited between runs of a group is several classifiers, whose names tell their sources.
     """
     found: dict[RunGroup, dict[int, tuple[str, Results]]] = {}
     warnings = []
-    placed = [(_setting(results), folder, results) for folder, results in loaded]
-    sources: dict[RunGroup, set[str | None]] = {}
+    placed = _placed(loaded)
+    fitted_by: dict[tuple[RunGroup, str], set[str | None]] = {}
     for run_group, _, results in placed:
-        sources.setdefault(run_group, set()).add(results.trained_by)
+        for classifier, row in results.classifiers.items():
+            fitted_by.setdefault((run_group, classifier), set()).add(row.source)
     for run_group, folder, results in placed:
-        if len(sources[run_group]) > 1:  # a part of the user's own was edited between these runs
-            source = Departure("source", "null", (results.trained_by or "unknown")[:12])
-            run_group = replace(run_group, departures=tuple(sorted((*run_group.departures, source), key=_key)))
+        results = _told_apart(results, {one for one in results.classifiers if len(fitted_by[run_group, one]) > 1})
         runs = found.setdefault(run_group, {})
         kept = runs.setdefault(results.seed, (folder, results))
         if kept[1] is results:
@@ -172,6 +172,36 @@ def _setting(results: Results) -> RunGroup:
         precision=results.precision,
         departures=tuple(sorted(found, key=_key)),
     )
+
+
+def _placed(loaded: Iterable[tuple[str, Results]]) -> list[tuple[RunGroup, str, Results]]:
+    """Returns (group, folder, results) of each run. The group tells the source of own parts if they were edited."""
+    placed = [(_setting(results), folder, results) for folder, results in loaded]
+    sources: dict[RunGroup, set[str | None]] = {}
+    for run_group, _, results in placed:
+        sources.setdefault(run_group, set()).add(results.trained_by)
+
+    def told(run_group: RunGroup, results: Results) -> RunGroup:
+        source = Departure("source", "null", _short(results.trained_by))
+        return replace(run_group, departures=tuple(sorted((*run_group.departures, source), key=_key)))
+
+    return [
+        (told(run_group, results) if len(sources[run_group]) > 1 else run_group, folder, results)
+        for run_group, folder, results in placed
+    ]
+
+
+def _told_apart(results: Results, edited: set[str]) -> Results:
+    """Returns the results with the source of the classifiers `edited` in their names."""
+    rows = {
+        f"{known}, source {_short(row.source)}" if known in edited else known: row
+        for known, row in results.classifiers.items()
+    }
+    return replace(results, classifiers=rows)
+
+
+def _short(digest: str | None) -> str:
+    return (digest or "unknown")[:12]
 
 
 def _key(departure: Departure) -> str:
