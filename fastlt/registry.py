@@ -10,6 +10,7 @@ import importlib
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -74,8 +75,8 @@ def find_part(key: str, name: str, table: Mapping[str, Any], more: str = "") -> 
         module = importlib.import_module(source)
     except Exception as error:  # the user's module may raise anything, and the message must name the module
         raise UserError(
-            f"{key}={name}: importing {source} fails ({reason(error)}): it must be installed, or lie in this folder or "
-            "one of PYTHONPATH"
+            f"{key}={name}: importing {source} fails ({reason(error)}{_place(error)}): it must be installed, or lie in "
+            "this folder or one of PYTHONPATH"
         ) from error
     if not hasattr(module, attribute):
         raise UserError(f"{key}={name}: {source} has no {attribute}")
@@ -99,8 +100,9 @@ def call_part(key: str, name: str, part: Callable[..., Any], options: Mapping[st
     except UserError:
         raise
     except Exception as error:
+        why = reason(error) + (_place(error) if is_own(name) else "")
         raise UserError(
-            f"{key}={name} with {_options_key(key, name)}={dict(options)} fails ({reason(error)}); --debug shows where"
+            f"{key}={name} with {_options_key(key, name)}={dict(options)} fails ({why}); --debug shows the traceback"
         ) from error
 
 
@@ -168,6 +170,18 @@ def reason(error: BaseException) -> str:
     """Returns the type of an exception and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def _place(error: BaseException) -> str:
+    """Returns the place of an exception in the user's own file, such as `, line 12 of mine.py`; "" if there is none.
+
+    That is the innermost line in the first file that was called from here.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = (__file__, importlib.__file__)
+    own = [frame for frame in frames if frame.filename not in ours and not frame.filename.startswith("<frozen ")]
+    lines = [frame.lineno for frame in own if frame.filename == own[0].filename]
+    return f", line {lines[-1]} of {Path(own[0].filename).name}" if lines else ""
 
 
 def _modules(module: ModuleType, part: Any) -> list[ModuleType]:

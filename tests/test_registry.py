@@ -1,6 +1,7 @@
 """Parts with a name: those of a table, and the user's own with their options and the digest of their source."""
 
 import importlib
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,10 @@ def net(width):
 
 def broken(groups, lr):
     raise RuntimeError("no such\\nluck")
+
+
+def deep(groups, lr):
+    return torch.nn.functional.cross_entropy('logits', groups)
 """
 COUNTS = np.array([40, 10, 4])
 START = np.array([0, 40, 50, 54])
@@ -128,8 +133,33 @@ def test_options_are_checked_before_anything_is_called() -> None:
         call_part("loss", "Poly", poly, {"e": 1}, COUNTS, 0.0)
     with pytest.raises(UserError, match=r"^loss=Poly needs loss_options.eps=VALUE$"):
         call_part("loss", "Poly", poly, {}, COUNTS, 0.0)
-    with pytest.raises(UserError, match=r"^part=x with part_options=\{'lr': 1\} fails \(RuntimeError: no such\)"):
-        call_part("part", "x", find_part("part", "own_parts_here:broken", {}), {"lr": 1}, [])
+
+
+def line_of(code: str) -> int:
+    return next(number for number, line in enumerate(SOURCE.splitlines(), 1) if line == code)
+
+
+@pytest.mark.usefixtures("write")
+def test_an_error_in_an_own_part_tells_the_line() -> None:
+    """The innermost one in the user's file: not one of a library that the part calls."""
+    lines = {"broken": ("RuntimeError: no such", '    raise RuntimeError("no such\\nluck")')}
+    lines["deep"] = "TypeError: .*", "    return torch.nn.functional.cross_entropy('logits', groups)"
+    for part, (error, code) in lines.items():
+        name = f"own_parts_here:{part}"
+        with pytest.raises(UserError) as refused:
+            call_part("part", name, find_part("part", name, {}), {"lr": 1}, [])
+        told = (
+            rf"part={name} with part_options={{'lr': 1}} fails \({error}, line {line_of(code)} of own_parts_here.py\); "
+        )
+        assert re.fullmatch(rf"{told}--debug shows the traceback", str(refused.value))
+
+
+def test_an_error_of_an_import_tells_the_line(write: Callable[[str], None]) -> None:
+    write("import torch\n\ntorch.nn.Linear(in_features=3)\n")
+    with pytest.raises(
+        UserError, match=r"importing own_parts_here fails \(TypeError: .*, line 3 of own_parts_here.py\)"
+    ):
+        find_part("loss", "own_parts_here:Poly", {})
 
 
 def test_an_edited_part_has_another_digest(write: Callable[[str], None]) -> None:
