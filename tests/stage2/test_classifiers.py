@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,7 +18,7 @@ from fastlt.core.errors import UserError
 from fastlt.core.groups import class_groups
 from fastlt.kernels.class_mean import class_mean
 from fastlt.stage2.classifiers import CLASSIFIERS, PAPER, SETS, crt, find_classifier
-from fastlt.stage2.classifiers.base import Classifier, Features, Fitted, Stage2, Task, Training
+from fastlt.stage2.classifiers.base import Classifier, Features, Fitted, Stage2, Task, Tensors, Training
 from fastlt.stage2.classifiers.heads import spread
 from fastlt.stage2.classifiers.tau_norm import normalized
 from fastlt.stage2.evaluate import evaluate
@@ -569,11 +570,48 @@ def prior_scaled(task: Task) -> Fitted:
 
 OWN = Classifier(prior_scaled)
 NOTHING = 3
+WRONG = {
+    "nothing": (lambda task: None, "gives a NoneType: it must give a Fitted"),
+    "array": (lambda task: Fitted({"weight": task.weight.numpy()}), "gives a ndarray as weight: it must be a tensor"),
+    "double": (lambda task: Fitted({"weight": task.weight.double()}), "gives tensors of torch.float64: float32 is"),
+    "other name": (lambda task: Fitted({"w": task.weight}), "gives tensors of the shapes {}: one with linear scores"),
+    "turned": (
+        lambda task: Fitted({"weight": task.weight.T}),
+        "gives tensors of the shapes {'weight': [16, 6]}: one with linear scores gives {'weight': [6, 16], ",
+    ),
+    "long bias": (
+        lambda task: Fitted({"weight": task.weight, "bias": task.bias.repeat(2)}),
+        "gives tensors of the shapes {'weight': [6, 16], 'bias': [12]}: one with linear scores",
+    ),
+}
+
+
+def scores_of_no_tensor(tensors: Tensors, x: torch.Tensor) -> torch.Tensor:
+    return x @ tensors["nothing"].T
+
+
+BROKEN_SCORES = Classifier(prior_scaled, scores_of_no_tensor)
 
 
 def test_a_classifier_of_ones_own(task: Task, test_features: Features, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (f"{__name__}:prior_scaled", f"{__name__}:OWN"):
         assert accuracy(name, task, test_features)["few"] > accuracy("joint", task, test_features)["few"]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_no_scores_can_be_computed_from_is_refused(
+    wrong: str, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, told = WRONG[wrong]
+    monkeypatch.setattr(sys.modules[__name__], "GIVEN", given, raising=False)
+    with pytest.raises(UserError) as refused:
+        find_classifier(f"{__name__}:GIVEN").fit(task)
+    assert str(refused.value).startswith(f"classifier={__name__}:GIVEN {told}")
+
+
+def test_an_error_in_own_scores_tells_the_line(task: Task, test_features: Features) -> None:
+    with pytest.raises(UserError, match=r"fails \(KeyError: 'nothing', line \d+ of test_classifiers.py\)"):
+        accuracy(f"{__name__}:BROKEN_SCORES", task, test_features)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from fastlt.core.errors import UserError
 from fastlt.registry import call_part, check_options, find_part, is_own
-from fastlt.stage2.classifiers.base import Classifier
+from fastlt.stage2.classifiers.base import Classifier, Fitted, Task, linear_scores
 from fastlt.stage2.classifiers.cosine import COSINE
 from fastlt.stage2.classifiers.cosine_means import COSINE_MEANS
 from fastlt.stage2.classifiers.crt import CRT, CRT_LAS
@@ -81,11 +84,39 @@ def find_classifier(name: str, options: Mapping[str, Any] | None = None) -> Clas
             what = f"a {type(found).__name__}"
             raise UserError(f"classifier={name} is {what}: name a Classifier, or a function from a Task to a Fitted")
         found = Classifier(found)  # type: ignore[arg-type]
-    fit: Any = found.fit
-    if is_own(name) and options is not None:
+    if not is_own(name):
+        return found
+    fit, scores = found.fit, found.scores
+    if options is not None:
         check_options("classifier", name, fit, options, 1)
-    return (
-        replace(found, fit=lambda task: call_part("classifier", name, fit, options or {}, task))
-        if is_own(name)
-        else found
-    )
+
+    def fit_checked(task: Task) -> Fitted:
+        fitted = call_part("classifier", name, fit, options or {}, task)
+        _check_fitted(name, fitted, task, linear=scores is linear_scores)
+        return fitted
+
+    if scores is not linear_scores:
+        found = replace(found, scores=lambda tensors, x: call_part("classifier", name, scores, {}, tensors, x))
+    return replace(found, fit=fit_checked)
+
+
+def _check_fitted(name: str, fitted: Any, task: Task, linear: bool) -> None:
+    """Raises UserError if an own classifier gives something else than a Fitted that its scores can be computed from.
+
+    linear: whether these are the scores of a linear classifier.
+    """
+    if not isinstance(fitted, Fitted):
+        raise UserError(f"classifier={name} gives a {type(fitted).__name__}: it must give a Fitted")
+    for tensors in (fitted.tensors, *fitted.others):
+        for key, value in tensors.items():
+            if not isinstance(value, Tensor):
+                raise UserError(f"classifier={name} gives a {type(value).__name__} as {key}: it must be a tensor")
+        wanted = {"weight": [task.classes, task.train.x.shape[1]], "bias": [task.classes]}
+        found = {key: list(tensors[key].shape) for key in wanted if key in tensors}
+        if linear and found not in (wanted, {"weight": wanted["weight"]}):
+            raise UserError(
+                f"classifier={name} gives tensors of the shapes {found}: one with linear scores gives {wanted}, or no "
+                "bias; for other scores, name a Classifier(fit, scores)"
+            )
+        if linear and (others := {value.dtype for value in tensors.values()} - {torch.float32}):
+            raise UserError(f"classifier={name} gives tensors of {others.pop()}: float32 is needed")
