@@ -9,14 +9,16 @@ from fastlt.core.words import counted
 from fastlt.stage2.classifiers.base import Features, wide
 
 TILE = 1024  # samples whose scores are processed at once
-BOUNDS = (1e-3, 1e3)  # smallest and largest T
-STEPS = 50  # maximum number of iterations; Newton's method needs about ten
+# Smallest and largest T. Scores may have any size: `ncm_authors_cos` divides them by the length of features, and tau
+# divides by powers of norms or of priors.
+BOUNDS = (1e-30, 1e30)
+STEPS = 50  # maximum number of iterations; Newton's method needs about ten, bisection of the whole range about thirty
 ACCURACY = 1e-6  # relative accuracy of 1 / T
 
 
 @torch.inference_mode()
 def fit_temperature(scores: Callable[[torch.Tensor], torch.Tensor], features: Features, rows: int = 20000) -> float:
-    """Returns the T in [1e-3, 1e3] that minimizes the mean negative log-likelihood of softmax(scores / T).
+    """Returns the T in [1e-30, 1e30] that minimizes the mean negative log-likelihood of softmax(scores / T).
 
     scores: a function from features [n, D], float64 or float32, to scores [n, C].
     features: held-out samples with their labels; features in float64 stay so, others become float32.
@@ -45,7 +47,8 @@ def fit_temperature(scores: Callable[[torch.Tensor], torch.Tensor], features: Fe
     for _ in range(STEPS):
         slope, curvature = _slopes(tiles, inverse)
         low, high = (inverse, high) if slope < 0 else (low, inverse)
-        step = slope / curvature if curvature > 0 else float("inf")
+        # Squares of large scores are not finite in float32.
+        step = slope / curvature if 0 < curvature < float("inf") else float("inf")
         # Far from the minimum the loss is flat or nearly linear, so that a Newton step would leave the bracket.
         moved = inverse - step if low <= inverse - step <= high else (low * high) ** 0.5
         done = abs(moved - inverse) <= ACCURACY * inverse

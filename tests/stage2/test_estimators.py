@@ -231,6 +231,17 @@ def test_a_class_at_its_threshold_is_in_the_set(dtype: type) -> None:
     assert tiny.members(torch.tensor([[1e-12, 1.0], [1e-13, 1.0]])).tolist() == [[True, True], [False, True]]
 
 
+def test_confidences_of_the_authors_cos_say_something_for_long_features() -> None:
+    """Its scores are divided by the length of features, so a temperature that fits them may be far below 1e-3."""
+    rng, y = np.random.default_rng(0), np.repeat(np.arange(5), 40)
+    means = rng.normal(size=(5, 512))
+    train, held, test = (means[y] + 5 * rng.normal(size=(200, 512)) for _ in range(3))
+    fitted = NCM(distance="authors_cos").fit(train, y, held, y)
+    measured = fitted.report(test, y)
+    assert fitted.temperature_ < 1e-3 and measured["all"] > 70
+    assert measured["calibrated"]["ece"] < 15 < 45 < measured["ece"]
+
+
 def test_prediction_sets_cover_every_class() -> None:
     """A class with enough images of its own is covered by itself; the others on average, and a warning says so."""
     train, test = drawn(COUNTS, 1), drawn(np.full(6, 500), 5)
