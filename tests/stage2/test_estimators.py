@@ -276,6 +276,7 @@ def test_thresholds_are_the_right_quantiles() -> None:
 
 def test_scikit_learns_tools(data: dict[str, np.ndarray]) -> None:
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    from sklearn import config_context
     from sklearn.base import clone, is_classifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -291,7 +292,10 @@ def test_scikit_learns_tools(data: dict[str, np.ndarray]) -> None:
     search = GridSearchCV(MLP(**SHORT), {"hidden": [1, 32]}, cv=2, scoring="balanced_accuracy")
     assert search.fit(data["X"], data["y"]).best_params_ == {"hidden": 32}
     piped = make_pipeline(StandardScaler(), CRT(**SHORT)).fit(data["X"], data["y"])
-    assert piped.score(data["X_test"], data["y_test"]) > 0.6
+    accuracy = piped.score(data["X_test"], data["y_test"])
+    assert accuracy > 0.6
+    with config_context(enable_metadata_routing=True):
+        assert piped.score(data["X_test"], data["y_test"]) == accuracy
     theirs = LogisticRegression().fit(data["X"], data["y"])
     given = LogitAdjust(joint=(theirs.coef_, theirs.intercept_), choose_on="none").fit(data["X"], data["y"])
     prior = np.log(given.class_counts_ / given.class_counts_.sum())
@@ -377,6 +381,8 @@ def test_wrong_features_and_labels(data: dict[str, np.ndarray]) -> None:
         (x, y, (x[:, :3], y), "X_val has 3 features, X 16"),
         (x, y, (x[:1], ["z"]), "y_val holds the label 'z', which no training image has"),
         (x.astype(str), y, (), "X holds values of type <U"),
+        (torch.from_numpy(x).to_sparse(), y, (), r"X is sparse, .* pass X\.to_dense\(\)"),
+        (x, y, (torch.from_numpy(x).to_sparse(), y), r"X_val is sparse, .* pass X_val\.to_dense\(\)"),
     ):
         with pytest.raises(UserError, match=message):
             NCM().fit(wrong, labels, *held)
@@ -412,6 +418,15 @@ def test_columns_in_another_order_are_refused(data: dict[str, np.ndarray]) -> No
     with pytest.raises(UserError, match=told.replace("X", "X_val")):
         clf.fit(table, data["y"], turned, data["y"])
     assert not hasattr(clf.fit(data["X"], data["y"]), "feature_names_in_")
+
+
+def test_tables_of_pyarrow_have_names_of_columns(data: dict[str, np.ndarray]) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'fastlt[hf]'")
+    table = pyarrow.table({f"c{number}": column for number, column in enumerate(data["X"].T)})
+    clf = NCM().fit(table, data["y"])
+    assert clf.feature_names_in_.tolist() == table.column_names
+    with pytest.raises(UserError, match="column 0 of X is c15, and was c0"):
+        clf.predict(table.select(table.column_names[::-1]))
 
 
 class Table:

@@ -37,6 +37,10 @@ def as_rows(x: Any, name: str = "X") -> Tensor:
     name: of the argument, for error messages. Raises UserError for anything else than a two-dimensional array of
     numbers, and for a value that is not finite in float32.
     """
+    sparse = isinstance(x, Tensor) and x.layout != torch.strided
+    if sparse or hasattr(x, "toarray"):
+        dense = "to_dense" if sparse else "toarray"
+        raise UserError(f"{name} is sparse, features of a network are dense: pass {name}.{dense}()")
     rows = x.detach() if isinstance(x, Tensor) else _from_numpy(x, name)
     if rows.is_complex():
         raise UserError(f"Complex data not supported: {name} has the type {rows.dtype}, features are real numbers")
@@ -58,8 +62,6 @@ def as_rows(x: Any, name: str = "X") -> Tensor:
 
 
 def _from_numpy(x: Any, name: str) -> Tensor:
-    if hasattr(x, "toarray"):
-        raise UserError(f"{name} is sparse, features of a network are dense: pass {name}.toarray()")
     values = np.asarray(x)
     if values.dtype == object:
         try:
@@ -99,7 +101,8 @@ def _check_finite(rows: Tensor, name: str) -> None:
 
 def column_names(x: Any) -> np.ndarray | None:
     """Returns the names of the columns of X, object [D]; None if it is no DataFrame, or not all names are strings."""
-    names = list(getattr(x, "columns", ()))
+    found = getattr(x, "column_names", None)  # a table of pyarrow, whose `columns` are their values
+    names = found if isinstance(found, list) else list(getattr(x, "columns", ()))
     return np.array(names, object) if names and all(isinstance(name, str) for name in names) else None
 
 

@@ -33,3 +33,14 @@ class Parameters:
         from sklearn.utils import ClassifierTags, Tags, TargetTags  # only scikit-learn calls this
 
         return Tags("classifier", TargetTags(required=True), classifier_tags=ClassifierTags())
+
+    def get_metadata_routing(self) -> Any:
+        """Returns for scikit-learn's metadata routing that `score` takes weights, which nobody has asked for yet.
+
+        Without it, a Pipeline that ends with this estimator could not be scored where metadata routing is enabled.
+        """
+        from sklearn.utils.metadata_routing import MetadataRequest  # only scikit-learn calls this
+
+        request = MetadataRequest(owner=self)
+        request.score.add_request(param="sample_weight", alias=None)
+        return request
