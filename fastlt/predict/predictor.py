@@ -94,9 +94,11 @@ class Predictor:
 
         given: see `Predictor`. top: classes told of each. batch: how many the model processes at once.
         """
+        if top < 1:
+            raise UserError(f"top={top}: it must be 1 or more")
         found: list[list[Prediction]] = []
-        for _, probability in self._each(given, batch):
-            found += [self.told(*best) for best in zip(*most_probable(probability, top), strict=True)]
+        for _, scores in self._each(given, batch):
+            found += [self.told(*best) for best in zip(*self.most_probable(scores, top), strict=True)]
         return found
 
     def predict_proba(self, given: Iterable[Any], batch: int = 64) -> np.ndarray:
@@ -105,7 +107,7 @@ class Predictor:
         They are those of `predict`: softmax(scores / T), where T is the temperature that was fitted for the classifier,
         or 1. given, batch: as in `predict`.
         """
-        found = [probability.cpu().numpy() for _, probability in self._each(given, batch)]
+        found = [self.probabilities(scores).cpu().numpy() for _, scores in self._each(given, batch)]
         return np.concatenate(found) if found else np.empty((0, len(self.class_names)), np.float32)
 
     def told(self, confidences: torch.Tensor, classes: torch.Tensor) -> list[Prediction]:
@@ -125,7 +127,8 @@ class Predictor:
         calibration = self.calibration(coverage)
         if shortage := calibration.shortage("the held-out split"):
             warnings.warn(shortage, stacklevel=2)
-        members = [calibration.members(probability).cpu().numpy() for _, probability in self._each(given, batch)]
+        each = self._each(given, batch)
+        members = [calibration.members(self.probabilities(scores)).cpu().numpy() for _, scores in each]
         classes = np.array(self.class_names)
         found = np.concatenate(members) if members else np.empty((0, len(classes)), bool)
         return PredictionSets(found, classes, coverage, calibration.own)
@@ -164,25 +167,28 @@ class Predictor:
 
     def _each(self, given: Iterable[Any], batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yields what `forward` returns for every `batch` of what is given. Raises what `predict` raises."""
+        if batch < 1:
+            raise UserError(f"batch={batch}: it must be 1 or more")
+        if isinstance(given, str) or not (hasattr(given, "__iter__") or hasattr(given, "__getitem__")):
+            raise UserError(f"{type(given).__name__} is no list: give a list, also of one {self.inputs.one}")
         table: Any = given
         waiting, first = iter(table.to_numpy() if hasattr(table, "to_numpy") else given), 0
         while part := list(islice(waiting, batch)):
             inputs = torch.stack([self.inputs.input(one, first + place) for place, one in enumerate(part)])
-            features, probability = self.forward(inputs)
-            unfit = probability[:, 0].isnan()
+            features, scores = self.forward(inputs)
+            unfit = ~scores.isfinite().all(1)
             if unfit.any():
                 raise UserError(f"{self.inputs.one} {first + int(unfit.int().argmax())}: {NOT_FINITE}")
-            yield features, probability
+            yield features, scores
             first += len(part)
 
     @torch.inference_mode()
     def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Computes features and probabilities.
+        """Computes features and scores.
 
         inputs: tensors as `inputs.input` returns them, stacked: images float32 [n, size, size, 3], or features [n, D].
 
-        Returns (features float32 [n, D], probabilities float32 [n, C]) on the model's device. Probabilities are NaN
-        where scores are not finite.
+        Returns (features float32 [n, D], scores float32 [n, C]) on the model's device.
         """
         features = self.inputs.raw(inputs)
         scores = self._scores(self.tensors, self.inputs.scaled(features)).float()
@@ -192,20 +198,24 @@ class Predictor:
                 f"{counted(len(self.class_names), 'class')}: "
                 f"{RESULTS} and {CLASSIFIERS}/ are of two runs; {AGAIN}"
             )
-        probability = (scores / self.temperature).softmax(1)
-        probability[~scores.isfinite().all(1)] = torch.nan
-        return features, probability
+        return features, scores
 
+    def probabilities(self, scores: torch.Tensor) -> torch.Tensor:
+        """Returns the probabilities of scores [n, C], NaN for a row whose scores are not finite."""
+        found = (scores / self.temperature).softmax(1)
+        found[~scores.isfinite().all(1)] = torch.nan
+        return found
 
-def most_probable(probability: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the most probable classes of images, best first.
+    def most_probable(self, scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the most probable classes, best first.
 
-    probability: [n, C]. count: classes per image.
+        scores: [n, C]. count: classes told of each.
 
-    Returns (confidences [n, k], class indices int64 [n, k]) on the CPU, where k is `count`, but at most C.
-    """
-    best = probability.topk(min(count, probability.shape[1]), dim=1)
-    return best.values.cpu(), best.indices.cpu()
+        Returns (confidences [n, k], class indices int64 [n, k]) on the CPU, where k is `count`, but at most C. Classes
+        are in the order of their scores, as the top-5 accuracy of a run has them: many probabilities may round to 0.
+        """
+        order = scores.argsort(dim=1, descending=True, stable=True)[:, :count]
+        return self.probabilities(scores).gather(1, order).cpu(), order.cpu()
 
 
 def read_classifier(run: Path, name: str | None) -> tuple[Results, str, dict[str, Any]]:

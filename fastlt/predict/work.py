@@ -22,7 +22,7 @@ from fastlt.predict.inputs import Images
 from fastlt.predict.output import ENCODING, ERRORS, NUMBER, PATH, Layout, Row, layout, on_stdout
 from fastlt.predict.parts import Parts
 from fastlt.predict.paths import Paths
-from fastlt.predict.predictor import NOT_FINITE, Predictor, most_probable
+from fastlt.predict.predictor import NOT_FINITE, Predictor
 from fastlt.predict.rows import FeatureFile
 from fastlt.stage2.conformal import Calibration
 
@@ -156,22 +156,22 @@ class Work:
         read = {place: one for place, one in enumerate(loaded) if isinstance(one, torch.Tensor)}
         if not read:
             return Batch(rows, [], np.empty((0, self.predictor.inputs.dim), np.float32))
-        features, probability = self.predictor.forward(torch.stack(list(read.values())))
-        for place, row in zip(read, self._rows([names[place] for place in read], probability), strict=True):
+        features, scores = self.predictor.forward(torch.stack(list(read.values())))
+        for place, row in zip(read, self._rows([names[place] for place in read], scores), strict=True):
             rows[place] = row
         finite = [rows[place].error is None for place in read]
         return Batch(rows, [place for place in read if rows[place].error is None], features.cpu().numpy()[finite])
 
-    def _rows(self, names: list[str], probability: torch.Tensor) -> Iterator[Row]:
-        """Yields what is told of images or rows whose probabilities [n, C] are NaN or sum to 1."""
-        calibration, classes = self.calibration, self.predictor.class_names
-        sets = None if calibration is None else calibration.members(probability).cpu().numpy()
-        for place, (name, *best) in enumerate(zip(names, *most_probable(probability, self.top), strict=True)):
+    def _rows(self, names: list[str], scores: torch.Tensor) -> Iterator[Row]:
+        """Yields what is told of images or rows with these scores [n, C]."""
+        calibration, predictor, classes = self.calibration, self.predictor, self.predictor.class_names
+        sets = None if calibration is None else calibration.members(predictor.probabilities(scores)).cpu().numpy()
+        for place, (name, *best) in enumerate(zip(names, *predictor.most_probable(scores, self.top), strict=True)):
             if best[0][0].isnan():
                 yield Row(name, error=NOT_FINITE)
                 continue
             members = None if sets is None else [classes[number] for number in np.flatnonzero(sets[place])]
-            yield Row(name, self.predictor.told(*best), members=members)
+            yield Row(name, predictor.told(*best), members=members)
 
 
 def _count(batch: Batch, progress: Progress, before: int) -> int:

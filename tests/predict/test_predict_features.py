@@ -81,6 +81,32 @@ def test_from_python_rows_may_be_any_numbers(finished: "fastlt.Run") -> None:
     assert predictor.predict_proba([]).shape == (0, 3)
 
 
+def test_classes_are_in_the_order_of_their_scores_where_probabilities_round_to_0(tmp_path: Path) -> None:
+    """Squared distances of long features differ by hundreds, and without held-out images no temperature is fitted."""
+    rng, classes, length = np.random.default_rng(0), 12, 1024
+    means, columns = rng.normal(size=(classes, length)), {}
+    for split, count in (("train", 6), ("test", 4)):
+        y = np.repeat(np.arange(classes), count)
+        columns[f"x_{split}"], columns[f"y_{split}"] = means[y] + 3 * rng.normal(size=(len(y), length)), y
+    np.savez(tmp_path / "long.npz", **columns)
+    keys: dict[str, Any] = {"protocol.crt.epochs": 1, "choose_on": "train", "classifiers": ["ncm_un_l2"]}
+    run = fastlt.run_experiment(features=tmp_path / "long.npz", run=tmp_path / "run", threads=1, device="cpu", **keys)
+    found = run.predictor().predict(columns["x_test"], top=5)
+    assert any(best[4].confidence == 0 for best in found)
+    names = run.results.class_names
+    assert [[names.index(one.name) for one in best] for best in found] == run.predictions().classes.tolist()
+
+
+def test_what_is_no_list_of_rows_is_told(finished: "fastlt.Run") -> None:
+    predictor, x = finished.predictor("crt"), drawn([2, 2, 2], 5)[0]
+    for given, message in (("photo.jpg", "str is no list: give a list, also of one row"), (3, "int is no list")):
+        with pytest.raises(UserError, match=message):
+            predictor.predict(given)  # type: ignore[arg-type]
+    for numbers, message in (({"top": 0}, "top=0: it must be 1 or more"), ({"batch": 0}, "batch=0: it must be 1")):
+        with pytest.raises(UserError, match=message):
+            predictor.predict(x, **numbers)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
