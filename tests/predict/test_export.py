@@ -259,6 +259,18 @@ def test_what_the_conversion_did_is_told(tmp_path: Path) -> None:
     ) in card(results, "crt", "")
 
 
+def test_what_the_card_says_of_16_bit_grey_is_what_training_saw(tmp_path: Path) -> None:
+    """Pillow's convert("RGB"), which every example uses, makes such an image white."""
+    run, steps = folder(tmp_path), np.linspace(0, 65535, 40 * 50).reshape(40, 50).astype(np.uint16)
+    Image.fromarray(steps).save(tmp_path / "grey.png")
+    with Image.open(tmp_path / "grey.png") as image:
+        grey = (np.asarray(image) // 257).astype(np.uint8)
+    assert "Values of 16-bit grey images are divided by 257 before" in card(read_results(run), "crt", "")
+    predictor = Predictor(run, "crt", torch.device("cpu"))
+    as_told = predictor.predict_proba([np.repeat(grey[..., None], 3, axis=2)])
+    assert np.array_equal(as_told, predictor.predict_proba([tmp_path / "grey.png"]))
+
+
 def test_the_example_for_onnx_turns_images_if_training_did() -> None:
     assert 'np.asarray(Image.open("image.jpg").convert("RGB"))' in _use_onnx("x.onnx", False)
     assert 'np.asarray(ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB"))' in _use_onnx("x.onnx", True)

@@ -67,7 +67,8 @@ def card(results: Results, name: str, use: str, tags: tuple[str, ...] = ()) -> s
         f"{first}"
         f"Images are resized to a short side of {facts['resized_to']} pixels ({facts['interpolation']}, Pillow's), "
         f"their central {results.image_size} x {results.image_size} pixels are taken, divided by 255 and normalized "
-        f"by mean {_plain(facts['mean'])} and standard deviation {_plain(facts['std'])} of RGB."
+        f"by mean {_plain(facts['mean'])} and standard deviation {_plain(facts['std'])} of RGB. Values of 16-bit grey "
+        'images are divided by 257 before; Pillow\'s convert("RGB") would cut them off at 255.'
     )
     calibrated = (
         f" Expected calibration error of the confidences: {facts['ece']:.1f} %." if facts["ece"] is not None else ""
