@@ -48,7 +48,7 @@ from fastlt.grid.cells import failure_in
 from fastlt.grid.job import write_failure
 from fastlt.longtail.sampler import InOrder
 from fastlt.models.checkpoint.store import load_model
-from fastlt.predict.predictor import Predictor, most_probable
+from fastlt.predict.predictor import Predictor
 from fastlt.report.compare.gaps import read_planned
 from fastlt.report.page import page
 from fastlt.report.per_class import write_per_class
@@ -239,7 +239,7 @@ def predicted(folder: Path) -> str:
     return digest(
         predictor.class_names,
         predictor.temperature,
-        *(x.numpy() for x in most_probable(predictor.forward(images)[1], 3)),
+        *(x.numpy() for x in predictor.most_probable(predictor.forward(images)[1], 3)),
     )
 
 

@@ -214,7 +214,7 @@ class Predictor:
         Returns (confidences [n, k], class indices int64 [n, k]) on the CPU, where k is `count`, but at most C. Classes
         are in the order of their scores, as the top-5 accuracy of a run has them: many probabilities may round to 0.
         """
-        order = scores.argsort(dim=1, descending=True, stable=True)[:, :count]
+        order = scores.topk(min(count, scores.shape[1]), dim=1).indices
         return self.probabilities(scores).gather(1, order).cpu(), order.cpu()
 
 

@@ -23,7 +23,7 @@ from fastlt.predict.export.formats import _use_onnx, export_run
 from fastlt.predict.export.head import Head, HeadLayer, fold
 from fastlt.predict.export.network import ExportedNetwork, Resize
 from fastlt.predict.inputs import Images
-from fastlt.predict.predictor import Predictor, most_probable
+from fastlt.predict.predictor import Predictor
 from fastlt.stage2.classifiers import CLASSIFIERS
 from fastlt.stage2.classifiers.base import Features, Stage2, Task, Training
 from fastlt.stage2.classifiers.joint import linear_layer
@@ -121,7 +121,7 @@ def expected(run: Path, name: str, pixels: np.ndarray) -> torch.Tensor:
     """Confidences of fastlt.predict, [n, C]."""
     predictor = Predictor(run, name, torch.device("cpu"))
     inputs = torch.stack([predictor.inputs.input(image, 0) for image in pixels])
-    values, classes = most_probable(predictor.forward(inputs)[1], len(CLASSES))
+    values, classes = predictor.most_probable(predictor.forward(inputs)[1], len(CLASSES))
     return torch.zeros_like(values).scatter_(1, classes, values)
 
 
