@@ -47,5 +47,22 @@ def range_within(name: str, pair: Any, least: float, most: float) -> None:
         raise UserError(f"{name}={told}: it must be [low, high], both from {least:g} to {most:g}")
 
 
+def wrong_channels(mean: Any, std: Any) -> str:
+    """Returns what is wrong with a mean and standard deviation of RGB in 0..1, as `mean=[0.5], not ...`, or else "".
+
+    Numbers of levels 0..255 are refused: all images would be nearly one number.
+
+    >>> wrong_channels([0.5, 0.5, 0.5], [0.25, 0.25, 0.25])
+    ''
+    """
+    for name, given, positive in (("mean", mean, False), ("std", std, True)):
+        numbers = given.tolist() if hasattr(given, "tolist") else given  # of NumPy or torch
+        three = isinstance(numbers, list | tuple) and len(numbers) == 3 and all(map(_real, numbers))
+        if not three or not all(0 <= one <= 1 and (one > 0 or not positive) for one in numbers):
+            told = str(list(numbers) if isinstance(numbers, tuple) else numbers)[:60]
+            return f"{name}={told}, not three numbers {'above 0, at most 1' if positive else 'from 0 to 1'}"
+    return ""
+
+
 def _real(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)

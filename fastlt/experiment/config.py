@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import II
 
+from fastlt.core.checks import wrong_channels
 from fastlt.core.config import RUN, STAGE_2, assemble
 from fastlt.core.errors import UserError
 from fastlt.core.schedule import Schedule
@@ -63,14 +64,8 @@ class ProtocolConfig(Recipe, Augment, Schedule):
             raise UserError(
                 f"mean={_plain(self.mean)}, protocol.std={_plain(self.std)}: give both or neither (the dataset's)"
             )
-        if (
-            self.mean is not None
-            and self.std is not None
-            and not (len(self.mean) == len(self.std) == 3 and min(self.std) > 0)
-        ):
-            raise UserError(
-                f"mean={_plain(self.mean)}, protocol.std={_plain(self.std)}: three numbers each, std greater than 0"
-            )
+        if self.mean is not None and (problem := wrong_channels(self.mean, self.std)):
+            raise UserError(f"{problem}: they are of pixel values divided by 255")
 
 
 def _plain(numbers: tuple[float, ...] | None) -> list[float] | None:

@@ -230,10 +230,10 @@ def test_values_that_cannot_be_are_one_line(
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"mean": [0.1, 0.2]}, "mean is [0.1, 0.2], not three numbers"),
+        ({"mean": [0.1, 0.2]}, "mean=[0.1, 0.2], not three numbers from 0 to 1"),
         ({"mean": ["0.1", 0.2, 0.3]}, "not three numbers"),
-        ({"std": [0.1, 0.0, 0.3]}, "not three positive numbers"),
-        ({"std": [0.1, float("nan"), 0.3]}, "not three positive numbers"),
+        ({"std": [0.1, 0.0, 0.3]}, "not three numbers above 0, at most 1"),
+        ({"std": [0.1, float("nan"), 0.3]}, "not three numbers above 0, at most 1"),
         ({"class_names": ["a", "b", "c", "a"]}, "two classes have the name 'a'"),
         ({"class_names": ["a", "b", "c", None]}, "class_names are no names"),
         ({"class_names": ["a"]}, "splits.train.counts are no number of samples for each of 1 class"),

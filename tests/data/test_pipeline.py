@@ -107,6 +107,22 @@ def test_images_are_normalized_by_the_mean_and_std_that_are_given(raw_dataset: D
     torch.testing.assert_close(images, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"mean": (123.7, 116.3, 103.5)}, r"mean=\[123.7, 116.3, 103.5\], not three numbers from 0 to 1"),
+        ({"mean": (0.5,)}, r"mean=\[0.5\], not three"),
+        ({"mean": 0.5}, "mean=0.5, not three"),
+        ({"mean": np.array([0.5, 0.5, np.nan])}, r"mean=\[0.5, 0.5, nan\], not three"),
+        ({"std": torch.tensor([0.25, 0.25, 0.0])}, r"std=\[0.25, 0.25, 0.0\], not three numbers above 0, at most 1"),
+        ({"std": (58.4, 57.1, 57.4)}, r"std=\[58.4, 57.1, 57.4\], not three"),
+    ],
+)
+def test_a_mean_and_std_that_cannot_be_are_refused(raw_dataset: Dataset, wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=rf"^{told}.*: they are of pixel values divided by 255$"):
+        load(raw_dataset, PAD, **wrong)
+
+
 def test_pad_crop_is_the_window_of_the_padded_image(raw_dataset: Dataset) -> None:
     images, _, ids = load(raw_dataset, PAD)
     index = raw_dataset.split("train")

@@ -382,8 +382,8 @@ def test_a_description_is_utf8_in_any_locale(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"mean": (0.5,)}, r"mean is \[0.5\], not three numbers: correct it"),
-        ({"std": (0.2, 0.2, 0.0)}, r"std is \[0.2, 0.2, 0.0\], not three positive numbers: correct it"),
+        ({"mean": (0.5,)}, r"mean=\[0.5\], not three numbers from 0 to 1: correct it"),
+        ({"std": (0.2, 0.2, 0.0)}, r"std=\[0.2, 0.2, 0.0\], not three numbers above 0, at most 1: correct it"),
         ({"protocol": "my protocol"}, "protocol is 'my protocol', not a letter and then"),
         ({"name": "a\nb"}, r"name is 'a\\nb', which is empty, or has a line break or other control character"),
     ],

@@ -169,6 +169,10 @@ def test_a_choice_made_on_test_is_marked(place: Path, first: dict[str, Any]) -> 
         (["epochs=many"], "epochs: Value 'many' of type 'str' could not be converted to Integer"),
         (["epochs=-1", "run=new"], "epochs=-1: it must be 0 (nothing is trained) or more"),
         (["protocol.mean=[0.5,0.5,0.5]"], "protocol.mean=[0.5, 0.5, 0.5], protocol.std=None: give both or neither"),
+        (
+            ["protocol.mean=[123.7,116.3,103.5]", "protocol.std=[58.4,57.1,57.4]"],
+            "protocol.mean=[123.7, 116.3, 103.5], not three numbers from 0 to 1: they are of pixel values",
+        ),
         (["protocol.head_start=zero"], "protocol.head_start=zero is unknown: allowed are uniform, kaiming_normal"),
         (["protocol.head_lr=0"], "protocol.head_lr=0.0: it must be greater than 0"),
         (["sampler.drawing=foo", "run=new"], "sampler.drawing=foo is unknown: allowed are quota, iid, dataloader"),

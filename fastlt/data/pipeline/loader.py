@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fastlt.core.batches import Batch
+from fastlt.core.checks import wrong_channels
 from fastlt.core.errors import UserError
 from fastlt.core.resumable import Resumable, whole_number
 from fastlt.core.words import counted
@@ -122,6 +123,8 @@ class Loader(Resumable):
         self._stored = stored_as(self._index.encoding)
         self._together = self._stored == "raw" and _small_and_alike(self._index)
         told = [dataset.about["mean"] if mean is None else mean, dataset.about["std"] if std is None else std]
+        if problem := wrong_channels(*told):
+            raise UserError(f"{problem}: they are of pixel values divided by 255")
         means, stds = (np.array(value, np.float32) * 255 for value in told)
         kind = np.array([INTERPOLATIONS.index(augment.interpolation)], np.float32)
         self._normalize = np.concatenate([means, 1 / stds, kind])

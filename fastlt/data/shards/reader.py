@@ -2,13 +2,13 @@
 
 import collections
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fastlt.core.checks import wrong_channels
 from fastlt.core.errors import UserError
 from fastlt.core.text import is_one_line
 from fastlt.core.words import counted
@@ -213,10 +213,8 @@ def implausible_settings(about: dict[str, Any]) -> str:
     if len(set(names)) < len(names):
         twice = next(name for name, count in collections.Counter(names).items() if count > 1)
         return f"two classes have the name {twice[:60]!r}"
-    for field, least in (("mean", -math.inf), ("std", 0)):
-        numbers = about[field]
-        if len(numbers) != 3 or any(type(x) not in (int, float) or not least < x < math.inf for x in numbers):
-            return f"{field} is {str(numbers)[:60]}, not three {'positive ' * (least == 0)}numbers"
+    if problem := wrong_channels(about["mean"], about["std"]):
+        return problem
     name = about["name"]
     if not name or "${" in name or not is_one_line(name):
         return f"name is {name[:60]!r}, which is empty, or has a line break or other control character, or ${{"
