@@ -11,7 +11,8 @@ Example:
 The public names:
 
 - `write_dataset` converts labelled images; `Dataset` opens what it wrote.
-- `Loader`, `Sampler` and `Augment` give batches of a dataset to a training loop of your own.
+- `Loader`, `Sampler` and `Augment` give batches of a dataset to a training loop of your own; `InOrder` is the order of
+  an evaluation.
 - `TorchSampler` gives the same sampling to a torch.utils.data.DataLoader.
 - `run_experiment` trains, classifies and evaluates; `open_run` opens the result, a `Run`.
 - `Predictor` predicts new images with a finished run.
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from fastlt.data.pipeline.loader import Loader
     from fastlt.data.plan import Augment
     from fastlt.data.shards.reader import Dataset
-    from fastlt.longtail.sampler import Sampler
+    from fastlt.longtail.sampler import InOrder, Sampler
     from fastlt.longtail.torch_sampler import TorchSampler
     from fastlt.predict.predictor import Predictor
     from fastlt.stage2.evaluate import evaluate
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Augment",
     "Dataset",
+    "InOrder",
     "Loader",
     "Predictor",
     "Run",
@@ -61,6 +63,7 @@ __all__ = [
 _MODULES = {
     "Augment": "fastlt.data.plan",
     "Dataset": "fastlt.data.shards.reader",
+    "InOrder": "fastlt.longtail.sampler",
     "Loader": "fastlt.data.pipeline.loader",
     "Predictor": "fastlt.predict.predictor",
     "Run": "fastlt.api",

@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 
 from fastlt.convert import configuration
 from fastlt.core.cli import one_line, own_parts
+from fastlt.core.device import pick_device
 from fastlt.core.errors import UserError
 from fastlt.core.log import printed, regrets, say
 from fastlt.core.overrides import quoted, quoted_strings
@@ -214,7 +215,7 @@ class Run:
         classifier: the name of a fitted classifier; None takes the one that `python -m fastlt.predict` would take.
         device: such as "cpu" or "cuda:0".
         """
-        return Predictor(self.folder, classifier, torch.device(device))
+        return Predictor(self.folder, classifier, pick_device(device))
 
     @torch.inference_mode()
     def predictions(self, split: str = "test", classifier: str | None = None) -> Predictions:

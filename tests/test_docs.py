@@ -253,6 +253,7 @@ def test_a_loop_of_ones_own(jpeg_dataset: Dataset, tmp_path: Path, monkeypatch: 
     known |= {"labels": [0] * 30 + [1] * 3, "images": list(range(33))}
     known = {**known, **run("docs/how-to/own-loop.md", known, changes)}
     assert [images for _, _, images in known["loss"]] == [32, 32, 32, 32]  # 71 images, two full batches each epoch
+    assert known["ids"][-1] == len(jpeg_dataset.split("test")) - 1  # of the evaluation, in order
     state = known["torch"].load("checkpoint.pt", weights_only=False)["loader"]
     assert (state["epoch"], state["position"]) == (1, 64)
     assert known["batch"].shape == (33,) and (known["batch"] >= 30).sum() > 10  # the rare class is half of the draws

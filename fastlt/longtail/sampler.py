@@ -290,15 +290,26 @@ def make_sampler(members: np.ndarray, class_start: np.ndarray, config: SamplerCo
     if not (inspect.isclass(found) and hasattr(found, "order")):
         return Sampler(members, class_start, law, seed, epochs, config.drawing, options)
     order = call_part("sampler", law, found, {"seed": seed, "epochs": epochs, **options}, members, class_start)
-    missing = [name for name in ("__len__", "others", "described") if not hasattr(order, name)]
-    if missing:
-        raise UserError(f"sampler={law} has no {', '.join(missing)}: it must have the methods of Sampler")
-    ids = order.order(0)
-    if not isinstance(ids, np.ndarray) or ids.dtype != np.int64 or ids.shape != (len(order),):
-        raise UserError(f"sampler={law}: order(0) must give sample ids, int64 [{len(order)}]")
+    check_order(order, f"sampler={law}")
+    ids = ids_of_epoch(order, 0, f"sampler={law}")
     if strangers := np.setdiff1d(ids, members)[:1].tolist():
         raise UserError(f"sampler={law}: order(0) gives the sample id {strangers[0]}, which is none of `members`")
     return order
+
+
+def check_order(order: Any, name: str) -> None:
+    """Raises UserError if an object lacks a method of Order. name: of the object, for the message."""
+    missing = [one for one in ("__len__", "order", "others", "described") if not hasattr(order, one)]
+    if missing:
+        raise UserError(f"{name} has no {', '.join(missing)}: it must have the methods of Sampler")
+
+
+def ids_of_epoch(order: Order, epoch: int, name: str) -> np.ndarray:
+    """Returns the ids of an epoch, int64 [len(order)]. Raises UserError if an own order gives something else."""
+    ids = order.order(epoch)
+    if not isinstance(ids, np.ndarray) or ids.dtype != np.int64 or ids.shape != (len(order),):
+        raise UserError(f"{name}: order({epoch}) must give sample ids, int64 [{len(order)}]")
+    return ids
 
 
 @dataclass(frozen=True)
@@ -307,10 +318,18 @@ class InOrder:
 
     ids: sample ids, int64 [n].
     labels: class indices of these, [n], if another sample of its class may replace a damaged one; None forbids that.
+
+    Raises UserError for ids of another form or type.
+
+    Example: `fastlt.Loader(dataset, "test", fastlt.InOrder(np.arange(len(dataset.split("test")))), augment, batch=64)`
     """
 
     ids: np.ndarray
     labels: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.ids, np.ndarray) and self.ids.dtype == np.int64 and self.ids.ndim == 1):
+            raise UserError("ids must be a NumPy array of int64 [n], such as np.arange(n)")
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -25,6 +25,7 @@ from fastlt.data.pipeline.loader import Loader
 from fastlt.data.plan import Augment
 from fastlt.data.shards.reader import Dataset
 from fastlt.longtail.sampler import InOrder, Sampler
+from fastlt.longtail.torch_sampler import TorchSampler
 
 AUGMENT = Augment(24, "resized", scale=(0.3, 1.0), flip=True, jitter=0.4)
 DAMAGED = (2, 3, 5, 57, 59, 70)  # of the first class, the second and the last, which has three
@@ -217,6 +218,40 @@ def test_numbers_that_cannot_be_are_refused(jpeg_dataset: Dataset, wrong: dict[s
     name, value = next(iter(wrong.items()))
     with pytest.raises(UserError, match=rf"^{name}={value}: it must be a whole number from \d+ to \d+$"):
         loader(jpeg_dataset, **wrong)
+
+
+class Given(InOrder):
+    """An own order that was not checked when it was made. ids: what its `order` gives."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [
+        (np.array([0, 71]), "order gives the sample id 71, but the train split has 71 images"),
+        (np.array([-1, 0]), "order gives the sample id -1, but"),
+        (np.array([0.0, 1.0]), r"order=Given: order\(2\) must give sample ids, int64 \[2\]"),
+        (np.zeros((2, 2), np.int64), r"order=Given: order\(2\) must give"),
+    ],
+)
+def test_an_order_of_images_that_are_not_there_is_refused(jpeg_dataset: Dataset, ids: np.ndarray, told: str) -> None:
+    with loader(jpeg_dataset, order=Given(ids)) as wrong, pytest.raises(UserError, match=f"^{told}"):
+        next(wrong.epoch(2))
+
+
+def test_what_is_no_order_is_refused(jpeg_dataset: Dataset) -> None:
+    with pytest.raises(UserError, match=r"^order=TorchSampler has no others, described: it must have the methods of"):
+        loader(jpeg_dataset, order=TorchSampler([0, 0, 1]))
+    with pytest.raises(UserError, match=r"^ids must be a NumPy array of int64 \[n\], such as np.arange\(n\)$"):
+        InOrder([0, 1, 2])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("device", ["mps", "gpu", torch.device("meta"), "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(jpeg_dataset: Dataset, device: Any) -> None:
+    with pytest.raises(UserError, match=f"^device={device}"):
+        loader(jpeg_dataset, device=device)
 
 
 def test_an_image_that_is_too_small_for_padded_crops_is_named(jpeg_dataset: Dataset) -> None:

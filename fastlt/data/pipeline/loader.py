@@ -10,6 +10,7 @@ import torch
 
 from fastlt.core.batches import Batch
 from fastlt.core.checks import wrong_channels
+from fastlt.core.device import pick_device
 from fastlt.core.errors import UserError
 from fastlt.core.resumable import Resumable, whole_number
 from fastlt.core.words import counted
@@ -20,7 +21,7 @@ from fastlt.data.plan import Augment, Plan, draw_plan
 from fastlt.data.shards.index import SplitIndex
 from fastlt.data.shards.reader import Dataset
 from fastlt.kernels.crop_resize import INTERPOLATIONS
-from fastlt.longtail.sampler import Order
+from fastlt.longtail.sampler import Order, check_order, ids_of_epoch
 
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.uint8: "uint8"}
 SMALL = 2**14  # bytes; copying smaller raw images into one array is faster than passing them to DALI one by one
@@ -61,7 +62,7 @@ class Loader(Resumable):
     augment: crops and colours.
     batch: the number of images per batch on this rank.
     seed: of augmentation.
-    device: `cpu`, or a CUDA device, which decodes and augments on the GPU.
+    device: `cpu`, a CUDA device, which decodes and augments, or `auto`: a GPU if there is one.
     threads: the number of DALI's threads. prefetch: how many batches are prepared ahead.
     drop_last: whether a last, smaller batch is left out.
     rank, world: of distributed training.
@@ -72,7 +73,8 @@ class Loader(Resumable):
     mean, std: of the RGB channels in 0..1, by which images are normalized; by default those of the dataset.
 
     Raises UserError for arguments out of range, or if drop_last is set and the split is smaller than a batch. Taking a
-    batch raises UserError if the loader is closed, if another thread uses it, or if the process was forked.
+    batch raises UserError if the loader is closed, if another thread uses it, if the process was forked, or if the
+    order gives ids of images that the split does not have.
     """
 
     def __init__(
@@ -100,14 +102,13 @@ class Loader(Resumable):
         prefetch, world = whole_number("prefetch", prefetch, 1, MAX_PREFETCH), whole_number("world", world, 1)
         rank, seed = whole_number("rank", rank, 0, world - 1), whole_number("seed", seed, 0, 2**63 - 1)
         max_damaged = whole_number("max_damaged", max_damaged, 0)
-        self.device = torch.device(device)
-        if self.device.type == "cuda" and self.device.index is None:
-            self.device = torch.device("cuda", torch.cuda.current_device())
+        self.device = pick_device(str(device), torch.cuda.current_device() if torch.cuda.is_available() else 0)
         gpu = self.device.type != "cpu"
         self.dtype = dtype or (torch.float16 if gpu else torch.float32)
         self.channels_last = gpu if channels_last is None else channels_last
         if self.dtype not in DTYPES:
             raise UserError(f"dtype={self.dtype}: allowed are {', '.join(str(known) for known in DTYPES)}")
+        check_order(order, f"order={type(order).__name__}")
         super().__init__(_described(dataset, split, order, seed, augment), len(order), world)
         self.batch, self.drop_last, self.rank, self.views = batch, drop_last, rank, augment.views_per_image
         self._dataset, self._split, self._index = dataset, split, dataset.split(split)
@@ -292,7 +293,10 @@ class Loader(Resumable):
         return columns
 
     def _plan(self, epoch: int, done: int) -> Iterator[tuple]:
-        order = self._order.order(epoch)
+        order = ids_of_epoch(self._order, epoch, f"order={type(self._order).__name__}")
+        if strangers := order[(order < 0) | (order >= len(self._index))][:1].tolist():
+            images = counted(len(self._index), "image")
+            raise UserError(f"order gives the sample id {strangers[0]}, but the {self._split} split has {images}")
         ahead = max(1, PLAN_AHEAD // self.batch) * self.batch
         end = done + self._images_from(done)
         for first in range(done, end, ahead):
