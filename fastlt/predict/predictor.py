@@ -169,10 +169,11 @@ class Predictor:
         """Yields what `forward` returns for every `batch` of what is given. Raises what `predict` raises."""
         if batch < 1:
             raise UserError(f"batch={batch}: it must be 1 or more")
-        if isinstance(given, str) or not (hasattr(given, "__iter__") or hasattr(given, "__getitem__")):
-            raise UserError(f"{type(given).__name__} is no list: give a list, also of one {self.inputs.one}")
         table: Any = given
-        waiting, first = iter(table.to_numpy() if hasattr(table, "to_numpy") else given), 0
+        rows = table.to_numpy() if hasattr(table, "to_numpy") else table
+        if isinstance(rows, str) or not (hasattr(rows, "__iter__") or hasattr(rows, "__getitem__")):
+            raise UserError(f"{type(given).__name__} is no list: give a list, also of one {self.inputs.one}")
+        waiting, first = iter(rows), 0
         while part := list(islice(waiting, batch)):
             inputs = torch.stack([self.inputs.input(one, first + place) for place, one in enumerate(part)])
             features, scores = self.forward(inputs)

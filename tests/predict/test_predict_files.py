@@ -156,7 +156,7 @@ def test_prediction_sets_are_those_of_their_definition(run: Path, new: Path) -> 
     predictor = Predictor(run, "crt", CPU)
     told = [row for row in map(json.loads, out.splitlines()) if row["error"] is None]
     images = torch.stack([predictor.inputs.input(row["path"], 0) for row in told])
-    unfit = 1 - predictor.forward(images)[1].numpy()
+    unfit = 1 - predictor.probabilities(predictor.forward(images)[1]).numpy()
     expected = unfit <= limits
     expected[np.arange(len(unfit)), unfit.argmin(1)] = True
     assert [row["set"] for row in told] == [[CLASSES[i] for i in np.flatnonzero(one)] for one in expected]
