@@ -213,9 +213,12 @@ class Predictor:
         scores: [n, C]. count: classes told of each.
 
         Returns (confidences [n, k], class indices int64 [n, k]) on the CPU, where k is `count`, but at most C. Classes
-        are in the order of their scores, as the top-5 accuracy of a run has them: many probabilities may round to 0.
+        are in the order of their scores, of their numbers where these are equal, as in the evaluation of a run: many
+        probabilities may round to 0.
         """
-        order = scores.topk(min(count, scores.shape[1]), dim=1).indices
+        best, order = scores.topk(min(count, scores.shape[1]), dim=1)  # much faster than sorting thousands of classes
+        tied = (best[:, 1:] == best[:, :-1]).any(1) | ((scores >= best[:, -1:]).sum(1) > best.shape[1])
+        order[tied] = scores[tied].argsort(dim=1, descending=True, stable=True)[:, : best.shape[1]]
         return self.probabilities(scores).gather(1, order).cpu(), order.cpu()
 
 

@@ -97,6 +97,15 @@ def test_classes_are_in_the_order_of_their_scores_where_probabilities_round_to_0
     assert [[names.index(one.name) for one in best] for best in found] == run.predictions().classes.tolist()
 
 
+def test_of_equal_scores_the_first_classes_are_told(finished: "fastlt.Run") -> None:
+    """As in the evaluation. A row of zeros, of a dead image, has equal scores of tau_norm for all classes."""
+    predictor, scores = finished.predictor("tau_norm"), torch.zeros(4, 300)
+    scores[1, [50, 200, 250]], scores[2, 299], scores[3] = 1.0, 2.0, torch.arange(300.0)
+    confidences, classes = predictor.most_probable(scores, 3)
+    assert classes.tolist() == [[0, 1, 2], [50, 200, 250], [299, 0, 1], [299, 298, 297]]
+    assert torch.equal(confidences, predictor.probabilities(scores).gather(1, classes))
+
+
 def test_what_is_no_list_of_rows_is_told(finished: "fastlt.Run") -> None:
     predictor, x = finished.predictor("crt"), drawn([2, 2, 2], 5)[0]
     for given, message in (("photo.jpg", "str is no list: give a list, also of one row"), (3, "int is no list")):
