@@ -11,7 +11,6 @@ from fastlt.core.cli import guard, hydra_command
 from fastlt.core.device import pick_device
 from fastlt.core.errors import UserError
 from fastlt.core.help import Help
-from fastlt.core.lock import locked
 from fastlt.core.log import printed, say
 from fastlt.core.structured import from_node
 from fastlt.core.words import counted
@@ -27,7 +26,6 @@ from fastlt.report.compare import write_across
 
 LAUNCHERS = ("local", "slurm")
 FAILED = 1  # exit code if a cell, or something beside its results, failed
-REPORT_PATIENCE = 600.0  # seconds to wait while another command writes the report
 
 
 HELP = Help(
@@ -89,9 +87,8 @@ def run_grid(config: GridConfig, arguments: list[str]) -> int:
     if slurm:
         return _submit(config, missing, out)
     failed = run_local(cells, slots, out, View(len(slots))) if missing else {}
-    with locked(out / "report.lock", f"the report in {out}", REPORT_PATIENCE):
-        say("writing the report")
-        sys.stdout.write(f"{write_across([out], out)}\n")
+    say("writing the report")
+    sys.stdout.write(f"{write_across([out], out)}\n")
     for name, reason in failed.items():
         sys.stderr.write(f"failed: {name}: {printed(reason)}\n")
     beside = [(cell.name, line) for cell in missing for line in failed_beside(cell.run) if cell.name not in failed]

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from fastlt.core.files import write_file
+from fastlt.core.lock import locked
 from fastlt.core.own_backend import own_backend
 from fastlt.experiment.results import Results
 from fastlt.report.per_class import write_per_class
 from fastlt.report.table import results_table
 
-__all__ = ["results_table", "write_report"]
+__all__ = ["alone_in", "results_table", "write_report"]
+PATIENCE = 600.0  # seconds to wait while another process writes the same report
+
+
+def alone_in(out: Path) -> AbstractContextManager[None]:
+    """Returns a context manager in which no other process writes a report into `out`; its entry waits for one."""
+    return locked(out / "report.lock", f"the report in {out}", PATIENCE)
 
 
 def write_report(results: Results, out: Path) -> Path:
@@ -21,16 +29,18 @@ def write_report(results: Results, out: Path) -> Path:
 
     Raises:
         NotWritten: `out` cannot be written.
+        Busy: another process writes there, and takes longer than PATIENCE.
 
     Example: write_report(read_results(Path("runs/mine")), Path("runs/mine"))
     """
-    write_per_class(results, out / "per_class.csv")
     # Imported here because matplotlib takes a second to load, and training only needs the table.
     with own_backend():
         from fastlt.report.figures import save_figures
         from fastlt.report.page import page
 
-    drawn = save_figures(results, out / "figures")
     report = out / "report.md"
-    write_file(report, page(results, drawn))
+    with alone_in(out):
+        write_per_class(results, out / "per_class.csv")
+        drawn = save_figures(results, out / "figures")
+        write_file(report, page(results, drawn))
     return report

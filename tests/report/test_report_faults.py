@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 from made_results import made, measured
 
+from fastlt import report as reports
+from fastlt.core.lock import Busy, locked
 from fastlt.core.typed import unsigned
 from fastlt.experiment.results import Results, from_json, read_results, to_json, write_results
-from fastlt.report import figures, results_table
+from fastlt.report import figures, results_table, write_report
 from fastlt.report.__main__ import main
+from fastlt.report.compare import write_across
 from fastlt.report.compare.latex import _escaped as latex
 from fastlt.report.names import escaped
 from fastlt.report.page import page
@@ -31,6 +34,15 @@ def saved(folder: Path, results: dict[str, Any]) -> Path:
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(results))
     return folder
+
+
+def test_one_process_at_a_time_writes_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "PATIENCE", 0.1)
+    run = saved(tmp_path / "run", small())
+    for out in (run, tmp_path / "across"):
+        with locked(out / "report.lock", "it"), pytest.raises(Busy, match=f"the report in {out} is in use by process"):
+            write_report(read_results(run), out) if out == run else write_across([run], out)
+    assert [path.name for path in tmp_path.rglob("*")] == ["run", "results.json"]
 
 
 @pytest.fixture

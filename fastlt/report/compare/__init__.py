@@ -11,6 +11,7 @@ from fastlt.core.files import write_file
 from fastlt.core.log import regretted, say
 from fastlt.core.own_backend import own_backend
 from fastlt.experiment.results import NAME, read_results
+from fastlt.report import alone_in
 from fastlt.report.compare.answer import answers
 from fastlt.report.compare.gaps import GRID, gaps, read_planned
 from fastlt.report.compare.latex import latex
@@ -37,7 +38,7 @@ def write_across(roots: list[Path], out: Path) -> Path:
 
     Raises:
         UserError: there are neither results nor a grid, a results.json or grid.json is damaged, `out` is a run itself,
-            or it cannot be written.
+            it cannot be written, or another process has been writing there for long.
     """
     runs = find_runs(roots, also=GRID)
     planned = read_planned(roots)
@@ -59,34 +60,35 @@ def write_across(roots: list[Path], out: Path) -> Path:
         from fastlt.report.compare.drawings import save_drawings
         from fastlt.report.compare.html import write_page
 
-    earlier = _earlier(out / "report.md")
     heads, rows = run_table(run_groups)
-    across = Across(
-        title=title(run_groups),
-        summary=summary(run_groups, tables, missing),
-        warnings=warnings(run_groups, told, missing),
-        gaps=missing,
-        tables=tables,
-        drawings=save_drawings(run_groups, out / "figures", base) if run_groups else (),
-        run_heads=heads,
-        runs=rows,
-        figures=out / "figures",
-    )
-    for table in tables:
-        write_table(table, out / "tables" / f"{table.slug}.csv")
-        write_file(out / "tables" / f"{table.slug}.tex", latex(table))
-    write_results(run_groups, out / "results.csv")
-    text = markdown(across)
-    for name in earlier - set(_OWN_FILES.findall(text)):
-        (out / name).unlink(missing_ok=True)
-    write_file(out / "report.md", text)
-    for sentences in answers(run_groups):
-        for sentence in sentences:
-            say(sentence)
-    with regretted("page"):
-        write_page(across, out / "index.html")
-        return out / "index.html"
-    return out / "report.md"
+    with alone_in(out):
+        earlier = _earlier(out / "report.md")
+        across = Across(
+            title=title(run_groups),
+            summary=summary(run_groups, tables, missing),
+            warnings=warnings(run_groups, told, missing),
+            gaps=missing,
+            tables=tables,
+            drawings=save_drawings(run_groups, out / "figures", base) if run_groups else (),
+            run_heads=heads,
+            runs=rows,
+            figures=out / "figures",
+        )
+        for table in tables:
+            write_table(table, out / "tables" / f"{table.slug}.csv")
+            write_file(out / "tables" / f"{table.slug}.tex", latex(table))
+        write_results(run_groups, out / "results.csv")
+        text = markdown(across)
+        for name in earlier - set(_OWN_FILES.findall(text)):
+            (out / name).unlink(missing_ok=True)
+        write_file(out / "report.md", text)
+        for sentences in answers(run_groups):
+            for sentence in sentences:
+                say(sentence)
+        with regretted("page"):
+            write_page(across, out / "index.html")
+            return out / "index.html"
+        return out / "report.md"
 
 
 def _earlier(report: Path) -> set[str]:
