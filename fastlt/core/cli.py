@@ -201,6 +201,8 @@ def guard(command: Callable[[], Any], schema: type | None = None) -> None:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get(DEBUG) == "1":
             raise
+        if any(isinstance(one, KeyboardInterrupt) for one in _chain(error)):  # Hydra makes another error of Ctrl-C
+            _end_interrupted()
         sys.stderr.write(f"error: {printed(one_line(error, schema))}\n")
         sys.exit(WRONG_INPUT)
     except OSError as error:
@@ -212,11 +214,20 @@ def guard(command: Callable[[], Any], schema: type | None = None) -> None:
         sys.stderr.write(f"stopped by {signal.Signals(stopped.signal).name}: {stopped}\n")
         sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
-        # After a Ctrl-C, further ones are ignored: the process is about to end.
-        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)
+        _end_interrupted()
+
+
+def _end_interrupted() -> NoReturn:
+    # After a Ctrl-C, further ones are ignored: the process is about to end.
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stderr.write("interrupted\n")
+    sys.exit(130)
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """Returns an error with all those that it followed from, the last one first."""
+    return [error, *_chain(error.__cause__ or error.__context__)] if error else []
 
 
 def open_streams() -> None:
@@ -281,11 +292,7 @@ def one_line(error: BaseException, schema: type | None) -> str:
         return " ".join(str(error).splitlines())
     if isinstance(error, OSError) and (told := refused(error)):
         return told
-    chain: list[BaseException] = []
-    step: BaseException | None = error
-    while step is not None:
-        chain.append(step)
-        step = step.__cause__ or step.__context__
+    chain = _chain(error)
     text = "\n".join(str(part) for part in chain)
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(match[1], schema)

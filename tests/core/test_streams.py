@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.errors import HydraException
+
+from fastlt.core.cli import guard
 
 COMMAND = r"""
 import os, sys
@@ -67,6 +70,18 @@ def test_messages_that_cannot_be_written_end_no_work(stderr: str, tmp_path: Path
     done = subprocess.run(["bash", "-c", line], env={**os.environ, "COMMAND": WORDS}, cwd=tmp_path, check=False)
     assert done.returncode == 0
     assert (tmp_path / "work").read_text() == "work"
+
+
+def test_ctrl_c_is_told_whatever_hydra_makes_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise HydraException("cannot access local variable 'f'") from error
+
+    with pytest.raises(SystemExit) as stop:
+        guard(command)
+    assert (stop.value.code, capsys.readouterr().err) == (130, "interrupted\n")
 
 
 def test_letters_that_stdout_lacks_are_escaped() -> None:
