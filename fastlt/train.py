@@ -256,7 +256,7 @@ def train(
     threads: CPU threads, for the loaders and for the description of the device in results.json.
     departures: settings that differ from the protocol's, as `find_departures` returns them.
     cell: the key of the grid cell that the experiment belongs to, if any. It is written to results.json only if all
-        classifiers could be fitted, so that an incomplete cell is computed again.
+        classifiers could be fitted, and after the report, so that an incomplete cell is computed again.
     tell: takes the table of results and the path of the report, each with a line break at its end.
 
     Raises UserError at the end, when everything is written, if a classifier of a grid cell could not be fitted.
@@ -276,7 +276,7 @@ def train(
         return
     results = replace(results, departures=departures, cell=None if results.failed else cell)
     results = keep_rows(results, folder)
-    write_results(results, folder)
+    write_results(replace(results, cell=None) if cell else results, folder)
     keep((*results.classifiers, *results.failed))
     tell = tell or (lambda _: None)
     tell(results_table(results) + "\n")
@@ -284,6 +284,8 @@ def train(
         tell(f"{write_report(results, folder)}\n")
     if cell and results.failed:
         raise UserError("; ".join(f"{name}: {error}" for name, error in results.failed.items()))
+    if cell:
+        write_results(results, folder)  # only by this the cell is finished: one that was stopped before gets its report
 
 
 if __name__ == "__main__":

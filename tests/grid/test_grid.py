@@ -161,6 +161,28 @@ def test_cells_are_frozen_before_they_run(place: Path, monkeypatch: pytest.Monke
     assert not list(tmp_path.glob("*/results.json"))
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_a_cell_that_is_stopped_while_its_report_is_written_gets_it_later(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    y = np.arange(60) % 2
+    x = np.random.default_rng(0).normal(size=(60, 3)) + y[:, None]
+    np.savez(tmp_path / "f.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    arguments = ("grid=features", "features=f.npz", "out=out", "seed=0", "sampler=instance", "classifiers=[joint]")
+    cell, *_ = settled(tmp_path, monkeypatch, *arguments, "protocol.crt.epochs=1")
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("fastlt.train.write_report", stopped)
+        run_cell(cell.frozen, 1)
+    assert (cell.run / "results.json").exists() and not cell.finished
+    assert run_cell(cell.frozen, 1) == "done"
+    assert cell.finished and (cell.run / "report.md").exists()
+    assert not {"run.lock", "progress.json"} & {path.name for path in cell.run.iterdir()}
+
+
 def test_a_cell_is_not_computed_with_another_part_than_it_was_planned_with(
     place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
