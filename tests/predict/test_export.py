@@ -153,6 +153,14 @@ def test_a_folder_for_timm(backbone: str, options: dict[str, Any] | None, tmp_pa
     with pytest.raises(UserError, match="exists: choose another name, or add --overwrite"):
         export_run(run, None, "timm", tmp_path / "out")
     assert export_run(run, None, "timm", tmp_path / "out", overwrite=True).startswith(f"{tmp_path}/out: crt on")
+    (tmp_path / "new.tmp").mkdir()
+    (tmp_path / "new.tmp" / "config.json.tmp").touch()  # of an export that was killed
+    (tmp_path / "new.tmp" / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"new.tmp is no exported folder, and --out=.*new is written there first"):
+        export_run(run, None, "timm", tmp_path / "new")
+    (tmp_path / "new.tmp" / "notes.txt").unlink()
+    export_run(run, None, "timm", tmp_path / "new")
+    assert (tmp_path / "new").is_dir() and not (tmp_path / "new.tmp").exists()
 
 
 def test_arrays_pil_images_and_files_from_python(tmp_path: Path) -> None:

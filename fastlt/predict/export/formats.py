@@ -168,6 +168,11 @@ def _write_folder(out: Path, files: dict[str, Callable[[Path], Any]], overwrite:
     if out.exists() and not (overwrite and out.is_dir() and {one.name for one in out.iterdir()} <= files.keys()):
         raise UserError(f"--out={out} exists: choose another name, or add --overwrite for an exported folder")
     temporary = out.with_name(f"{out.name}.tmp")
+    # A killed export may have left it, with files that are written under names that end in .tmp at first.
+    if temporary.exists() and not (
+        temporary.is_dir() and {one.name.removesuffix(".tmp") for one in temporary.iterdir()} <= files.keys()
+    ):
+        raise UserError(f"{temporary} is no exported folder, and --out={out} is written there first: move it away")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with writing(out, f"--out={out}"):
