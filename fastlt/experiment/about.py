@@ -1,22 +1,27 @@
 """Collects the facts about an experiment that results.json holds."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from fastlt.core import device as machine
+from fastlt.core.config import changed
 from fastlt.core.groups import group_sizes
 from fastlt.core.identity import Identity
 from fastlt.core.typed import typed
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.config import TrainConfig
+from fastlt.experiment.departures import settled
 from fastlt.experiment.given import GivenDataset
 from fastlt.experiment.results import SCHEMA, Checkpoint, ClassifierResult, Evaluation, RegionFrame, Results
 from fastlt.models.backbones import parameters
 from fastlt.registry import is_own, part_digest
 from fastlt.stage2.classify import Classified
 from fastlt.training.representation import Representation
+
+_PROTOCOLS = {path.stem for path in Path(__file__).parents[1].glob("conf/protocol/*.yaml")}
 
 
 def describe(
@@ -49,7 +54,7 @@ def describe(
         protocol=config.protocol.name,
         key=representation.key,
         features_key=representation.features_key or None,
-        trained_by=_trained_by(settings, config.representation is not None),
+        trained_by=_trained_by(config, settings),
         epochs=settings.get("epochs"),
         image_size=None if given else config.image_size,
         evaluation=None if given else _evaluation(dataset, config),
@@ -82,12 +87,15 @@ def _source(name: str) -> str | None:
     return part_digest("classifiers", name) if is_own(name) else None
 
 
-def _trained_by(settings: Mapping[str, Any], given: bool) -> str | None:
+def _trained_by(config: TrainConfig, settings: Mapping[str, Any]) -> str | None:
+    given = config.representation is not None
     told = {
         name: value
         for name, value in settings.items()
         if (name not in ("seed", "crop_seed") if given else name.endswith(".source"))
     }
+    if config.protocol.name not in _PROTOCOLS:  # a file of the user's, which may be edited
+        told |= {key: value for key, value in changed(config).items() if settled(key)}
     return Identity(told).key if told or given else None
 
 

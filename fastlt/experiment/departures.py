@@ -10,7 +10,7 @@ from fastlt.core.structured import from_node
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.config import TrainConfig
 from fastlt.experiment.given import GivenDataset, usual_trainings
-from fastlt.experiment.results import FROZEN
+from fastlt.experiment.results import FROZEN, GIVEN
 from fastlt.models.libraries import inputs_of
 
 # The settings (keys or whole sections) that a protocol determines. The others are not compared: experiments by one
@@ -55,13 +55,12 @@ def taken(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     They are the preprocessing of images that the backbone asks for, and, for the protocols of features, batch sizes and
     epochs that suit the number of training features.
     """
-    given = isinstance(dataset, GivenDataset)
-    inputs = None if given else inputs_of(config.backbone.name, config.protocol.pretrained)
+    inputs = None if isinstance(dataset, GivenDataset) else inputs_of(config.backbone.name, config.protocol.pretrained)
     found = {
         name if name == "image_size" else f"protocol.{name}": _plain(value)
         for name, value in (asdict(inputs) if inputs else {}).items()
     }
-    if given or config.protocol.name == FROZEN:
+    if config.protocol.name in (GIVEN, FROZEN):
         found |= usual_trainings(len(dataset.split("train")))
     return found
 

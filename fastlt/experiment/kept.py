@@ -37,7 +37,7 @@ ALIKE = (
     "bn",
     "augmented_passes",
 )
-ALIKE += ("feature_dtype", "seed")
+ALIKE += ("feature_dtype", "seed", "trained_by")
 
 
 def take_from_run(composed: DictConfig, overrides: list[str]) -> DictConfig:

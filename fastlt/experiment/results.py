@@ -14,7 +14,7 @@ from fastlt.stage2.decision_regions import read_regions
 SCHEMA = 1
 NAME = "results.json"
 FROZEN = "frozen"  # protocol that is taken for epochs=0 where none is named
-GIVEN = "features"  # protocol and backbone of runs on features that were given
+GIVEN = "features"  # backbone, and usual protocol, of runs on features that were given
 AGAIN = "give its training command again: it writes the file anew and trains nothing that is there"
 
 
@@ -186,7 +186,8 @@ class Results:
     sampler, drawing, epochs: of stage 1; unknown or None if an imported representation does not say.
     key: of the representation. features_key: of its stored features, if that is another (epochs=0).
     trained_by: hash of what other fields do not tell of the training: of a given representation, of all that
-        determined it but its seed; else of the sources of the user's own parts, None without any.
+        determined it but its seed; else of the sources of the user's own parts; with both, of the settings of the
+        user's own protocol; None without any.
     image_size, evaluation: None for features of another network.
     feature_scale: number that features were divided by for the classifiers, if they were.
     parameters: number of parameters of the model.

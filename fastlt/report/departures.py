@@ -21,7 +21,7 @@ _WORDS = {
     "protocol.swa.after": "share of the epochs that are left out",
     "protocol.head": "joint classifier",
     "mode": "classifiers trained on",
-    "source": "source of own parts",
+    "source": "source of own parts or settings of an own protocol",
     "bn": "BatchNorm of the frozen backbone in stage 2",
     "augmented_passes": "augmented passes over the training images",
     "feature_dtype": "stored features",

@@ -18,7 +18,7 @@ _TOLD = ("backbone", "sampler", "protocol", "seed", "epochs", "image_size", "pre
 def how_it_was_run(results: Results) -> str:
     """Returns Markdown with a table of facts about the run, and its command."""
     counts = results.class_counts
-    given = results.protocol == GIVEN
+    given = results.backbone == GIVEN
     rows = ", ".join(f"{sum(counts[split]):,} {split}" for split in ("train", "val", "test") if split in counts)
     facts = {
         "dataset": escaped(results.dataset) + ("" if "val" in counts else " (no val split)"),
@@ -45,7 +45,7 @@ def how_it_was_run(results: Results) -> str:
     lines += [f"| {name} | {value} |" for name, value in facts.items() if value]
     again = command(results)
     lines += ["", "Run it again with", "", "```", printed(again), "```"]
-    if results.protocol == GIVEN:
+    if results.backbone == GIVEN:
         lines += ["", "where FILE holds the features."]
     elif " data=DIR " in again:
         lines += ["", "where DIR is the converted dataset."]
@@ -58,9 +58,10 @@ def command(results: Results) -> str:
     It says features=FILE for features that were given, and data=DIR unless the dataset is the embedded one. A protocol
     that epochs=0 brings is not named: sizes that suit the number of images come with it only where it is not.
     """
-    features = results.protocol == GIVEN
+    features = results.backbone == GIVEN
     words = ["features=FILE"] if features else [] if results.dataset_digest == SHAPES_DIGEST else ["data=DIR"]
-    for key in ("sampler", "seed") if features else _TOLD:
+    usual = ("sampler", "seed") if results.protocol == GIVEN else ("sampler", "protocol", "seed")
+    for key in usual if features else _TOLD:
         brought = key == "protocol" and (results.protocol, results.epochs) == (FROZEN, 0)
         if (value := getattr(results, key)) is not None and not brought:
             words.append(f"{key}={value}")
@@ -89,7 +90,7 @@ def _fitting(results: Results) -> str:
 def _speed(results: Results) -> str:
     seconds, rate = results.seconds, results.images_per_second
     parts = [] if seconds is None else [duration(seconds)]
-    unit = "training rows" if results.protocol == GIVEN else "training images"
+    unit = "training rows" if results.backbone == GIVEN else "training images"
     return ", ".join(parts + ([] if rate is None else [speed(rate, unit)]))
 
 

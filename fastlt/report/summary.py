@@ -29,7 +29,7 @@ def _trained(results: Results) -> str:
     rows = len(results.classifiers)
     what, how, joint = escaped(results.backbone), "was trained on", f"with {escaped(sampling(results))}{epochs}"
     seen = "image"
-    if results.protocol == GIVEN:
+    if results.backbone == GIVEN:
         what, how, seen = "A linear joint classifier", "was trained on the features of", "row"
     elif results.epochs == 0:
         how = "gives, as it came, features of"

@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import re
 import shutil
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from commands import run
 import fastlt
 from fastlt.classifiers import CRT, LWS, NCM, TauNorm
 from fastlt.core.errors import UserError
+from fastlt.experiment.results import Results, read_results
 from fastlt.registry import part_digest
 from fastlt.report.compare import write_across
+from fastlt.report.compare.runs import gather
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSIFIERS = ["joint", "ncm_l2", "crt", "tau_norm", "lws", "logit_adjust"]
@@ -128,6 +132,31 @@ def test_results_tell_the_source_of_an_own_classifier(tmp_path: Path, monkeypatc
     write_across([tmp_path / "runs"], tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
     assert all(f"own_shift:shifted, source {source[:12]}" in text for source in sources if source)
+
+
+def test_runs_before_and_after_an_edit_of_an_own_protocol_are_kept_apart(tmp_path: Path) -> None:
+    """No name or departure tells them apart: a protocol's departures are from its file as it is at that time."""
+    np.savez(tmp_path / "trees.npz", **drawn(0, val=8))
+    usual = files("fastlt.conf").joinpath("protocol", "features.yaml").read_text()
+    own = tmp_path / "conf" / "protocol" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+
+    def trained(seed: int, lr: float, classifier: str = "crt") -> Results:
+        text = usual.replace("name: features", "name: mine")
+        own.write_text(re.sub("crt: .*", f"crt: {{epochs: 2, batch: 32, lr: {lr}, weight_decay: 0.0005}}", text))
+        given = ["--config-dir", "conf", "features=trees.npz", "protocol=mine", f"run=runs/{seed}", f"seed={seed}"]
+        done = run("-m", "fastlt.train", *given, f"classifiers=[{classifier}]", "threads=1", "device=cpu", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return read_results(tmp_path / "runs" / str(seed))
+
+    results = [trained(0, 0.2), trained(1, 0.2), trained(2, 0.01)]
+    assert [one.departures for one in results] == [{}, {}, {}]
+    groups, _ = gather((str(one.seed), one) for one in results)
+    assert sorted([one.seed for one in group.runs] for group in groups) == [[0, 1], [2]]
+    assert set(trained(1, 0.2, "ncm_l2").classifiers) == {"crt", "ncm_l2"}
+    report = (tmp_path / "runs/0/report.md").read_text()
+    assert "python -m fastlt.train features=FILE sampler=instance protocol=mine seed=0 'classifiers=[crt]'\n" in report
+    assert "A linear joint classifier was trained on the features of trees (" in report
 
 
 @pytest.mark.parametrize(
