@@ -1,5 +1,6 @@
 """Output files that grow piece by piece and can be gone on with after an interruption."""
 
+import contextlib
 import json
 import os
 import time
@@ -98,7 +99,8 @@ class Parts:
 
     def _close(self) -> None:
         for file in self._open.values():
-            file.close()
+            with contextlib.suppress(OSError):  # it tries once more to write what a full disk did not take
+                file.close()
 
     def _known(self) -> dict[str, int]:
         """Returns the sizes of the parts at the last `save`, and takes over the counts; none if there was none."""

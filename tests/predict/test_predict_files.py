@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,10 @@ from commands import refusal
 from finished_run import CLASSES, hold_out, linear, make_run, pictures, predict
 from pyarrow import parquet
 
+from fastlt.core.files import NotWritten
 from fastlt.predict import parts
 from fastlt.predict.__main__ import main
+from fastlt.predict.parts import Parts
 from fastlt.predict.predictor import Predictor
 from fastlt.stage2.features.given.columns import columns_of
 
@@ -188,3 +191,16 @@ def test_features_are_the_backbones(ending: str, run: Path, new: Path, tmp_path:
     else:
         names = [one.decode() if isinstance(one, bytes) else one for piece in columns["path"].pieces() for one in piece]
     assert names == paths
+
+
+def test_a_full_disk_is_told_of_the_file_and_leaves_nothing_of_work_that_was_not_saved(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        told = r"--out=.*a\.csv cannot be written \(File too large\): "
+        with pytest.raises(NotWritten, match=told), Parts({"--out": tmp_path / "a.csv"}, {}) as parts:
+            parts.write("--out", bytes(50))
+            parts.write("--out", bytes(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
