@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_classifiers import made
 
 from fastlt.core.cli import own_parts
 from fastlt.core.errors import UserError
@@ -21,6 +22,9 @@ from fastlt.longtail.losses import classifier_of, make_loss
 from fastlt.longtail.sampler import InOrder, Sampler, SamplerConfig, class_probabilities, make_sampler
 from fastlt.models.backbones import build_model
 from fastlt.registry import call_part, find_part, own_sources
+from fastlt.stage2.classifiers import find_classifier
+from fastlt.stage2.classifiers.base import Fitted, Stage2, Task, Training
+from fastlt.training.batch_hooks import make_batch_hook
 from fastlt.training.optimizers import factors_of, make_optimizer
 from fastlt.training.recipe import Recipe
 
@@ -215,6 +219,48 @@ def test_a_loss_with_parameters_is_refused_as_they_would_not_be_trained(monkeypa
         make_loss(f"{__name__}:learned", torch.tensor([2, 1]))
     loss.requires_grad_(False)
     assert make_loss(f"{__name__}:learned", torch.tensor([2, 1])) is loss
+
+
+def in_place(counts: Any, progress: float) -> Any:
+    counts += 1
+    return counts if isinstance(counts, np.ndarray) else lambda logits, labels: logits.sum(1) * counts.sum()
+
+
+def changes_counts(images: Any, labels: Any, key: Any, *, counts: Any) -> Any:
+    counts -= 1
+    return images * counts.sum(), labels
+
+
+def changes_the_joint_one(task: Task) -> Fitted:
+    task.weight.zero_()
+    task.counts[:] = 1
+    return Fitted({"weight": task.weight, "bias": task.bias})
+
+
+def test_parts_of_ones_own_may_change_what_they_are_given() -> None:
+    """In place: others, and the same part in a later epoch, get what was there before."""
+    counts = np.array([40.0, 0.0, 4.0])
+    np.testing.assert_allclose(class_probabilities(counts, f"{__name__}:in_place"), [41 / 46, 0, 5 / 46])
+    assert counts.tolist() == [40, 0, 4]
+    given, ones = torch.tensor([2, 1]), torch.ones(1, 2)
+    assert [float(make_loss(f"{__name__}:in_place", given)(ones, given)) for _ in range(2)] == [10, 10]
+    assert float(make_batch_hook(f"{__name__}:changes_counts", {}, given)(ones, given, (0,))[0][0, 0]) == 1
+    assert given.tolist() == [2, 1]
+    settings = Training(1, 64, 0.1, 0.0)
+    task = made(np.array([30, 10, 5]), Stage2(settings, settings))
+    weight = task.weight.clone()
+    fitted = find_classifier(f"{__name__}:changes_the_joint_one", {}).fit(task)
+    assert not fitted.tensors["weight"].any()
+    assert torch.equal(task.weight, weight) and task.counts.tolist() == [30, 10, 5]
+
+
+def test_weights_of_classes_without_a_finite_sum_are_refused() -> None:
+    with pytest.raises(UserError, match=r"gives \[1.e\+308 1.e\+308\] for 2 classes: it must give a finite weight"):
+        class_probabilities(np.array([3, 1]), f"{__name__}:huge")
+
+
+def huge(counts: np.ndarray, progress: float) -> np.ndarray:
+    return np.full(len(counts), 1e308)
 
 
 @pytest.mark.usefixtures("write")

@@ -60,16 +60,18 @@ def class_probabilities(
 
 
 def _own_probabilities(counts: np.ndarray, law: str, progress: float, options: Mapping[str, Any]) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):  # an own law may divide by the count 0 of an empty class
-        found = call_part("sampler", law, find_part("sampler", law, {}), options, counts, progress)
-    weight = np.asarray(found, np.float64)
-    weight = np.where(counts > 0, weight, 0.0) if weight.shape == counts.shape else weight
-    if weight.shape != counts.shape or not np.isfinite(weight).all() or weight.min() < 0 or not weight.sum() > 0:
+    # An own law may divide by the count 0 of an empty class, give what has no finite sum, and change what it is given.
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        found = call_part("sampler", law, find_part("sampler", law, {}), options, counts.copy(), progress)
+        weight = np.asarray(found, np.float64)
+        weight = np.where(counts > 0, weight, 0.0) if weight.shape == counts.shape else weight
+        total = weight.sum()
+    if weight.shape != counts.shape or weight.min() < 0 or not 0 < total < np.inf:
         raise UserError(
             f"sampler={law} gives {np.array2string(weight, threshold=4)} for {counted(len(counts), 'class')}: it must "
             "give a finite weight of at least 0 for each class, and not 0 for all"
         )
-    return weight / weight.sum()
+    return weight / total
 
 
 def _power(law: str) -> float:

@@ -149,7 +149,8 @@ def make_batch_hook(name: str, options: Mapping[str, Any], counts: Tensor | None
     key = "protocol.batch_hook"
     hook = find_part(key, name, BATCH_HOOKS)
     taken = inspect.signature(hook).parameters.get("counts") if callable(hook) else None
-    given = {"counts": counts} if taken is not None and taken.kind is taken.KEYWORD_ONLY else {}
+    own = None if counts is None else counts.clone()  # a hook may change its counts
+    given = {"counts": own} if taken is not None and taken.kind is taken.KEYWORD_ONLY else {}
     check_options(key, name, hook, options, 0 if inspect.isclass(hook) else 3, given)
     if inspect.isclass(hook):
         if given and counts is None:

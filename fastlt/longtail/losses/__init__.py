@@ -60,7 +60,7 @@ def make_loss(name: str, counts: Tensor, progress: float = 0.0, options: Mapping
         check_options("loss", name, part, options or {}, 2)
         for option, value in (options or {}).items():
             number(f"loss_options.{option}", value)
-    made = call_part("loss", name, part, options or {}, counts, progress)
+    made = call_part("loss", name, part, options or {}, counts.clone(), progress)  # an own loss may change its counts
     if not callable(made):
         raise UserError(f"loss={name} gives a {type(made).__name__}: it must give a function of logits and labels")
     if isinstance(made, nn.Module) and any(one.requires_grad for one in made.parameters()):

@@ -1,5 +1,6 @@
 """The classifiers of stage 2: one file for each, and the table CLASSIFIERS of their names."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -91,7 +92,9 @@ def find_classifier(name: str, options: Mapping[str, Any] | None = None) -> Clas
         check_options("classifier", name, fit, options, 1)
 
     def fit_checked(task: Task) -> Fitted:
-        fitted = call_part("classifier", name, fit, options or {}, task)
+        # It may change in place what it is given, and other classifiers begin with the same joint one.
+        own = replace(task, joint=copy.deepcopy(task.joint), counts=task.counts.copy())
+        fitted = call_part("classifier", name, fit, options or {}, own)
         _check_fitted(name, fitted, task, linear=scores is linear_scores)
         return fitted
 
