@@ -87,6 +87,7 @@ def test_a_signal_saves_says_so_and_exits_by_convention(tmp_path: Path) -> None:
     convert(Pictures(counts=(120, 60, 25, 8), pixels=True), conversion(), tmp_path / "data", workers=1)
     code = (
         "import os, signal, sys, fastlt.training.trainer as f\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # these tests may run under nohup, which ignores it
         "step_before = f.Trainer._step\n"
         "def step(fit, parts):\n"
         "    step_before(fit, parts)\n"
