@@ -14,15 +14,15 @@ from fastlt.core.errors import UserError
 from fastlt.core.log import say
 from fastlt.data.shards.encode import MAX_PIXELS
 from fastlt.predict import embeddings
+from fastlt.predict.feature_file import FeatureFile
 from fastlt.predict.inputs import Images
 from fastlt.predict.output import LAYOUTS
 from fastlt.predict.parts import check_places
 from fastlt.predict.paths import Paths
 from fastlt.predict.predictor import Predictor
-from fastlt.predict.rows import FeatureFile
 from fastlt.predict.work import Work
 
-BATCH, ROWS = 64, 4096  # images, or rows of features, that the model sees at once
+BATCH, ROWS = 64, 4096  # images, or feature vectors, that the model sees at once by default
 FAILED = 1  # exit code when an image or a row got no prediction
 
 

@@ -38,14 +38,14 @@ class Inputs(Protocol):
         ...
 
     def raw(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Returns the features of a batch of tensors of `input`, float32 [n, D], before they are scaled."""
+        """Returns the features of a batch of tensors of `input`, [n, D], before they are scaled."""
         ...
 
     def scaled(self, raw: torch.Tensor) -> torch.Tensor:
         """Returns features as classifiers take them. raw: as `raw` returns them."""
         ...
 
-    def settings(self) -> list[Any]:
+    def facts(self) -> list[Any]:
         """Returns the plain values that features depend on."""
         ...
 
@@ -110,14 +110,14 @@ class Images:
     def scaled(self, raw: torch.Tensor) -> torch.Tensor:
         return raw / self.scale
 
-    def settings(self) -> list[Any]:
+    def facts(self) -> list[Any]:
         return [self.scale, asdict(self.evaluation)]
 
     def weights(self) -> Mapping[str, torch.Tensor]:
         return self.backbone.state_dict()
 
 
-class Rows:
+class FeatureVectors:
     """Features of the network whose features the run was trained on.
 
     run, results: of the run. checkpoint: the path of its joint classifier, relative to `run`. device: where classifiers
@@ -132,7 +132,7 @@ class Rows:
         self._dtype = results.feature_dtype
 
     def input(self, given: Any, place: int) -> torch.Tensor:
-        """Returns a feature vector, float32 [D]. given: D numbers. place: its position, for error messages."""
+        """Returns a feature vector, float64 [D]. given: D numbers. place: its position, for error messages."""
         try:
             row = torch.as_tensor(given).detach().cpu()
         except (TypeError, ValueError, RuntimeError):
@@ -140,16 +140,16 @@ class Rows:
         if row.shape != (self.dim,) or row.dtype.is_complex:
             what = f"{str(row.dtype).removeprefix('torch.')} {list(row.shape)}"
             raise UserError(f"row {place} is {what}: allowed are {self.dim} numbers, [{self.dim}]")
-        return row.float()
+        return row.double()
 
     def raw(self, inputs: torch.Tensor) -> torch.Tensor:
         return inputs.to(self._device)
 
     def scaled(self, raw: torch.Tensor) -> torch.Tensor:
         # As `GivenFeatures.write` stores them, so that the run's own features get the run's scores to the last bit.
-        return (raw.double() / self.scale).to(getattr(torch, self._dtype)).float()
+        return (raw / self.scale).to(getattr(torch, self._dtype)).float()
 
-    def settings(self) -> list[Any]:
+    def facts(self) -> list[Any]:
         return [self.scale, self._dtype]
 
     def weights(self) -> Mapping[str, torch.Tensor]:
@@ -169,7 +169,7 @@ def _width(path: Path, key: str) -> int:
 
 def _evaluation(results: Results) -> Evaluation:
     seen = results.evaluation
-    assert seen is not None and results.image_size is not None, "a run without images has Rows"
+    assert seen is not None and results.image_size is not None, "a run without images has FeatureVectors"
     stored = Encoding(
         seen.kind, seen.quality, seen.max_short_side, orientation=seen.orientation, background=seen.background
     )

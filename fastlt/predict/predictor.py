@@ -17,7 +17,7 @@ from fastlt.core.torch_file import Unreadable, read_torch_file
 from fastlt.core.words import counted
 from fastlt.experiment.results import NAME as RESULTS
 from fastlt.experiment.results import Results, read_results
-from fastlt.predict.inputs import AGAIN, Images, Inputs, Rows
+from fastlt.predict.inputs import AGAIN, FeatureVectors, Images, Inputs
 from fastlt.predict.output import Prediction
 from fastlt.stage2.classifiers import find_classifier
 from fastlt.stage2.classify import file_of
@@ -73,7 +73,7 @@ class Predictor:
     code runs. Do not open runs from people you do not trust.
 
     Attributes: name, the classifier; class_names; groups, the name of each class's group; results, those of the run;
-    inputs, which turns what is given into features, Images or Rows.
+    inputs, which turns what is given into features, Images or FeatureVectors.
 
     Raises UserError if the run is not finished or has no such classifier.
     """
@@ -86,7 +86,7 @@ class Predictor:
         self.temperature: float = kept["temperature"]
         self.tensors = {key: tensor.to(device) for key, tensor in kept["tensors"].items()}
         self._held_out: Mapping[str, torch.Tensor] | None = kept.get("held_out")
-        inputs = Rows if results.evaluation is None else Images
+        inputs = FeatureVectors if results.evaluation is None else Images
         self.inputs: Inputs = inputs(run, results, kept["checkpoint"], device)
 
     def predict(self, given: Iterable[Any], top: int = 5, batch: int = 64) -> list[list[Prediction]]:
@@ -157,7 +157,7 @@ class Predictor:
     @property
     def digest(self) -> str:
         """Returns the SHA-256 of everything that predictions depend on: weights, preprocessing, classes."""
-        about = [self.name, self.temperature, *self.inputs.settings(), self.class_names, self.groups]
+        about = [self.name, self.temperature, *self.inputs.facts(), self.class_names, self.groups]
         found = hashlib.sha256(json.dumps(about).encode())
         for tensors in (self.inputs.weights(), self.tensors, self._held_out or {}):
             for name, tensor in sorted(tensors.items()):
@@ -187,7 +187,8 @@ class Predictor:
     def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Computes features and scores.
 
-        inputs: tensors as `inputs.input` returns them, stacked: images float32 [n, size, size, 3], or features [n, D].
+        inputs: tensors as `inputs.input` returns them, stacked: images float32 [n, size, size, 3], or features float64
+        [n, D].
 
         Returns (features float32 [n, D], scores float32 [n, C]) on the model's device.
         """
@@ -199,7 +200,7 @@ class Predictor:
                 f"{counted(len(self.class_names), 'class')}: "
                 f"{RESULTS} and {CLASSIFIERS}/ are of two runs; {AGAIN}"
             )
-        return features, scores
+        return features.float(), scores
 
     def probabilities(self, scores: torch.Tensor) -> torch.Tensor:
         """Returns the probabilities of scores [n, C], NaN for a row whose scores are not finite."""

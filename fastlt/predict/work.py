@@ -17,13 +17,13 @@ from fastlt.core.lock import locked
 from fastlt.core.log import Progress, duration, say
 from fastlt.core.words import counted
 from fastlt.predict import embeddings
+from fastlt.predict.feature_file import FeatureFile
 from fastlt.predict.images import ahead
 from fastlt.predict.inputs import Images
 from fastlt.predict.output import ENCODING, ERRORS, NUMBER, PATH, Layout, Row, layout, on_stdout
 from fastlt.predict.parts import Parts
 from fastlt.predict.paths import Paths
 from fastlt.predict.predictor import NOT_FINITE, Predictor
-from fastlt.predict.rows import FeatureFile
 from fastlt.stage2.conformal import Calibration
 
 AHEAD = 2  # batches of images that are decoded while the model works

@@ -68,6 +68,9 @@ def test_the_whole_of_stage_2(finished: "fastlt.Run") -> None:
     assert y.tolist() == sorted(y.tolist())
     found = finished.predictions("test", "crt")
     assert 100 * (found.classes[:, 0] == found.y).mean() == pytest.approx(results.classifiers["crt"].all)
+    inputs = finished.predictor("crt").inputs
+    rows = torch.stack([inputs.input(row, 0) for row in data["x"][here][np.argsort(data["y"][here], kind="stable")]])
+    assert np.array_equal(inputs.scaled(inputs.raw(rows)), x)  # the stored features, to the last bit
     best = finished.predictor("crt").predict(data["x"][here], top=1)
     assert 100 * np.mean([one[0].name for one in best] == data["y"][here]) == pytest.approx(
         results.classifiers["crt"].all

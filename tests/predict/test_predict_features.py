@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import fastlt
 from fastlt.core.errors import UserError
 from fastlt.predict.export.formats import export_run
-from fastlt.predict.rows import FeatureFile
+from fastlt.predict.feature_file import FeatureFile
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = ["ash", "birch", "cedar"]

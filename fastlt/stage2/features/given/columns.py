@@ -8,7 +8,6 @@ import math
 import struct
 import zipfile
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -21,6 +20,7 @@ from fastlt.core.words import first_of
 ROWS = 8192  # most rows of a piece; no more of a column of features is in memory at once
 PIECE = 1 << 28  # most bytes of a piece that has more than one row
 WIDEST = 1 << 28  # most bytes of a row, and of a chunk of an HDF5 file
+BESIDE = ("y", "split", "path")  # columns that are taken from a .parquet file, beside x
 _DENSEST = 1032  # bytes that deflate can pack into one; other compressions of real features do not come near that
 _SPARE = 1 << 24  # bytes that a column may have in any case
 _HEADER = struct.Struct("<26xHH")  # header of a zip member: the lengths of its name and of its extra field
@@ -67,7 +67,7 @@ class Deflated:
         with zipfile.ZipFile(path) as archive, archive.open(member) as file:
             self.shape, across, self.dtype = _array_header(file)
         if across:
-            raise UserError(f"{path}: {member} lies across (Fortran order): save np.ascontiguousarray of it")
+            raise UserError(f"{member} lies across (Fortran order): save np.ascontiguousarray of it")
 
     def pieces(self) -> Iterator[np.ndarray]:
         with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
@@ -112,30 +112,45 @@ class Listed:
         return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
 
-def columns_of(path: Path, beside: Sequence[str] = ("y", "split")) -> dict[str, Column]:
-    """Returns the columns of a file by name.
+class Values:
+    """A column of numbers or texts in a Parquet file. The dtype is that of its first row."""
 
-    path: a .npz, .h5, .hdf5 or .parquet file, or a folder with a .npy file for each column. beside: the columns that a
-    .parquet file may have beside x; they are read into memory.
+    def __init__(self, file: Any, name: str):
+        self.file, self.name = file, name
+        first = next(self._batches(1), np.empty(0, object))
+        self.shape, self.dtype = (file.metadata.num_rows,), first.dtype
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        return self._batches(ROWS)
+
+    def _batches(self, rows: int) -> Iterator[np.ndarray]:
+        for batch in self.file.iter_batches(rows, columns=[self.name]):
+            yield batch.column(0).to_numpy(zero_copy_only=False)
+
+
+def columns_of(path: Path) -> dict[str, Column]:
+    """Returns the columns of a file by name; of a .parquet file, x and those of `BESIDE`.
+
+    path: a .npz, .h5, .hdf5 or .parquet file, or a folder with a .npy file for each column.
 
     Arrays of .npy files and of uncompressed .npz files are memory-mapped; others are read and decompressed piece by
-    piece. Raises UserError for any other file, and for a damaged one.
+    piece. Raises UserError for any other file, and for a damaged one; its message does not name the file.
     """
-    kinds = {".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5, ".parquet": partial(_parquet, beside=beside)}
+    kinds = {".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5, ".parquet": _parquet}
     if not path.exists():
-        raise UserError(f"features={path}: there is no such file")
+        raise UserError("there is no such file")
     files = sorted(path.glob("*.npy")) if path.is_dir() else [path]
     for file in files:
         if not file.is_file():  # reading from a named pipe would block
-            raise UserError(f"features={file} is no file: write it anew")
+            raise UserError(f"{file.name} is no file: write it anew")
     if not path.is_dir() and path.suffix not in kinds:
-        raise UserError(f"features={path}: allowed are {', '.join(kinds)}, or a folder with x.npy, y.npy and split.npy")
+        raise UserError(f"allowed are {', '.join(kinds)}, or a folder with x.npy, y.npy and split.npy")
     try:
         found = _folder(files) if path.is_dir() else kinds[path.suffix](path)
     except UserError:
         raise
     except Exception as error:  # damaged files raise nearly any exception
-        raise UserError(f"features={path} cannot be read ({first_line(error)}): write it anew") from None
+        raise UserError(f"it cannot be read ({first_line(error)}): write it anew") from None
     size = sum(file.stat().st_size for file in files)
     for name, column in found.items():
         _check_size(name, column, size)
@@ -215,11 +230,11 @@ def _hdf5(path: Path) -> dict[str, Column]:
     return found
 
 
-def _parquet(path: Path, beside: Sequence[str]) -> dict[str, Column]:
+def _parquet(path: Path) -> dict[str, Column]:
     try:
         from pyarrow import parquet
     except ImportError:
-        raise UserError(f"features={path} needs the package pyarrow: pip install pyarrow") from None
+        raise UserError("it needs the package pyarrow: pip install pyarrow") from None
     file = parquet.ParquetFile(path)
     names = file.schema_arrow.names
     if "x" not in names:
@@ -228,5 +243,4 @@ def _parquet(path: Path, beside: Sequence[str]) -> dict[str, Column]:
             "columns with features, or save np.savez('features.npz', x=table[columns], y=..., split=...)"
         )
     found: dict[str, Column] = {"x": Listed(file, "x")}
-    others = [name for name in beside if name in names]
-    return found | {name: Sliced(file.read([name]).column(0).to_numpy(zero_copy_only=False)) for name in others}
+    return found | {name: Values(file, name) for name in BESIDE if name in names}

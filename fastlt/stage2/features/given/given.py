@@ -46,8 +46,7 @@ class GivenFeatures:
         try:
             self._open(columns_of(path))
         except UserError as error:
-            text = str(error)
-            raise UserError(text if text.startswith("features=") else f"features={path}: {text}") from None
+            raise UserError(f"features={path}: {error}") from None
 
     def _open(self, columns: dict[str, Column]) -> None:
         each = [split for split in SPLITS if f"x_{split}" in columns]

@@ -1,5 +1,6 @@
 """Reads the rows of a file of features that a command is given, piece by piece."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ class FeatureFile:
     def __init__(self, path: Path, dim: int):
         self._path = path
         try:
-            columns = columns_of(path, (NAMES,))
+            columns = columns_of(path)
             self._x = _features(columns, dim)
             self.count = self._x.shape[0]
             self._names = columns.get(NAMES)
@@ -43,10 +44,11 @@ class FeatureFile:
         self.longest = max(map(len, map(printed, self))) if self.named else len(str(self.count - 1))
 
     @property
-    def digest(self) -> list[list[object]]:
-        """Returns names, sizes and times of the file, or of those of the folder."""
+    def digest(self) -> str:
+        """Returns the SHA-256 of the name, size and time of the file, or of those in the folder."""
         files = sorted(self._path.glob("*.npy")) if self._path.is_dir() else [self._path]
-        return [[os.fspath(one.absolute()), one.stat().st_size, one.stat().st_mtime_ns] for one in files]
+        about = [(os.fspath(one.absolute()), one.stat().st_size, one.stat().st_mtime_ns) for one in files]
+        return hashlib.sha256(repr(about).encode()).hexdigest()
 
     def __iter__(self) -> Iterator[str]:
         if self._names is None:
@@ -56,15 +58,14 @@ class FeatureFile:
                 yield from map(str, plain(piece, NAMES).tolist())
 
     def loaded(self, done: int) -> Iterator[tuple[str, torch.Tensor | str]]:
-        """Yields of each row after the first `done` its name and its features, float32 [D], or why it cannot be used.
+        """Yields of each row after the first `done` its name and its features, float64 [D], or why it cannot be used.
 
         Raises UserError if the file is damaged.
         """
         names, first = iter(self), 0
         for piece in self._pieces(self._x):
-            with np.errstate(over="ignore"):  # what float32 cannot hold is not finite then
-                rows = torch.from_numpy(piece.astype(np.float32))
-            fit = rows.isfinite().all(1).tolist()
+            rows = torch.from_numpy(piece.astype(np.float64))
+            fit = (rows.abs() <= torch.finfo(torch.float32).max).all(1).tolist()  # false for NaN, too
             for number, (row, name) in enumerate(zip(rows, names, strict=False), first):
                 if number >= done:
                     yield name, row if fit[number - first] else "its features are not finite in float32"
@@ -77,9 +78,7 @@ class FeatureFile:
             raise self._wrong(error) from None
 
     def _wrong(self, error: UserError) -> UserError:
-        return UserError(
-            f"{printed(str(self._path))}: {str(error).removeprefix(f'features={self._path}').lstrip(': ')}"
-        )
+        return UserError(f"{printed(str(self._path))}: {error}")
 
 
 def _features(columns: dict[str, Column], dim: int) -> Column:
