@@ -22,6 +22,7 @@ from fastlt.data.convert import work_folder as work_folder_module
 from fastlt.data.convert.append import Growth
 from fastlt.data.convert.build import convert_configured
 from fastlt.data.convert.config import ConvertConfig, DatasetConfig
+from fastlt.data.convert.remove import remove
 from fastlt.data.shards.encode import MAX_PIXELS
 from fastlt.data.shards.reader import Dataset
 from fastlt.data.shards.verify import verify
@@ -254,6 +255,23 @@ def test_an_interrupted_addition_does_not_take_the_place_of_another_dataset(
     assert files(old) == another
     old.rename(old.with_name("other"))
     assert Dataset(old.with_name("before")).digest in [step["from"] for step in grow(old).about["history"]]
+
+
+def test_other_images_do_not_cost_the_shards_of_an_interrupted_addition(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("fastlt.data.convert.append.near_duplicates", None)  # what comes after the shards
+        with pytest.raises(TypeError):
+            grow(old)
+    done = files(old.with_name("out.partial") / "dataset")
+    told = r"out.partial holds \d+ shards of an unfinished conversion .*: give its command again to go on, or remove"
+    with pytest.raises(UserError, match=told):
+        grow(old, Pictures(counts=(12, 6, 9, 2)))
+    with pytest.raises(UserError, match=told):
+        remove([str(Dataset(old).keys("train")[0], "utf-8")], old)
+    assert done and files(old.with_name("out.partial") / "dataset") == done
+    assert grow(old).classes == 3
 
 
 def test_classes_that_look_the_same_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from fastlt.core.errors import UserError
 from fastlt.data.convert import convert
 from fastlt.data.convert.parts import Part, Share, convert_part
 from fastlt.data.convert.work_folder import WorkFolder
+from fastlt.data.shards.encode import Encoding
 from fastlt.data.shards.verify import verify
 from fastlt.data.sources.image_folder import ImageFolder
 
@@ -201,6 +203,21 @@ def test_the_command(tmp_path: Path) -> None:
     assert files(tmp_path / "one") == files(tmp_path / "two")
     done = command("out=one", "append=true", "part=1/2", cwd=tmp_path, code=2)
     assert "part=1/2: append=true is done by one process, leave part= out" in done.stderr
+
+
+def test_other_options_do_not_cost_the_shards_of_an_interrupted_part(
+    whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, png = tmp_path / "out", replace(OPTIONS, encoding=Encoding("png"))
+    part(out, 2, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr("fastlt.data.convert.parts.refuse_bad", None)  # what comes after the shards
+        with pytest.raises(TypeError):
+            part(out, 1, 2)
+    with pytest.raises(UserError, match=r"holds \d+ shards? of an unfinished conversion .*now png.*: give its command"):
+        convert_part(SOURCE, png, out, Part(1, 2), 1)
+    assert part(out, 1, 2) == out and files(out) == whole
+    assert convert_part(SOURCE, png, out, Part(1, 2), 1, overwrite=True) is None
 
 
 def test_a_part_that_is_left_from_other_images_is_neither_kept_nor_joined(

@@ -160,7 +160,10 @@ def test_shards_of_another_place_or_conversion_are_not_taken_up(
 def test_work_of_other_options_or_software_begins_again(
     partial: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    again = Path(shutil.copytree(partial, partial.with_name("again.partial")))
     saved = Path(shutil.copytree(partial, partial.with_name("saved")))
+    convert(SOURCE, replace(OPTIONS, max_bad=3), again.with_name("again"), workers=1)
+    assert capsys.readouterr().err == f"resuming the conversion in {again}\n"
     shards = [partial / "dataset", partial / "journal"]
     before = [files(folder) for folder in shards]
     for source, options, told in (

@@ -93,7 +93,7 @@ def convert(source: Source, options: Conversion, out: Path, workers: int = 0, ov
     """
     about = described_conversion(source, options, workers)
     check_outside(source, out)
-    folder = WorkFolder(out, about, overwrite)
+    folder = WorkFolder(out, about, overwrite, anew=overwrite)
     with told(folder, options.encoding.kind == "link"), folder:
         if folder.recover() and is_result(out, about, source, options.encoding):
             return out
@@ -383,5 +383,6 @@ def refuse_bad(writers: Mapping[str, SplitWriter | LinkWriter], allowed: int) ->
         raise UserError(
             f"{split} image {key} does not decode ({reason}){more}: {counted(allowed, 'bad image')} "
             f"{agree(allowed, 'is', 'are')} allowed; "
-            f"mend it, or allow more with max_bad={len(bad)}; if it is taken out of the source, all is converted anew"
+            f"mend it, or allow more with max_bad={len(bad)}; to take it out of the source, add overwrite=true, and "
+            "all is converted anew"
         )

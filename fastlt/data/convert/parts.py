@@ -117,7 +117,7 @@ def convert_part(
         raise UserError(f"part={part}: encode=link copies nothing, one process does it: leave part= out")
     about = described_conversion(source, options, workers)
     check_outside(source, out)
-    whole = WorkFolder(out, about, overwrite)
+    whole = WorkFolder(out, about, overwrite, anew=overwrite)
     if not overwrite and is_result(out, about, source, options.encoding):
         if whole.root.exists():  # a process was killed while it cleaned up, or does so now
             with contextlib.suppress(InUse), told(whole), whole:
@@ -127,7 +127,7 @@ def convert_part(
         return out
     if not whole.root.exists():
         whole.check_free()
-    _convert(source, options, out, part, about, workers)
+    _convert(source, options, out, part, about, workers, overwrite)
     parts = [Part(number, part.of) for number in range(1, part.of + 1)]
     missing = [one for one in parts if _note(out, one, about) is None]
     if missing:
@@ -163,14 +163,16 @@ def _note(out: Path, part: Part, about: dict[str, Any]) -> dict[str, dict[str, l
     return None if text is None else json.loads(text)
 
 
-def _convert(source: Source, options: Conversion, out: Path, part: Part, about: dict[str, Any], workers: int) -> None:
-    """Converts the part, unless it is there."""
+def _convert(
+    source: Source, options: Conversion, out: Path, part: Part, about: dict[str, Any], workers: int, anew: bool
+) -> None:
+    """Converts the part, unless it is there. anew: as in `WorkFolder`."""
     share = Share(source, part)
     own = {
         split: chosen_raw(source, split, options)[first : first + len(share.splits[split].keys)]
         for split, first in share.first.items()
     }
-    folder = WorkFolder(part.folder(out), _about(about, part), overwrite=True)
+    folder = WorkFolder(part.folder(out), _about(about, part), overwrite=True, anew=anew)
     with told(folder), folder:
         folder.recover()
         note = _note(out, part, about)

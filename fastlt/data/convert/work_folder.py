@@ -54,13 +54,14 @@ class WorkFolder:
     about: the input and options of the conversion. Unfinished work is resumed only if it was begun with equal ones.
         None if the dataset in `out` is to grow or shrink; `concerns` sets them then.
     overwrite: whether a dataset in `out` may be replaced.
+    anew: whether the shards of an unfinished conversion with other input or options may be removed.
 
     Raises UserError if `out` cannot be a dataset's folder. Entering it raises UserError if `out` exists and may not be
     replaced, or if another process converts to the same folder.
     """
 
-    def __init__(self, out: Path, about: dict[str, Any] | None, overwrite: bool):
-        self.out, self.overwrite, self._changes = out, overwrite, about is None
+    def __init__(self, out: Path, about: dict[str, Any] | None, overwrite: bool, anew: bool = False):
+        self.out, self.overwrite, self._anew, self._changes = out, overwrite, anew, about is None
         # If `out` is a link, the work is done beside its target: renames stay on one file system, and the link remains.
         self.place = Path(os.path.realpath(out)) if out.is_symlink() or out.name in ("", "..") else out
         if Path(os.path.realpath(out)) in (Path.cwd(), *Path.cwd().parents):
@@ -164,16 +165,16 @@ class WorkFolder:
         """Creates the folders, or resumes an unfinished conversion with the same input and options.
 
         Raises UserError if the unfinished conversion had other input or options and has complete shards, which a
-        mistyped command must not cost; with overwrite=true they are removed.
+        mistyped command must not cost, unless they may be removed.
         """
         self._refuse_foreign(self.dataset, self.journal, self._old)
         why, difference = self._why_anew()
         if why:
             shards = sum(1 for _ in self.journal.glob("*.page"))
-            if difference and shards and not self.overwrite:
+            if difference and shards and not self._anew:
                 raise UserError(
                     f"{self.root} holds {counted(shards, 'shard')} of an unfinished conversion with other input or "
-                    f"options ({difference}): give its command again to go on, or add overwrite=true to begin anew"
+                    f"options ({difference}): give its command again to go on, or remove {self.root} to begin anew"
                 )
             say(f"{self.root} {why}: starting again")
             self._record.unlink(missing_ok=True)
