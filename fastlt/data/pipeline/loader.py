@@ -294,9 +294,10 @@ class Loader(Resumable):
 
     def _plan(self, epoch: int, done: int) -> Iterator[tuple]:
         order = ids_of_epoch(self._order, epoch, f"order={type(self._order).__name__}")
-        if strangers := order[(order < 0) | (order >= len(self._index))][:1].tolist():
-            images = counted(len(self._index), "image")
-            raise UserError(f"order gives the sample id {strangers[0]}, but the {self._split} split has {images}")
+        for extreme in (int(order.min()), int(order.max())) if len(order) else ():
+            if not 0 <= extreme < len(self._index):
+                images = counted(len(self._index), "image")
+                raise UserError(f"order gives the sample id {extreme}, but the {self._split} split has {images}")
         ahead = max(1, PLAN_AHEAD // self.batch) * self.batch
         end = done + self._images_from(done)
         for first in range(done, end, ahead):
