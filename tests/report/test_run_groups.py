@@ -158,3 +158,14 @@ def test_seeds_of_one_representation_are_told() -> None:
         results["key"] = "the same"
     _, warnings = gather((str(one["seed"]), from_json(one)) for one in runs)
     assert len(warnings) == 1 and "share a representation" in warnings[0]
+
+
+def test_seeds_of_different_versions_are_told() -> None:
+    runs = [run(seed=seed) for seed in (0, 1, 2)]
+    _, warnings = gather((str(one["seed"]), from_json(one)) for one in runs)
+    assert warnings == []
+    runs[1]["versions"] = {**runs[1]["versions"], "fastlt": "0.0.1", "torch": "9"}
+    runs[2]["versions"] = {**runs[2]["versions"], "fastlt": "0.0.1", "torch": "9"}
+    _, warnings = gather((str(one["seed"]), from_json(one)) for one in runs)
+    assert len(warnings) == 1 and "are of different versions (" in warnings[0]
+    assert "torch 2.8.0 and 9; fastlt 0.0.1 and none" in warnings[0]

@@ -81,7 +81,7 @@ def gather(loaded: Iterable[tuple[str, Results]]) -> tuple[list[RunGroup], list[
         folders, contents = zip(*(runs[seed] for seed in sorted(runs)), strict=True)
         run_groups.append(replace(run_group, runs=contents, folders=folders))
     run_groups.sort(key=_place)
-    return run_groups, warnings + [warning for run_group in run_groups for warning in _shared(run_group)]
+    return run_groups, warnings + [text for one in run_groups for text in (*_shared(one), *_of_versions(one))]
 
 
 def measured(run_group: RunGroup, classifier: str, scope: str) -> Measured | None:
@@ -265,3 +265,13 @@ def _shared(run_group: RunGroup) -> list[str]:
     return [
         f"Runs of {name(run_group)} share a representation: their ± is less than that of representations trained anew."
     ]
+
+
+def _of_versions(run_group: RunGroup) -> list[str]:
+    """Returns a warning if runs were made by different versions of a package that results depend on."""
+    packages = dict.fromkeys(package for results in run_group.runs for package in results.versions)
+    found = {one: {results.versions.get(one, "none") for results in run_group.runs} for one in packages}
+    told = [f"{one} {' and '.join(sorted(versions))}" for one, versions in found.items() if len(versions) > 1]
+    if not told:
+        return []
+    return [f"Runs of {name(run_group)} are of different versions ({'; '.join(told)}): their ± may hold that, too."]
