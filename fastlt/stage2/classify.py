@@ -1,10 +1,11 @@
 """Stage 2: fits classifiers, measures them on the test features, and stores them, reusing those already stored."""
 
+import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -57,6 +58,10 @@ class Job:
     trained: Mapping[str, Any] = field(default_factory=dict)
 
 
+class FeaturesChanged(UserError):
+    """A user's own classifier changed the features in place, which the next classifiers would have learned from."""
+
+
 class Classified(NamedTuple):
     """What `classify` returns.
 
@@ -79,7 +84,7 @@ def classify(
     check: raises an error for a row that results.json cannot hold, as of `choices` of an own classifier.
 
     An exception in one classifier is noted in `failed` and does not stop the others. Raises NotWritten if a file cannot
-    be written.
+    be written, and FeaturesChanged.
     """
     rows: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
@@ -88,7 +93,7 @@ def classify(
             try:
                 state = _kept(job, folder) or _fit(job, folder, check)
                 rows[job.name] = {**state["row"], **_regions(job, state["tensors"])}
-            except NotWritten:
+            except (NotWritten, FeaturesChanged):
                 raise
             except Exception as error:  # one classifier, perhaps the user's own, must not stop the others
                 if os.environ.get(DEBUG) == "1":
@@ -152,6 +157,45 @@ def _kept(job: Job, folder: Path) -> dict[str, Any] | None:
 
 
 def _fit(job: Job, folder: Path, check: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """Fits, measures and stores a classifier; returns what is stored."""
+    with _unchanged(job):
+        state = _fitted(job, check)
+    write_torch_file(state, file_of(folder, job.name))
+    return state
+
+
+@contextlib.contextmanager
+def _unchanged(job: Job) -> Iterator[None]:
+    """Context manager that raises FeaturesChanged if a user's own classifier changes features or labels in place."""
+    if not is_own(job.name):
+        yield
+        return
+    before = _sums(job)
+    try:
+        yield
+    finally:
+        if not all(map(torch.equal, before, _sums(job))):
+            raise FeaturesChanged(
+                f"classifier {job.name} changed the features or labels that it was given, which others learn from, "
+                "too: let it change a copy, such as x.clone(), and give the same command again"
+            )
+
+
+def _sums(job: Job) -> list[torch.Tensor]:
+    """Returns sums over the bits of every row of all features, int64, and copies of the labels.
+
+    Copies of features would need their memory again.
+    """
+    splits = [one for one in (job.task.train, job.task.augmented, job.task.choose, job.test) if one is not None]
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return [
+        tensor
+        for split in splits
+        for tensor in (split.x.view(bits[split.x.element_size()]).sum(1, dtype=torch.int64), split.labels.clone())
+    ]
+
+
+def _fitted(job: Job, check: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     classifier, task = find_classifier(job.name, _options(job)), job.task
     start = time.monotonic()
     fitted = classifier.fit(task)
@@ -176,7 +220,7 @@ def _fit(job: Job, folder: Path, check: Callable[[dict[str, Any]], object]) -> d
         row["curves"] = {name: fitted.curves(features) for name, features in splits.items() if features is not None}
     row |= {"seconds": round(seconds, 3), "key": _key(job)}
     check(row)
-    state = {
+    return {
         "schema": SCHEMA,
         "classifier": job.name,
         "key": row["key"],
@@ -186,8 +230,6 @@ def _fit(job: Job, folder: Path, check: Callable[[dict[str, Any]], object]) -> d
         "tensors": {name: tensor.cpu() for name, tensor in fitted.tensors.items()},
         "row": row,
     }
-    write_torch_file(state, file_of(folder, job.name))
-    return state
 
 
 def _measured(classifier: Classifier, tensors: Tensors, job: Job) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from fastlt.experiment.results import ClassifierResult
 from fastlt.stage2 import classify as module
 from fastlt.stage2.classifiers import CLASSIFIERS
 from fastlt.stage2.classifiers.base import Features, Stage2, Task, Training, linear_scores
-from fastlt.stage2.classify import Job, classify, file_of
+from fastlt.stage2.classify import FeaturesChanged, Job, classify, file_of
 
 TRAINING = Training(2, 64, 0.2, 5e-4)
 NAMES = ("joint", "ncm_l2", "crt", "tau_norm", "lws")
@@ -303,3 +303,31 @@ def test_features_of_one_number_end_no_classifier_that_takes_them(task: Task, tm
 def test_a_classifier_that_cannot_be_kept_ends_it(disk: Callable[..., Path], task: Task) -> None:
     with pytest.raises(NotWritten, match=r"joint.pt cannot be written \(Read-only file system\): allow writing there"):
         classify(iter(jobs(task, "joint")), disk(4096, read_only=True), 1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "def own(task):\n    task.train.x.mul_(2)\n    return Fitted({'weight': task.weight})\n",
+        "def own(task):\n    task.choose.x.numpy()[:] = task.choose.x.numpy()[::-1].copy()\n"
+        "    return Fitted({'weight': task.weight})\n",
+        "def own(task):\n    task.train.labels[:3] += 1\n    raise ValueError('too late')\n",
+        "own = Classifier(lambda task: Fitted({'w': task.weight}), lambda found, x: x.relu_() @ found['w'].T)\n",
+    ],
+    ids=["fit", "numpy", "labels", "scores"],
+)
+def test_features_that_an_own_classifier_changes_are_told(
+    body: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The classifiers after it would have learned from other features, without a word."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_wild", raising=False)
+    (tmp_path / "own_wild.py").write_text(f"from fastlt.stage2.classifiers.base import Classifier, Fitted\n\n\n{body}")
+    importlib.invalidate_caches()
+    held = task.choose
+    assert held is not None
+    copies = [Features(one.x.clone(), one.labels.clone()) for one in (task.train, held)]
+    apart = replace(task, train=copies[0], augmented=copies[0], choose=copies[1])
+    with pytest.raises(FeaturesChanged, match="classifier own_wild:own changed the features or labels that it was"):
+        classify(iter(jobs(apart, "joint", "own_wild:own", "crt")), tmp_path / "kept", 3)
+    assert set(times(tmp_path / "kept")) == {"joint.pt"}
