@@ -102,7 +102,7 @@ def thresholds(unfit: np.ndarray, labels: np.ndarray, classes: int, coverage: fl
 
     Raises UserError for a coverage that is not between 0 and 1.
     """
-    if not 0 < coverage < 1:
+    if not isinstance(coverage, float | np.floating) or not 0 < coverage < 1:
         raise UserError(f"coverage={coverage}: it must be greater than 0 and below 1")
     counts = np.bincount(labels, minlength=classes)
     own = np.array([_place(count, coverage) <= count for count in counts.tolist()])
