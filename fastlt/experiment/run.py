@@ -80,7 +80,8 @@ def run_experiment(
     if config.epochs == 0 and not config.representation:
         check_frozen(config)
     train_index = dataset.split("train")
-    kept, held = hold_out(train_index.class_start, train_index.class_members, config.hold_out, config.seed)
+    groups = dataset.groups("train") if config.hold_out or choose_on == "folds" else None
+    kept, held = hold_out(train_index.class_start, train_index.class_members, config.hold_out, config.seed, groups)
     orders: dict[str, tuple[str, np.ndarray]] = {"train": ("train", kept)}
     if choose_on == "held_out":
         orders["held_out"] = ("train", held)
@@ -115,6 +116,7 @@ def run_experiment(
     for extraction in own_features.values():
         extraction.write(ranks)
     features = usual.read()
+    image_groups = None if groups is None else np.unique(groups[kept], return_inverse=True)[1]
     test = features["test"]
     frame = region_frame(test.x.cpu().numpy(), test.labels.cpu().numpy()) if test.x.shape[1] == 2 else None
 
@@ -128,7 +130,7 @@ def run_experiment(
                 path = str(Path(config.representation).resolve()) if config.representation else stored
             else:
                 path = f"{name}/checkpoint.pt"
-            job = _job(name, base, dataset, config, seen, choose_on, path, None if own else frame)
+            job = _job(name, base, dataset, config, seen, choose_on, path, None if own else frame, image_groups)
             yield replace(job, trained=_trained(retraining, base, choose_on)) if retraining else job
 
     # Every rank fits some of the classifiers. Rank 0 then takes those of the others from their files.
@@ -155,6 +157,7 @@ def _job(
     choose_on: str,
     checkpoint: str,
     frame: dict[str, Any] | None,
+    image_groups: np.ndarray | None,
 ) -> Job:
     counts = dataset.split("train").counts
     task = Task(
@@ -172,6 +175,7 @@ def _job(
         loss_options=base.about.get("protocol.loss_options", {}),
         drw=reweighting_of(base.about),
         head_scale=head_scale_of(base.about),
+        image_groups=image_groups,
     )
     determined = {
         "representation": base.key,

@@ -304,7 +304,7 @@ def test_an_image_that_was_bad_before_is_added_once_it_is_mended(tmp_path: Path)
     assert b"train/gr\xc3\xb6\xc3\x9fe 3.jpg" in dataset.keys("train").tolist()
 
 
-def test_new_images_of_a_group_go_to_the_split_of_the_group(tmp_path: Path) -> None:
+def test_new_images_of_a_group_go_to_the_split_of_the_group(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     def table(numbers: range) -> None:
         rows = [(f"{patient}_{n}.jpg", "ab"[n % 2], f"P{patient}") for patient in range(8) for n in numbers]
         for name, *_ in rows:
@@ -316,11 +316,21 @@ def test_new_images_of_a_group_go_to_the_split_of_the_group(tmp_path: Path) -> N
     for out, group_by in ((tmp_path / "columns", "patient"), (tmp_path / "paths", r"(\d+)_")):
         table(range(3))
         fastlt.write_dataset(tmp_path / "all.csv", out, group_by=group_by, **keys)
-        table(range(8))
+        table(range(3 if out.name == "columns" else 0, 8))  # groups of a column are known without its old rows
         dataset = fastlt.write_dataset(tmp_path / "all.csv", out, group_by=group_by, append=True, **keys)
+        assert "tells no group" not in capsys.readouterr().err
         patients = {split: {key[:1] for key in dataset.keys(split).tolist()} for split in dataset.splits}
         assert not patients["train"] & patients["test"] and sum(map(len, patients.values())) == 8
         assert sum(len(index) for index in dataset.splits.values()) == 64
+        of_patients = [b"P" + key[:1] if out.name == "columns" else key[:1] for key in dataset.keys("train").tolist()]
+        names = dataset.group_names("train")
+        assert names is not None and names.tolist() == of_patients and verify(out).findings == 0
+    (tmp_path / "8_0.jpg").write_bytes(jpeg(picture(80, 40, 40)))
+    (tmp_path / "all.csv").write_text("path,label\n8_0.jpg,a")
+    dataset = fastlt.write_dataset(tmp_path / "all.csv", out, append=True, root=tmp_path, workers=1)
+    assert "without group_by= the new ones have none: each is a group alone" in capsys.readouterr().err
+    names = dataset.group_names("train")
+    assert names is not None and names.tolist() == [*of_patients, b""] and verify(out).findings == 0
 
 
 def test_shards_that_were_moved_and_linked_stay_linked(old: Path) -> None:

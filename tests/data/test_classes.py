@@ -99,7 +99,7 @@ def test_another_order_of_classes() -> None:
 def test_groups_stay_when_classes_are_renumbered() -> None:
     triples = [(np.zeros((2, 2, 3), np.uint8), "ab"[k % 2], f"patient {k // 4}") for k in range(16)]
     source = Renumbered(Examples({"train": triples}, "pets"), ["b", "a"])
-    divided = Divided(source, test=0.25, group_by="patient")
+    divided = Divided(source, test=0.25)
     place = {split: [int(key.split("/")[1]) // 4 for key in own.keys] for split, own in divided.splits.items()}
     assert len(set(place["test"])) == 1 and not set(place["test"]) & set(place["train"])
 

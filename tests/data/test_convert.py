@@ -342,7 +342,6 @@ class Malicious:
         ),
         (("dataset=image_folder", "root=.", "alpha=2", "out=out"), "alpha=2 needs a law: add long_tail="),
         (("dataset=image_folder", "root=.", "seed=2", "out=out"), "seed=2 needs something to draw: add split="),
-        (("dataset=image_folder", "root=.", "group_by=x", "out=out"), "group_by=x needs shares: add split="),
         (("dataset=image_folder", "root=.", "selection=ldam", "out=out"), "selection=ldam is not for dataset=image"),
         (("dataset=image_list", "root=.", "path_column=x", "out=out"), "path_column=x is not for dataset=image_list: "),
         (("dataset=shapes",), "out is not given"),

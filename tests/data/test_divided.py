@@ -1,6 +1,6 @@
 """Dividing into train, val and test: every class by its share, from a seed, groups kept together."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from fastlt.data.convert.config import ConvertConfig, DatasetConfig
 from fastlt.data.convert.shares import Shares
 from fastlt.data.sources.base import Listing
 from fastlt.data.sources.divided import Divided, split_counts
+from fastlt.data.sources.grouped import Grouped
 
 COUNTS = [1, 2, 3, 7, 10, 100]
 DATASET = DatasetConfig(name="csv", kind="csv", protocol="auto", mean=(0.5,) * 3, std=(0.2,) * 3)
@@ -75,7 +76,8 @@ def test_no_count_is_more_than_one_from_its_share(val: float, test: float) -> No
 
 @pytest.mark.parametrize("group_by", ["", r"^g(\d+)/"])
 def test_the_seed_decides(group_by: str) -> None:
-    first, again, other = (Divided(source(), 0.1, 0.2, seed, group_by) for seed in (0, 0, 1))
+    before = Grouped(source(), group_by) if group_by else source()
+    first, again, other = (Divided(before, 0.1, 0.2, seed) for seed in (0, 0, 1))
     assert [one.keys for one in first.splits.values()] == [one.keys for one in again.splits.values()]
     assert first.splits["test"].keys != other.splits["test"].keys
     if not group_by:
@@ -85,7 +87,7 @@ def test_the_seed_decides(group_by: str) -> None:
 def test_groups_stay_together() -> None:
     for given, group_by in ((False, r"^g(\d+)/"), (False, r"^g\d+/"), (True, "")):
         before = source(given)
-        divided = Divided(before, 0.1, 0.2, 0, group_by)
+        divided = Divided(Grouped(before, group_by), 0.1, 0.2)
         found: dict[str, set[str]] = {}
         for split, listing in divided.splits.items():
             for key in listing.keys:
@@ -110,17 +112,32 @@ def test_a_split_that_is_there_stays() -> None:
     [
         ({"val": 0.5, "test": 0.5}, "val=0.5 and test=0.5 leave nothing to train on"),
         ({"test": 0.2, "seed": -1}, "seed=-1: allowed is a whole number from 0 up"),
-        ({"test": 0.2, "group_by": "("}, r"group_by=\(: no regular expression .*, and no column"),
-        (
-            {"test": 0.2, "group_by": "g1/"},
-            "is no column, and as a regular expression it does not match 120 of 123",
-        ),
-        ({"test": 0.2, "group_by": "jpg"}, "test=0.2 of these 123 images is none: every class keeps an image in train"),
     ],
 )
 def test_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Divided(source(), **options)
+
+
+@pytest.mark.parametrize(
+    ("group_by", "message"),
+    [
+        ("(", r"group_by=\(: no regular expression .*, and no column"),
+        ("g1/", "is no column, and as a regular expression it does not match 120 of 123 paths, such as 'g0/0.jpg'"),
+        ("jpg", "test=0.2 of these 123 images is none: every class keeps an image in train"),
+    ],
+)
+def test_groups_that_are_refused(group_by: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Divided(Grouped(source(), group_by), test=0.2)
+
+
+def test_the_name_of_a_group_has_an_end() -> None:
+    long = source(given=True)
+    listing = long.splits["train"]
+    long.splits = {"train": replace(listing, groups=["x" * 1001, *(listing.groups or ())[1:]])}
+    with pytest.raises(UserError, match="has 1,001 bytes, allowed are 1,000"):
+        Grouped(long)
 
 
 @pytest.mark.parametrize(
@@ -180,8 +197,8 @@ def test_images_without_a_group_are_no_group(capsys: pytest.CaptureFixture[str])
     without = ["", "None", "nan", "<NA>"]  # of a CSV table, of Parquet and JSON, of pandas
     groups = [without[place % 4] if place % 2 else "a product" for place in range(len(listing.keys))]
     mixed.splits = {"train": Listing(listing.keys, listing.labels, groups)}
-    divided = Divided(mixed, 0.1, 0.2)
-    assert "note: 61 images have no group (an empty or missing value): each goes into a split alone" in (
+    divided = Divided(Grouped(mixed), 0.1, 0.2)
+    assert "note: 61 images have no group (an empty or missing value): each is a group alone" in (
         capsys.readouterr().err
     )
     sizes = counts(divided).sum(1)

@@ -97,6 +97,27 @@ def test_folds_share_out_every_class() -> None:
     assert (folds == folds_of(labels, 3)).all() and (folds != folds_of(labels, 4)).any()
 
 
+def test_whole_groups_are_held_out_and_whole_groups_are_folds() -> None:
+    sizes = np.array([100, 17, 5, 3, 2, 1])
+    labels = np.repeat(np.arange(6), sizes)
+    groups = np.random.default_rng(0).permutation(len(labels)) // 3
+    start, members = np.concatenate([[0], np.cumsum(sizes)]), np.argsort(labels, kind="stable")
+    kept, held = hold_out(start, members, 0.25, 0, groups)
+    assert sorted([*kept, *held]) == members.tolist() and not set(groups[kept]) & set(groups[held])
+    found = np.bincount(labels[held], minlength=6)
+    assert abs(found.sum() - 32) <= 3 and abs(found[0] - 25) <= 3 and (np.bincount(labels[kept]) > 0).all()
+    for ids in (kept, held):
+        assert (np.diff(labels[ids]) >= 0).all() and all(
+            (np.diff(ids[labels[ids] == one]) > 0).all() for one in range(6)
+        )
+    assert set(hold_out(start, members, 0.25, 1, groups)[1]) != set(held)
+    with pytest.raises(UserError, match="no group of training images can be spared"):
+        hold_out(start, members, 0.25, 0, np.zeros(len(labels), int))
+    folds = folds_of(labels, 3, groups)
+    assert all(len(set(folds[groups == group])) == 1 for group in set(groups.tolist()))
+    assert np.bincount(folds, minlength=5).max() <= 29 and (folds != folds_of(labels, 4, groups)).any()
+
+
 @pytest.mark.parametrize("law", ["instance", "class", "progressive"])
 def test_a_training_sees_no_image_of_its_fold(task: Task, law: str) -> None:
     draws = fold_draws(task, law)

@@ -17,7 +17,7 @@ import fastlt
 from fastlt.core.errors import UserError
 from fastlt.stage2 import estimators
 from fastlt.stage2.classifiers import CLASSIFIERS, find_classifier
-from fastlt.stage2.classifiers.base import Task
+from fastlt.stage2.classifiers.base import Features, Task
 from fastlt.stage2.conformal import Calibration, thresholds
 from fastlt.stage2.estimators import (
     CRT,
@@ -125,6 +125,36 @@ def test_the_same_numbers_as_stage_2(name: str, estimator: LongTailClassifier, w
     assert {**theirs.choices, "chosen_on": ""} == {**estimator.choices_, "chosen_on": ""}
     assert set(theirs.tensors) == set(estimator.tensors_)
     assert all(torch.equal(tensor, estimator.tensors_[key]) for key, tensor in theirs.tensors.items())
+
+
+def test_folds_keep_rows_of_a_group_together(task: Task) -> None:
+    """Every row comes four times, so that folds of rows would choose on rows that were trained on."""
+    x, labels = task.train.x.repeat(4, 1), task.train.labels.repeat(4)
+    numbers = np.tile(np.arange(len(task.train)), 4)
+    joint, short = task.joint, {"epochs": 2, "batch": 64, "scale": "none"}
+    told = [
+        TauNorm(joint=joint, **short).fit(x, labels, groups=groups).choices_
+        for groups in (numbers, numbers.astype(str), torch.from_numpy(numbers), None)
+    ]
+    assert told[0] == told[1] == told[2] != told[3]
+    four = replace(
+        task,
+        train=Features(x, labels),
+        augmented=Features(x, labels),
+        counts=4 * task.counts,
+        choose=None,
+        choose_on="folds",
+        image_groups=numbers,
+    )
+    four = replace(four, stage2=settings_of({"crt": 2, "lws": 2}, 64, (0.2,), (5e-4,)))
+    assert find_classifier("tau_norm").fit(four).choices == told[0]
+    for groups, message in (
+        (numbers[1:], r"groups have the shape \(\d+,\), features .* rows: give one for each row"),
+        (np.zeros(len(x), int), "all training images are of one group, which no fold can leave out"),
+        (np.full(len(x), np.nan), "groups of row 0 is nan: whole numbers or strings are needed"),
+    ):
+        with pytest.raises(UserError, match=message):
+            TauNorm(joint=joint, **short).fit(x, labels, groups=groups)
 
 
 def test_max_norm_chooses_its_weight_decay_unless_one_is_given(data: dict[str, np.ndarray]) -> None:
@@ -393,8 +423,13 @@ def test_wrong_features_and_labels(data: dict[str, np.ndarray]) -> None:
     fitted = NCM().fit(x, y)
     with pytest.raises(UserError, match="prediction sets need images that were not trained on"):
         fitted.predict_set(x)
+    for coverage in ("0.9", 1, None, float("nan")):
+        with pytest.raises(UserError, match=f"coverage={coverage}: it must be greater than 0 and below 1"):
+            NCM().fit(x, y, x, y).predict_set(x, coverage=coverage)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"sample_weight has the shape \(3,\): give one for each of y"):
         fitted.score(x, y, sample_weight=[1, 2, 3])
+    with pytest.raises(UserError, match=r"sample_weight adds up to 0\.0: it must be finite and greater than 0"):
+        fitted.score(x, y, sample_weight=np.zeros(len(x)))
 
 
 def test_whole_numbers_are_float32_as_arrays_and_as_tensors(data: dict[str, np.ndarray]) -> None:

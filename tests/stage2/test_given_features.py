@@ -105,6 +105,36 @@ def test_every_kind_of_file_gives_the_same(write: Writer, labels: str, tmp_path:
     assert not store.has("val") and sorted(path.name for path in store.path.parent.iterdir()) == ["features.h5"]
 
 
+@pytest.mark.parametrize("write", KINDS)
+@pytest.mark.parametrize("names", [np.array(["p", "q", "", "r"]), np.array([7, 9, 8, 7])])
+def test_groups_of_training_rows(write: Writer, names: np.ndarray, tmp_path: Path) -> None:
+    data = arrays()
+    data["group"] = names[np.arange(60) // 3 % 4]
+    given = GivenFeatures(write(data, tmp_path / "features"))
+    here = data["group"][data["split"] == "train"].tolist()
+    assert given.groups is not None and given.groups.dtype == np.int64 and len(given.groups) == 36
+    assert len(set(given.groups.tolist())) == len(set(here) - {""}) + here.count("")
+    for name in set(here) - {""}:
+        assert len({group for group, known in zip(given.groups.tolist(), here, strict=True) if known == name}) == 1
+    without = {name: values for name, values in data.items() if name != "group"}
+    assert GivenFeatures(to_npz(without, tmp_path / "without")).groups is None
+    assert GivenFeatures(to_npz(without, tmp_path / "without")).survey.digest != given.survey.digest
+    if write is not to_parquet:
+        parts = {**apart(without), "group_train": np.array(here)}
+        other = GivenFeatures(write(parts, tmp_path / "apart"))
+        assert other.groups is not None and other.groups.tolist() == given.groups.tolist()
+
+
+def test_groups_that_fit_no_rows_are_refused(tmp_path: Path) -> None:
+    for count, message in ((59, r"group is \(59,\): one for each of 60 rows is needed"), (0, r"group is \(0,\)")):
+        with pytest.raises(UserError, match=message):
+            GivenFeatures(to_npz({**arrays(), "group": np.arange(count)}, tmp_path / "features"))
+    with pytest.raises(UserError, match=r"group_train is \(60,\): one for each of 36 rows is needed"):
+        GivenFeatures(to_npz({**apart(arrays()), "group_train": np.arange(60)}, tmp_path / "features"))
+    with pytest.raises(UserError, match="group of row 1 is nan: whole numbers or strings are needed"):
+        GivenFeatures(to_npz({**arrays(), "group": np.where(np.arange(60) == 1, np.nan, 2)}, tmp_path / "features"))
+
+
 @pytest.mark.parametrize("write", [to_npz, to_folder, to_hdf5])
 def test_splits_may_lie_apart(write: Writer, tmp_path: Path) -> None:
     data = {**apart(arrays()), "class_names": NAMES}
@@ -217,7 +247,7 @@ def test_labels_that_training_does_not_know(tmp_path: Path) -> None:
         GivenFeatures(to_npz({**apart(arrays()), "y_test": NAMES[np.arange(12) % 3]}, tmp_path / "three"))
 
 
-@pytest.mark.parametrize("name", ["x_valid", "x", "y_val"])
+@pytest.mark.parametrize("name", ["x_valid", "x", "y_val", "group"])
 def test_rows_that_would_not_be_used_are_refused(name: str, tmp_path: Path) -> None:
     """A validation split of another name must not be left out without a word."""
     data = {key: values for key, values in apart(arrays()).items() if "val" not in key}

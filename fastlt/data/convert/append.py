@@ -1,6 +1,6 @@
 """Adds images and classes to a dataset as new shards. The shards that it has stay byte for byte."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from fastlt.data.shards.reader import Dataset
 from fastlt.data.shards.writer import Behind, Files
 from fastlt.data.sources.base import SPLITS, Derived, Listing, Source, described
 from fastlt.data.sources.classes import check_alike, without_training
-from fastlt.data.sources.divided import groups_by
+from fastlt.data.sources.grouped import groups_by
 
 _SETTLED = ("quality", "max_short_side", "orientation", "shard_mb", "raw_fraction", "background", "seek_table")
 _NOT_ALWAYS = {"background": "", "seek_table": False}  # options that are recorded only if they are set
@@ -50,13 +50,9 @@ class Selected(Derived):
 
     def __post_init__(self) -> None:
         given = self.source.splits
-        labels = {split: given[split].labels[rows] for split, rows in self.rows.items() if len(rows)}
-        present = np.unique(np.concatenate([np.empty(0, np.int64), *labels.values()]))
-        splits = {}
-        for split, own in labels.items():
-            rows, groups = self.rows[split].tolist(), given[split].groups
-            keys = [given[split].keys[row] for row in rows]
-            splits[split] = Listing(keys, np.searchsorted(present, own), groups and [groups[row] for row in rows])
+        taken = {split: given[split].take(rows) for split, rows in self.rows.items() if len(rows)}
+        present = np.unique(np.concatenate([np.empty(0, np.int64), *(own.labels for own in taken.values())]))
+        splits = {split: replace(own, labels=np.searchsorted(present, own.labels)) for split, own in taken.items()}
         object.__setattr__(self, "class_names", [self.source.class_names[one] for one in present.tolist()])
         object.__setattr__(self, "splits", splits)
 
@@ -82,7 +78,7 @@ class Joining(Derived):
         names = [*self.class_names, *(name for name in self.source.class_names if name not in known)]
         number = {name: place for place, name in enumerate(names)}
         labels = np.array([number[name] for name in self.source.class_names], np.int64)
-        splits = {split: Listing(one.keys, labels[one.labels]) for split, one in self.source.splits.items()}
+        splits = {split: replace(one, labels=labels[one.labels]) for split, one in self.source.splits.items()}
         object.__setattr__(self, "class_names", names)
         object.__setattr__(self, "splits", splits)
 
@@ -199,20 +195,33 @@ class Growth:
         found = Selected(source, _rows(new))
         return found if found.splits else None
 
+    def say_without_groups(self, group_by: str | None) -> None:
+        """Prints a note if the images of the dataset have groups, and new ones are to have none."""
+        if not group_by and self.dataset.group_names("train") is not None:
+            say(
+                f"note: the images of {self.out} have groups, and without group_by= the new ones have none: each is a "
+                "group alone, and may get into another split than others of its group"
+            )
+
     def settled(self, source: Source, group_by: str) -> dict[str, str]:
         """Returns {group: its split} for the groups of the images that the dataset has.
 
-        source: all that the user gave, with images that are there already. group_by: as in `Divided`. Groups that are a
-        column of the source are known only for images that the source has; a line says for how many they are not known.
+        source: all that the user gave, with images that are there already. group_by: as in `Grouped`. A dataset knows
+        the groups of its images if it was converted with group_by=. Otherwise groups that are a column of the source
+        are known only for images that the source has. A line says for how many they are not known.
         """
-        columns = [listing for listing in source.splits.values() if listing.groups is not None]
-        known = {key: group for one in columns for key, group in zip(one.keys, one.groups or (), strict=True)}
+        known = {key: group for one in source.splits.values() for key, group in (one.of_keys() or {}).items()}
         found: dict[str, str] = {}
         unknown = 0
         for split in self.dataset.splits:
-            keys = [key.decode() for _, key in self._keys(split)]
-            for group in [known.get(key) for key in keys] if columns else groups_by(group_by, keys):
-                if group is None:
+            kept = self.dataset.group_names(split)
+            if kept is not None:
+                names: list[str | None] = [group.decode() for group in kept.tolist()]
+            else:
+                keys = [key.decode() for _, key in self._keys(split)]
+                names = [known.get(key) for key in keys] if known else groups_by(group_by, keys)
+            for group in names:
+                if not group:
                     unknown += 1
                 else:
                     found.setdefault(group, split)
@@ -290,7 +299,7 @@ class Growth:
             say_duplicates(duplicates)
             content = Content.of(old)
             for split, writer in writers.items():
-                content.add(split, writer)
+                content.add(split, writer, source.splits[split].of_keys())
                 good = {key.decode() for rows in writer.finish() for key in rows["key"].tolist()}
                 for name, rows in content.quarantined.items():  # what was bad before and is mended
                     content.quarantined[name] = [row for row in rows if row["key"] not in good]

@@ -27,6 +27,7 @@ from fastlt.data.sources.classes import Renumbered, read_class_names, say_text_o
 from fastlt.data.sources.csv_rows import Columns, has_column
 from fastlt.data.sources.csv_table import CsvTable
 from fastlt.data.sources.divided import Divided
+from fastlt.data.sources.grouped import Grouped
 from fastlt.data.sources.image_folder import ImageFolder
 from fastlt.data.sources.image_list import ImageList
 from fastlt.data.sources.inaturalist import INaturalist
@@ -81,6 +82,7 @@ def converted(files: Source, config: ConvertConfig) -> Path | None:
         if new is None:
             say(f"{config.out} has all of these images already: nothing was added")
         else:
+            growth.say_without_groups(config.group_by)
             source = arranged(new, config, growth.settled(files, config.group_by) if config.group_by else {})
             if config.drop_duplicates:
                 source = without_duplicates(source, growth.options.encoding, config.workers or cores())
@@ -98,13 +100,10 @@ def arranged(source: Source, config: ConvertConfig, settled: Mapping[str, str] |
     shares = Shares.of(config)
     if not config.class_names and not config.append:
         say_text_order(source.class_names)
+    if config.group_by or any(listing.groups is not None for listing in source.splits.values()):
+        source = Grouped(source, config.group_by or "")
     if (shares.val or shares.test) and (not config.append or "train" in source.splits):
-        source = Divided(source, shares.val, shares.test, config.seed, config.group_by or "", settled or {})
-        if config.group_by and "val" not in source.splits:
-            say(
-                f"note: group_by={config.group_by} and no val split: hold_out= and the cross-validation of a training "
-                "divide images one by one, across groups; val=0.1 gives groups of their own to choose settings on"
-            )
+        source = Divided(source, shares.val, shares.test, config.seed, settled or {})
     if "test" not in source.splits and not (shares.without_test or config.append):
         raise UserError(NO_TEST)
     _say_shared(source)
@@ -259,7 +258,10 @@ def _listed(config: ConvertConfig) -> Source:
 
 
 def _say_shared(source: Source) -> None:
-    """Reports splits that have image keys in common. This is no error: some datasets use one list for two splits."""
+    """Reports splits that have image keys or groups in common.
+
+    This is no error: some datasets use one list for two splits, or were divided by others.
+    """
     for first, second in itertools.combinations(source.splits, 2):
         listed = set(source.splits[second].keys)
         shared = sum(key in listed for key in source.splits[first].keys)
@@ -267,6 +269,12 @@ def _say_shared(source: Source) -> None:
             say(
                 f"note: {counted(shared, 'image')} {agree(shared, 'is', 'are')} in {first} and in {second}, under the "
                 "same path"
+            )
+        both = sorted(set(source.splits[first].groups or ()) & set(source.splits[second].groups or ()) - {""})
+        if both:
+            say(
+                f"note: {counted(len(both), 'group')} {agree(len(both), 'has', 'have')} images in {first} and in "
+                f"{second}, such as {both[0]}"
             )
 
 

@@ -250,7 +250,7 @@ class Without(Rearranged):
             rows[split] = np.delete(np.arange(len(listing.keys)), twins)
             if not len(rows[split]):
                 raise UserError(f"drop_duplicates=true leaves no image of {split}: all look like others")
-            splits[split] = Listing([listing.keys[row] for row in rows[split].tolist()], listing.labels[rows[split]])
+            splits[split] = listing.take(rows[split])
         dropped = sum(map(len, self.duplicates.values()))
         for attribute, value in (("dropped", dropped), ("splits", splits), ("_rows", rows)):
             object.__setattr__(self, attribute, value)

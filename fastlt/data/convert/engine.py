@@ -226,7 +226,8 @@ def convert_prepared(
     say_duplicates(about["near_duplicates"])
     if options.protocol == BY_SIZE:
         about = {**about, "protocol": _protocol_by_size(writers["train"])}
-    folder.publish(write_dataset(folder.dataset, writers, about))
+    groups = {split: listing.of_keys() for split, listing in source.splits.items()}
+    folder.publish(write_dataset(folder.dataset, writers, about, groups))
 
 
 @dataclass(frozen=True)
@@ -315,13 +316,18 @@ def _check_left(source: Source, writers: Mapping[str, SplitWriter | LinkWriter],
 
 
 def source_digest(source: Source) -> str:
-    """Returns a SHA-256 of splits, keys, labels and class names. The images themselves are hashed with the shards."""
+    """Returns a SHA-256 of splits, keys, labels, groups and class names.
+
+    The images themselves are hashed with the shards.
+    """
     digest = hashlib.sha256(json.dumps(source.class_names).encode())
     for split, listing in source.splits.items():
         digest.update(json.dumps([split, len(listing.keys)]).encode())
         for key in listing.keys:
             digest.update(key.encode("utf-8", "surrogateescape") + b"\n")
         digest.update(listing.labels.astype("<i8").tobytes())
+        if listing.groups is not None:
+            digest.update(json.dumps(listing.groups).encode())
     return digest.hexdigest()
 
 

@@ -25,7 +25,6 @@ DEFAULTS = {"seed": 0, "drop_duplicates": False, "minimum": 1, "alpha": 6.0, "se
 _LAW = "long_tail=exponential or long_tail=pareto"
 _NEEDS = {  # key -> (the keys of which it needs at least one, how the error message says so)
     **dict.fromkeys(_DRAWN, (("long_tail",), f"a law: add {_LAW}")),
-    "group_by": (("split", "val", "test"), "shares: add split=0.7,0.1,0.2"),
     "seed": (("split", "val", "test", "long_tail"), f"something to draw: add split=0.7,0.1,0.2 or {_LAW}"),
 }
 

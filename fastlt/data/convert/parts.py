@@ -89,7 +89,7 @@ class Share(Rearranged):
         for split, listing in self.source.splits.items():
             first, end = self.part.range(len(listing.keys))
             if end > first:
-                splits[split], starts[split] = Listing(listing.keys[first:end], listing.labels[first:end]), first
+                splits[split], starts[split] = listing.take(np.arange(first, end)), first
         object.__setattr__(self, "splits", splits)
         object.__setattr__(self, "first", starts)
 

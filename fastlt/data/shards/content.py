@@ -22,7 +22,7 @@ class Content:
     """What the shards of a dataset hold, as index.h5 and dataset.json record it.
 
     shards: name, size and SHA-256 of each.
-    columns: for each split, the columns of format.COLUMNS and `key` (bytes).
+    columns: for each split, the columns of format.COLUMNS and `key` (bytes), and `group` (bytes) if there are groups.
     colours: the number of images of each colour type other than RGB.
     quarantined: for each split, key and reason of the inputs that were left out.
     """
@@ -39,11 +39,16 @@ class Content:
         for split, index in dataset.splits.items():
             columns[split] = {name: getattr(index, name) for name in layout.COLUMNS if name != "shard"}
             columns[split] |= {"key": dataset.keys(split), "shard": index.shard}
+            if (groups := dataset.group_names(split)) is not None:
+                columns[split]["group"] = groups
         about = dataset.about
         return cls(list(about["shards"]), columns, dict(about.get("colours", {})), dict(about["quarantined"]))
 
-    def add(self, split: str, writer: Writer) -> None:
-        """Adds the shards of a split, given its finished writer, after those that are there."""
+    def add(self, split: str, writer: Writer, groups: Mapping[str, str] | None = None) -> None:
+        """Adds the shards of a split, given its finished writer, after those that are there.
+
+        groups: {key: group} of its images, if they have groups.
+        """
         parts = writer.finish()
         bad = [{"key": key, "reason": reason} for key, reason in writer.quarantined]
         self.quarantined[split] = [*self.quarantined.get(split, []), *bad]
@@ -54,7 +59,13 @@ class Content:
         numbers = [np.full(len(p["label"]), len(self.shards) + i, np.int32) for i, p in enumerate(parts)]
         column["shard"] = np.concatenate(numbers)
         before = self.columns.get(split)
+        if groups is not None or (before is not None and "group" in before):
+            column["group"] = np.array(
+                [(groups or {}).get(key.decode(), "").encode() for key in column["key"].tolist()]
+            )
         if before is not None:
+            if "group" in column and "group" not in before:
+                before["group"] = np.zeros(len(before["key"]), "S1")
             column = {name: np.concatenate([before[name], own]) for name, own in column.items()}
         self.columns[split] = column
         for part in parts:
@@ -66,17 +77,22 @@ class Content:
                     self.colours[colour] = self.colours.get(colour, 0) + 1
 
 
-def write_dataset(folder: Path, writers: Mapping[str, Writer], about: dict[str, Any]) -> Files:
+def write_dataset(
+    folder: Path,
+    writers: Mapping[str, Writer],
+    about: dict[str, Any],
+    groups: Mapping[str, Mapping[str, str] | None] | None = None,
+) -> Files:
     """Writes index.h5 and dataset.json for complete shards and flushes them to disk.
 
     writers: {split: finished writer}. about: the fields of dataset.json that the shards do not determine (name,
-    class_names, options, ...).
+    class_names, options, ...). groups: {split: {key: group}}, if images have groups.
 
     Returns all files of the dataset.
     """
     content = Content()
     for split, writer in writers.items():
-        content.add(split, writer)
+        content.add(split, writer, (groups or {}).get(split))
     files = {name: file for writer in writers.values() for name, file in writer.files().items()}
     return files | write_content(folder, content, about)
 

@@ -18,7 +18,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     """Returns the facts of a dataset, ready for JSON.
 
     Image sizes are those of the stored images in pixels. Classes and groups are those of the train split. Encodings and
-    image sizes cover all splits. Near duplicates are None if nobody looked for them (check=false).
+    image sizes cover all splits. `groups_of_images` are those of group_by=, None without it. Near duplicates are None
+    if nobody looked for them (check=false).
     """
     about, splits = dataset.about, dataset.splits
     counts = dataset.split("train").counts
@@ -29,7 +30,12 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "digest": dataset.digest,
         "protocol": about.get("protocol"),
         "splits": {
-            name: {"images": len(index), "classes": int((index.counts > 0).sum())} for name, index in splits.items()
+            name: {
+                "images": len(index),
+                "classes": int((index.counts > 0).sum()),
+                "groups_of_images": _groups(dataset, name),
+            }
+            for name, index in splits.items()
         },
         "classes": dataset.classes,
         "largest_class": {"class": dataset.class_names[largest], "images": int(counts[largest])},
@@ -54,6 +60,11 @@ def _told(step: dict[str, Any]) -> dict[str, Any]:
     """Returns a step of the dataset's history: what was done, with how many images of each split, and to what."""
     images = step["added"] if step["step"] == APPEND else {split: len(rows) for split, rows in step["removed"].items()}
     return {"step": step["step"], "images": images, "from": step["from"]}
+
+
+def _groups(dataset: Dataset, split: str) -> int | None:
+    groups = dataset.groups(split)
+    return None if groups is None else int(groups.max()) + 1
 
 
 def _column(dataset: Dataset, name: str) -> np.ndarray:
@@ -92,6 +103,11 @@ def page(facts: dict[str, Any]) -> str:
             for name, images, classes in rows
         ]
 
+    together = [
+        f"{name}: {counted(row['groups_of_images'], 'group')} of images"
+        for name, row in facts["splits"].items()
+        if row["groups_of_images"] is not None
+    ]
     largest, smallest = (
         f"{row['class']} ({row['images']:,})" for row in (facts["largest_class"], facts["smallest_class"])
     )
@@ -124,6 +140,7 @@ def page(facts: dict[str, Any]) -> str:
         ("digest", [facts["digest"]]),
         ("protocol", [str(facts["protocol"])]),
         ("splits", table(split_rows)),
+        *([("kept together", together)] if together else []),
         ("train groups", table(group_rows)),
         ("largest class", [largest]),
         ("smallest class", [smallest]),

@@ -26,7 +26,8 @@ TAR_END = bytes(2 * BLOCK)
 EXTENSIONS = ("jpg", "png", "npy")  # a sample's `encoding` is a position in this tuple
 JPEG, PNG, RAW = range(3)
 
-# Columns of the index and their types; `key` is stored in addition, as fixed-length UTF-8.
+# Columns of the index and their types. Stored in addition, as fixed-length UTF-8, are `key` and, if the dataset was
+# converted with group_by=, `group`, which is empty for samples without a group.
 COLUMNS = {
     "shard": np.int32,  # position in dataset.json's list of shards
     "offset": np.int64,  # first byte of the image in the shard

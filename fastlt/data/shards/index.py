@@ -59,8 +59,8 @@ class SplitIndex:
 def write_index(path: Path, about: dict[str, Any], splits: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
     """Writes index.h5; returns `about` with its entries for the index and with the digest.
 
-    about: the content of dataset.json without these two. splits: for each split the columns of INDEXED and `key`
-    (fixed-length bytes). Raises OSError.
+    about: the content of dataset.json without these two. splits: for each split the columns of INDEXED, and `key` and
+    perhaps `group` (fixed-length bytes). Raises OSError.
     """
     values: list[tuple[int, np.ndarray]] = []
 
@@ -154,13 +154,13 @@ def read_keys(path: Path, about: dict[str, Any], wanted: dict[str, list[int]]) -
     return keys
 
 
-def read_key_column(path: Path, about: dict[str, Any], split: str) -> np.ndarray:
-    """Reads the keys of all samples of a split, as bytes [N] of fixed length. Raises UserError if they are damaged."""
+def read_texts(path: Path, about: dict[str, Any], split: str, name: str) -> np.ndarray:
+    """Reads the column `key` or `group` of a split, as bytes [N] of fixed length. Raises UserError if it is damaged."""
     try:
         with _opened(path) as file:
             _check_owner(file, path, about)
-            column = read_column(file, about, split, "key")
-            if problem := damage_of_column(column, about, split, "key"):
+            column = read_column(file, about, split, name)
+            if problem := damage_of_column(column, about, split, name):
                 raise ValueError(problem)
             return column
     except UserError:

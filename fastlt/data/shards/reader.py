@@ -14,8 +14,9 @@ from fastlt.core.text import is_one_line
 from fastlt.core.words import counted
 from fastlt.data.shards import format as layout
 from fastlt.data.shards.history import damage_of_history
-from fastlt.data.shards.index import INDEXED, SplitIndex, read_index, read_key_column, read_keys
+from fastlt.data.shards.index import INDEXED, SplitIndex, read_index, read_keys, read_texts
 from fastlt.data.shards.mapped import map_file
+from fastlt.longtail.whole_groups import group_numbers
 
 
 class Dataset:
@@ -130,7 +131,24 @@ class Dataset:
 
     def keys(self, split: str) -> np.ndarray:
         """Reads the keys of all samples of a split, as bytes (UTF-8) [N]. Raises UserError if the index is damaged."""
-        return read_key_column(self.root / layout.INDEX_FILE, self.about, split)
+        return read_texts(self.root / layout.INDEX_FILE, self.about, split, "key")
+
+    def group_names(self, split: str) -> np.ndarray | None:
+        """Reads the groups of all samples of a split, as bytes (UTF-8) [N], empty for samples without a group.
+
+        Returns None for a dataset that was converted without group_by=. Raises UserError if the index is damaged.
+        """
+        if "group" not in self.about["index"]["columns"][split]:
+            return None
+        return read_texts(self.root / layout.INDEX_FILE, self.about, split, "group")
+
+    def groups(self, split: str) -> np.ndarray | None:
+        """Returns the group of every sample of a split as a number, int64 [N], each sample without one a group alone.
+
+        Returns None and raises UserError as `group_names` does.
+        """
+        names = self.group_names(split)
+        return None if names is None else group_numbers(names)
 
 
 def read_description(root: Path) -> dict[str, Any]:
@@ -195,8 +213,8 @@ def _damage(about: dict[str, Any]) -> str:
         return f"no {', '.join(wrong[:10])}"
     for split, summary in about["splits"].items():
         lacking(_SPLIT_FIELDS, summary, f"splits.{split}.")
-        for column in (*INDEXED, "key"):
-            place = about["index"]["columns"].get(split)
+        place = about["index"]["columns"].get(split)
+        for column in dict.fromkeys((*INDEXED, "key", *(place if isinstance(place, dict) else ()))):
             lacking(_COLUMN_FIELDS, place.get(column) if isinstance(place, dict) else None, f"index.{split}.{column}.")
     for place, shard in enumerate(about["shards"]):
         lacking(_SHARD_FIELDS, shard, f"shards.{place}.")

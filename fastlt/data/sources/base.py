@@ -48,12 +48,22 @@ class Listing:
     keys: the name of every sample in the source (a relative path, or a row of a file), unique within the split.
     labels: int64 [N], the class index of every sample, in [0, number of classes).
     groups: the group of every sample (such as its patient), if the source was asked to read it. Samples of one group
-    stay in one split when a split is divided.
+    stay together when a split is divided. A sample whose group is "" has none.
     """
 
     keys: list[str]
     labels: np.ndarray
     groups: list[str] | None = None
+
+    def take(self, rows: np.ndarray) -> "Listing":
+        """Returns the listing of some of the samples. rows: int64 [n], their positions."""
+        places = rows.tolist()
+        groups = None if self.groups is None else [self.groups[row] for row in places]
+        return Listing([self.keys[row] for row in places], self.labels[rows], groups)
+
+    def of_keys(self) -> dict[str, str] | None:
+        """Returns {key: group} of all samples; None if the source was not asked to read groups."""
+        return None if self.groups is None else dict(zip(self.keys, self.groups, strict=True))
 
 
 class Source(Protocol):

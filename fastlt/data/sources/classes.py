@@ -5,7 +5,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -197,7 +197,7 @@ class Renumbered(Derived):
                 f"class_names {which}: it must name each of the {counted(len(old), 'class')} once, {some(old)}; "
                 f"it has {counted(len(new), 'name')}"
             )
-        splits = {name: Listing(one.keys, number[one.labels], one.groups) for name, one in self.source.splits.items()}
+        splits = {name: replace(one, labels=number[one.labels]) for name, one in self.source.splits.items()}
         object.__setattr__(self, "splits", splits)
 
 

@@ -138,8 +138,8 @@ class LongTail(Rearranged):
                 "they keep all they have"
             )
         rows = np.sort(thinned(train.labels, np.minimum(wanted, present), self.seed))
-        thin = Listing([train.keys[row] for row in rows.tolist()], train.labels[rows])
-        for attribute, value in (("splits", {**self.source.splits, "train": thin}), ("_rows", rows)):
+        splits = {**self.source.splits, "train": train.take(rows)}
+        for attribute, value in (("splits", splits), ("_rows", rows)):
             object.__setattr__(self, attribute, value)
 
     @property

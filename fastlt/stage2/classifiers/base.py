@@ -160,6 +160,8 @@ class Task:
     stage2: the settings. seed: of initial weights, orders and folds.
     law, loss, loss_options, drw: of the training of the joint classifier, as in Sampler, `make_loss` and Recipe.
     head_scale: factor on the cosines of a joint classifier that compares by cosine, in that training.
+    image_groups: the group of every training image, such as its patient, from 0 to G - 1, int64 [N]; folds keep groups
+        together. None if there are none, or nothing is divided.
     """
 
     train: Features
@@ -176,6 +178,7 @@ class Task:
     loss_options: Mapping[str, Any] = field(default_factory=dict)
     drw: Reweighting = field(default_factory=Reweighting)
     head_scale: float = 1.0
+    image_groups: np.ndarray | None = None
 
     @property
     def classes(self) -> int:

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastlt.core.errors import UserError
 from fastlt.longtail.losses import LOSSES, classifier_of, make_loss
 from fastlt.longtail.sampler import LAWS, Sampler
+from fastlt.longtail.whole_groups import divide_groups
 from fastlt.stage2.classifiers.base import FOLDS, Features, Task
 from fastlt.stage2.classifiers.heads import Linear
 from fastlt.stage2.classifiers.sgd import Draws, train
@@ -22,14 +24,22 @@ from fastlt.stage2.classifiers.sgd import Draws, train
 # is classified right.
 Intervals = Callable[[Features, Tensor, Tensor], tuple[Tensor, Tensor]]
 
+ONE_GROUP = "all training images are of one group, which no fold can leave out: use a val split, or choose_on=none"
 _LAST = 1 - 1e-9  # share of the epochs of stage 1 that are done in its last steps
 
 
-def folds_of(labels: np.ndarray, seed: int) -> np.ndarray:
+def folds_of(labels: np.ndarray, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
     """Returns the fold of every image, int64 [N] in 0..4.
 
     The images of each class are shuffled and dealt out to the folds in turn. labels: int64 [N].
+    groups: int64 [N], as `Task.image_groups`. With them, images of one group are in one fold, and the folds have as
+    equal shares of every class as groups allow.
     """
+    if groups is not None:
+        if not groups.any():
+            raise UserError(ONE_GROUP)
+        draws = np.random.default_rng([seed, len(labels)]).random(groups.max() + 1)
+        return divide_groups(labels, groups, [1 / FOLDS] * FOLDS, draws)
     order = np.random.default_rng([seed, len(labels)]).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     found = np.empty(len(labels), np.int64)
@@ -78,7 +88,7 @@ def fold_draws(task: Task, law: str, drawing: str = "quota") -> FoldDraws:
 
     law, drawing: as in Sampler. An epoch has a fifth fewer images than one of all training images.
     """
-    folds = folds_of(task.train.labels.cpu().numpy(), task.seed)
+    folds = folds_of(task.train.labels.cpu().numpy(), task.seed, task.image_groups)
     seeds = [FOLDS * task.seed + fold for fold in range(FOLDS)]
     return FoldDraws(law, drawing, seeds, len(folds) - int(np.bincount(folds).max()), folds)
 

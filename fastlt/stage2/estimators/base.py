@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ from fastlt.stage2.conformal import Calibration, PredictionSets, unfit_of
 from fastlt.stage2.estimators.checks import (
     ROWS,
     NotFitted,
+    as_groups,
     as_labels,
     as_rows,
     check_columns,
@@ -57,7 +58,7 @@ class LongTailClassifier(Parameters):
     scale: str | float = "rms"
     device: str = "auto"
 
-    def fit(self, X: Any, y: Any, X_val: Any = None, y_val: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, X_val: Any = None, y_val: Any = None, groups: Any = None) -> Self:
         """Fits the classifier and returns it.
 
         X: training features [N, D], an array or a tensor, float16, float32 or float64 (converted to float32).
@@ -65,6 +66,8 @@ class LongTailClassifier(Parameters):
         X_val, y_val: features and labels of other images, on which hyperparameters are chosen, the temperature of
             probabilities is fitted, and prediction sets are calibrated. Without them, hyperparameters are chosen by a
             5-fold cross-validation on X.
+        groups: the group of every row of X, such as its patient, [N], whole numbers or strings. The folds of that
+            cross-validation keep rows of one group together. A row whose group is "" is a group alone.
 
         Raises UserError (a ValueError) for data that cannot be learned from; the classifier is then unchanged.
         """
@@ -77,7 +80,9 @@ class LongTailClassifier(Parameters):
         check_columns(X_val, names, "X_val")
         held = None if apart is None else Features(_moved(apart.x, scale, device), apart.labels.to(device))
         counts = np.bincount(numbers, minlength=len(classes))
-        classifier, task = self._classifier(), self._task(train, held, counts, scale)
+        numbered = None if groups is None else as_groups(groups, len(rows))
+        classifier = self._classifier()
+        task = replace(self._task(train, held, counts, scale), image_groups=numbered)
         fitted = classifier.fit(task)
         if not all(tensor.isfinite().all() for tensor in fitted.tensors.values()):
             raise UserError(f"the training of {type(self).__name__} diverged: lower lr, or standardize the features")
@@ -132,6 +137,8 @@ class LongTailClassifier(Parameters):
         right = best.cpu().numpy() == self._numbers(y, len(rows), strict=False)
         if sample_weight is not None and np.shape(sample_weight) != right.shape:
             raise UserError(f"sample_weight has the shape {np.shape(sample_weight)}: give one for each of y")
+        if sample_weight is not None and not 0 < np.sum(sample_weight) < np.inf:
+            raise UserError(f"sample_weight adds up to {np.sum(sample_weight)}: it must be finite and greater than 0")
         return float(np.average(right, weights=sample_weight))
 
     def report(self, X: Any, y: Any) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from fastlt.core.errors import UserError, first_line
 from fastlt.core.words import counted
+from fastlt.longtail.whole_groups import group_numbers
+from fastlt.stage2.features.given.labels import plain
 
 ROWS = 8192  # features that are checked or scored at once
 KEPT = (torch.float16, torch.float32, torch.float64)
@@ -116,6 +118,14 @@ def check_columns(x: Any, expected: np.ndarray | None, name: str) -> None:
         f"The feature names should match those that were passed during fit, in the same order: column {place} of "
         f"{name} is {found[place]}, and was {expected[place]}"
     )
+
+
+def as_groups(groups: Any, rows: int) -> np.ndarray:
+    """Returns groups as numbers from 0 to G - 1, int64 [rows]. Raises UserError if they are not one for each row."""
+    names = groups.detach().cpu().numpy() if isinstance(groups, Tensor) else np.asarray(groups)
+    if names.shape != (rows,):
+        raise UserError(f"groups have the shape {names.shape}, features {counted(rows, 'row')}: give one for each row")
+    return group_numbers(plain(names, "groups"))
 
 
 def as_labels(y: Any, rows: int, name: str = "y") -> np.ndarray:

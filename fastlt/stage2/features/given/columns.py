@@ -20,7 +20,7 @@ from fastlt.core.words import first_of
 ROWS = 8192  # most rows of a piece; no more of a column of features is in memory at once
 PIECE = 1 << 28  # most bytes of a piece that has more than one row
 WIDEST = 1 << 28  # most bytes of a row, and of a chunk of an HDF5 file
-BESIDE = ("y", "split", "path")  # columns that are taken from a .parquet file, beside x
+BESIDE = ("y", "split", "group", "path")  # columns that are taken from a .parquet file, beside x
 _DENSEST = 1032  # bytes that deflate can pack into one; other compressions of real features do not come near that
 _SPARE = 1 << 24  # bytes that a column may have in any case
 _HEADER = struct.Struct("<26xHH")  # header of a zip member: the lengths of its name and of its extra field

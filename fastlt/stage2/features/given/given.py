@@ -12,6 +12,7 @@ from fastlt.core.errors import UserError
 from fastlt.core.files import replacing
 from fastlt.core.log import Progress
 from fastlt.core.words import counted
+from fastlt.longtail.whole_groups import group_numbers
 from fastlt.stage2.features.given.columns import Column, columns_of, pieces
 from fastlt.stage2.features.given.labels import SPLITS, class_numbers, distinct, plain, split_numbers
 from fastlt.stage2.features.layout import COLUMNS, Stored, create, note_complete, read_page
@@ -24,7 +25,7 @@ _LABELS = tuple(f"y_{split}" for split in SPLITS)
 class Survey:
     """What is computed in one pass over all features.
 
-    digest: SHA-256 of features, labels, splits and class names, which does not depend on the format of the file.
+    digest: SHA-256 of features, labels, splits, groups and class names; it does not depend on the format of the file.
     rms: root mean square of the training features; 1 if all are 0.
     """
 
@@ -36,7 +37,8 @@ class GivenFeatures:
     """The features of a file for `python -m fastlt.train features=FILE`; docs/how-to/features.md has the formats.
 
     Attributes: class_names [C]; labels, the class index of every row, int64 [N]; splits, the index of every row's split
-    in SPLITS, int8 [N]; dim, D. The features themselves are read in pieces and never all in memory.
+    in SPLITS, int8 [N]; groups, the group of every training row, int64 [n], None if the file has none; dim, D. The
+    features themselves are read in pieces and never all in memory.
 
     Raises UserError if the file is damaged, or if a column is missing or has a wrong shape or wrong values.
     """
@@ -58,11 +60,14 @@ class GivenFeatures:
                     f"there is no {name}: x [N, D], y [N] and split [N] are needed, or x_train, y_train, x_test and "
                     f"y_test; it holds {', '.join(sorted(columns)) or 'nothing'}"
                 )
-        others = [name for name in columns if name not in wanted and (name.partition("_")[0] == "x" or name in _LABELS)]
+        used = {*wanted, "group_train"}
+        others = [
+            name for name in columns if name not in used and (name[:2] == "x_" or name in ("x", "group", *_LABELS))
+        ]
         if each and others:
             raise UserError(
                 f"{others[0]} would not be used: beside {pairs[0][0]}, allowed are x_train, y_train, x_val, y_val, "
-                "x_test and y_test, in pairs; rename it, or leave it out"
+                "x_test and y_test, in pairs, and group_train; rename it, or leave it out"
             )
         self.x = [columns[x] for x, _ in pairs]
         labels = [plain(_whole(columns[y]), y) for _, y in pairs]
@@ -85,6 +90,7 @@ class GivenFeatures:
             self.splits = np.repeat([SPLITS.index(split) for split in each], [len(known) for known in labels])
         else:
             self.splits = split_numbers(plain(_whole(columns["split"]), "split"))
+        self.groups = self._groups(columns, bool(each))
         known = np.concatenate(labels)
         if len(self.splits) != len(known):
             raise UserError(f"x has {counted(len(known), 'row')}, split {len(self.splits)}: one for each row is needed")
@@ -96,6 +102,18 @@ class GivenFeatures:
         if len(self.class_names) < 2:
             raise UserError(f"all training images are of one class, {self.class_names[0]}: two are needed at least")
         self.dim = self.x[0].shape[1]
+
+    def _groups(self, columns: dict[str, Column], each: bool) -> np.ndarray | None:
+        """Reads the groups of the training rows, from `group_train` if each split has features of its own."""
+        name = "group_train" if each else "group"
+        if name not in columns:
+            return None
+        names = plain(_whole(columns[name]), name)
+        rows = self.rows("train")
+        wanted = len(rows) if each else len(self.splits)
+        if names.shape != (wanted,):
+            raise UserError(f"{name} is {names.shape}: one for each of {counted(wanted, 'row')} is needed")
+        return group_numbers(names if each else names[rows])
 
     def rows(self, split: str) -> np.ndarray:
         """Returns the row numbers of a split, int64 [n]; none if there is no such split."""
@@ -137,6 +155,8 @@ class GivenFeatures:
         for part in (self.labels, self.splits.astype(np.int8)):
             digest.update(np.ascontiguousarray(part).data)
         digest.update("\n".join(self.class_names).encode())
+        if self.groups is not None:
+            digest.update(self.groups.data)
         return Survey(digest.hexdigest(), (total / (len(self.rows("train")) * self.dim)) ** 0.5 or 1.0)
 
     def write(self, store: FeatureStore, orders: Mapping[str, np.ndarray], scale: float) -> None:
