@@ -63,6 +63,7 @@ def describe(
         checkpoint=Checkpoint(epoch=representation.epoch, chosen=representation.chosen),
         seconds=round(seconds, 3),
         images_per_second=round(representation.images / seconds, 1) if seconds else None,
+        trained_on=", then ".join(representation.devices) or None,
         class_names=dataset.class_names,
         class_counts={name: split.counts.tolist() for name, split in dataset.splits.items()},
         groups=group_sizes(dataset.split("train").counts),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from fastlt.core import device as machine
 from fastlt.core.checkpoint import finished_state, load_checkpoint, save_checkpoint
 from fastlt.core.config import assemble, changed
 from fastlt.core.errors import UserError
@@ -21,7 +22,7 @@ from fastlt.stage2.classifiers.base import Features
 from fastlt.stage2.classifiers.joint import linear_layer, train_joint
 from fastlt.stage2.estimators.scale import fixed_scale, scale_of
 from fastlt.training.recipe import Recipe
-from fastlt.training.representation import Representation
+from fastlt.training.representation import Representation, devices_of
 
 # Keys below `protocol` that do nothing where the backbone is not trained.
 OF_TRAINING = ("train_from", "label_smoothing", "drw.weights", "batch_hook", "views_per_image", "sam.rho", "swa.after")
@@ -94,6 +95,7 @@ def frozen_representation(
                 {name: value.cpu() for name, value in model.state_dict().items()},
                 seconds=time.monotonic() - start,
                 images=len(rows),
+                devices=[machine.describe(raw.x.device, torch.get_num_threads())],
                 feature_scale=scale,
             )
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +107,8 @@ def frozen_representation(
     assert state is not None, f"rank 0 has written {path}"
     model.load_state_dict(state["model"])
     known = identity.about, 0, "as it came", state["seconds"], state["images"]
-    return Representation(model.eval(), identity.key, *known, float(state["feature_scale"]), features_key)
+    scale = float(state["feature_scale"])
+    return Representation(model.eval(), identity.key, *known, scale, features_key, devices=devices_of(state))
 
 
 def power_of_two(asked: str, rows: torch.Tensor) -> float:

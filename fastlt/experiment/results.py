@@ -191,7 +191,8 @@ class Results:
     image_size, evaluation: None for features of another network.
     feature_scale: number that features were divided by for the classifiers, if they were.
     parameters: number of parameters of the model.
-    seconds, images_per_second: wall time and throughput of stage 1.
+    seconds, images_per_second: wall time and throughput of stage 1. trained_on: its devices, one after the other; None
+        if that is not known. device: that of stage 2.
     class_counts: by split, the number of images of each class.
     groups: by group, the number of its classes.
     choose_on, temperature_on: the split on which hyperparameters were chosen and temperatures fitted.
@@ -225,6 +226,7 @@ class Results:
     checkpoint: Checkpoint
     seconds: float | None
     images_per_second: float | None
+    trained_on: str | None = None
     class_names: list[str]
     class_counts: dict[str, list[int]]
     groups: dict[str, int]

@@ -48,7 +48,7 @@ from fastlt.stage2.classifiers.base import Features, Task
 from fastlt.stage2.classifiers.joint import linear_layer
 from fastlt.stage2.classify import CLASSIFIERS, Job, classify, joined
 from fastlt.stage2.decision_regions import region_frame
-from fastlt.training.representation import Representation, train_representation
+from fastlt.training.representation import Representation, devices_of, train_representation
 from fastlt.training.trainer import Stage, Trainer
 
 
@@ -285,7 +285,7 @@ def _given(path: Path, dataset: Dataset, config: TrainConfig, folder: Path, devi
     refuse_another(folder, [key, *earlier], config, [state["key"]])
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     known = state["settings"], state["epoch"], f"given: {path}", state["seconds"], state["images"]
-    return Representation(model, key, *known, earlier=files)
+    return Representation(model, key, *known, earlier=files, devices=devices_of(state))
 
 
 def _model(dataset: Dataset, config: TrainConfig, device: torch.device, ranks: Ranks) -> Model:

@@ -91,7 +91,8 @@ def _speed(results: Results) -> str:
     seconds, rate = results.seconds, results.images_per_second
     parts = [] if seconds is None else [duration(seconds)]
     unit = "training rows" if results.backbone == GIVEN else "training images"
-    return ", ".join(parts + ([] if rate is None else [speed(rate, unit)]))
+    where = [] if results.trained_on in (None, results.device) else [f"on {escaped(str(results.trained_on))}"]
+    return ", ".join(parts + ([] if rate is None else [speed(rate, unit)]) + where)
 
 
 def _optional(value: Any, form: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fastlt.core import device as machine
 from fastlt.core.checkpoint import SCHEMA, before, load_checkpoint, save_checkpoint
 from fastlt.core.config import RUN
 from fastlt.core.errors import UserError
@@ -34,6 +35,7 @@ class Representation:
         classifier takes features that are not divided.
     features_key: key of what the features depend on, if that is less than what `key` covers; else "".
     earlier: files that may hold features of an earlier state of the dataset (fastlt.experiment.grown).
+    devices: what it was trained on, such as "cpu, 2 threads", one after the other; empty if that is not known.
     """
 
     model: Model
@@ -46,6 +48,7 @@ class Representation:
     feature_scale: float = 1.0
     features_key: str = ""
     earlier: tuple[Any, ...] = ()
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +113,13 @@ def train_representation(
     if averaged := state.get("averaged_epochs", 0):
         chosen = f"average of the last {counted(averaged, 'epoch')}"
     seen = state["seconds"], state["images"]
-    return Representation(fit.model.eval(), identity.key, identity.about, state["epoch"], chosen, *seen)
+    facts = identity.about, state["epoch"], chosen, *seen
+    return Representation(fit.model.eval(), identity.key, *facts, devices=devices_of(state))
+
+
+def devices_of(state: dict[str, Any]) -> tuple[str, ...]:
+    """Returns what a checkpoint was trained on, as `Representation.devices`."""
+    return tuple(state.get("devices", ()))
 
 
 def _known(path: Path, identity: Identity, overwrite: bool) -> dict[str, Any] | None:
@@ -137,6 +146,10 @@ class _Run:
     ):
         self.identity, self.fit, self.policy, self.path, self.state = identity, fit, policy, path, state
         self.seconds = 0.0 if state is None else state["seconds"]
+        earlier = () if state is None else devices_of(state)
+        here = machine.describe(fit.train.device, torch.get_num_threads())
+        here = here if fit.ranks.world == 1 else f"{fit.ranks.world} x {here}"
+        self.devices = [*earlier, *([] if earlier[-1:] == (here,) else [here])]
 
     def run(self) -> dict[str, Any]:
         """Trains to the end and returns the final state, which it has saved."""
@@ -199,7 +212,7 @@ class _Run:
         now = time.monotonic()
         self.seconds, self.clock = self.seconds + now - self.clock, now
         about = {"schema": SCHEMA, "key": self.identity.key, "settings": self.identity.about}
-        return {**about, **self.fit.state(), "seconds": self.seconds}
+        return {**about, **self.fit.state(), "seconds": self.seconds, "devices": self.devices}
 
     def _save(self) -> None:
         self.saved_state = self._state()

@@ -101,6 +101,18 @@ def test_a_finished_representation_is_reused(place: Path, first: dict[str, Any])
     assert read(place / "first") == first
 
 
+def test_what_stage_1_ran_on_is_told_whatever_classified(place: Path, first: dict[str, Any]) -> None:
+    assert first["trained_on"] == first["device"] == "cpu, 1 thread"
+    shutil.copytree(place / "first", place / "elsewhere")
+    assert train("run=elsewhere", "threads=2", cwd=place).returncode == 0
+    results = read(place / "elsewhere")
+    assert (results["trained_on"], results["device"]) == ("cpu, 1 thread", "cpu, 2 threads")
+    assert results["images_per_second"] == first["images_per_second"]
+    assert "images/s, on cpu, 1 thread" in (place / "elsewhere" / "report.md").read_text()
+    state = torch.load(place / "first" / "checkpoint.pt", weights_only=True)
+    assert state["devices"] == ["cpu, 1 thread"]
+
+
 def test_a_training_that_was_cut_off_goes_on(place: Path, first: dict[str, Any]) -> None:
     code = (
         "import sys, fastlt.training.representation as r\n"

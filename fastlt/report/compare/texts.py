@@ -89,7 +89,7 @@ def _run_row(run_group: RunGroup, folder: str, results: Results) -> tuple[str, .
         percent(results.classifiers["joint"].all) if "joint" in results.classifiers else "",
         "" if seconds is None else duration(seconds),
         "" if rate is None else f"{rate:,.0f}",
-        results.device,
+        results.trained_on or results.device,
     )
 
 
