@@ -333,6 +333,39 @@ def test_new_images_of_a_group_go_to_the_split_of_the_group(tmp_path: Path, caps
     assert names is not None and names.tolist() == [*of_patients, b""] and verify(out).findings == 0
 
 
+def test_new_images_of_a_group_need_no_shares_and_may_leave_none_for_train(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def table(numbers: range, patients: list[int], split: str = "") -> None:
+        rows = [f"{patient}_{n}.jpg,{'ab'[n % 2]},P{patient}" for patient in patients for n in numbers]
+        for name in (row.partition(",")[0] for row in rows):
+            (tmp_path / name).write_bytes(jpeg(picture(int(name[0]) * 10 + int(name[2]), 40, 40)))
+        head = "path,label,patient" + (split and ",split")
+        (tmp_path / "all.csv").write_text("\n".join([head, *(row + (split and f",{split}") for row in rows)]))
+
+    def patients(dataset: fastlt.Dataset, split: str) -> list[int]:
+        return sorted({int(key[:1]) for key in dataset.keys(split).tolist()})
+
+    keys: dict[str, Any] = {"root": tmp_path, "group_by": "patient", "workers": 1}
+    out = tmp_path / "out"
+    table(range(2), list(range(8)))
+    old = fastlt.write_dataset(tmp_path / "all.csv", out, test=0.25, **keys)
+    test = patients(old, "test")
+    table(range(2, 4), list(range(8)))  # and no shares
+    grown = fastlt.write_dataset(tmp_path / "all.csv", out, append=True, **keys)
+    assert patients(grown, "test") == test and not set(patients(grown, "train")) & set(test)
+    table(range(4, 6), test)
+    grown = fastlt.write_dataset(tmp_path / "all.csv", out, append=True, test=0.25, **keys)
+    assert [len(grown.split(split)) for split in ("train", "test")] == [4 * (8 - len(test)), 6 * len(test)]
+    capsys.readouterr()
+    table(range(6, 8), test, "train")  # splits of the source are kept
+    (tmp_path / "val.jpg").write_bytes(jpeg(picture(90, 40, 40)))
+    (tmp_path / "all.csv").write_text((tmp_path / "all.csv").read_text() + "\nval.jpg,a,,val")
+    grown = fastlt.write_dataset(tmp_path / "all.csv", out, append=True, **keys)
+    assert patients(grown, "train") == list(range(8)) and verify(out).findings == 0
+    assert f"such as P{test[0]} in test" in capsys.readouterr().err
+
+
 def test_shards_that_were_moved_and_linked_stay_linked(old: Path) -> None:
     (old.parent / "disk").mkdir()
     for path in sorted(old.glob("*.tar")):

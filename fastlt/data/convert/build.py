@@ -102,11 +102,12 @@ def arranged(source: Source, config: ConvertConfig, settled: Mapping[str, str] |
         say_text_order(source.class_names)
     if config.group_by or any(listing.groups is not None for listing in source.splits.values()):
         source = Grouped(source, config.group_by or "")
-    if (shares.val or shares.test) and (not config.append or "train" in source.splits):
+    alone = list(source.splits) == ["train"]  # a source without splits of its own, whose images go to their groups
+    if (shares.val or shares.test or (settled and alone)) and (not config.append or "train" in source.splits):
         source = Divided(source, shares.val, shares.test, config.seed, settled or {})
     if "test" not in source.splits and not (shares.without_test or config.append):
         raise UserError(NO_TEST)
-    _say_shared(source)
+    _say_shared(source, settled or {})
     if config.long_tail:
         return LongTail(
             source, config.long_tail, _imbalance(config), config.seed, config.minimum, config.alpha, config.head or ""
@@ -257,11 +258,17 @@ def _listed(config: ConvertConfig) -> Source:
     return Renumbered(source, read_class_names(class_names)) if class_names else source
 
 
-def _say_shared(source: Source) -> None:
-    """Reports splits that have image keys or groups in common.
+def _say_shared(source: Source, settled: Mapping[str, str]) -> None:
+    """Reports splits that have image keys or groups in common, also with the dataset that a source is added to.
 
-    This is no error: some datasets use one list for two splits, or were divided by others.
+    This is no error: some datasets use one list for two splits, or were divided by others. settled: as in `arranged`.
     """
+    for split, listing in source.splits.items():
+        if apart := sorted({one for one in listing.groups or () if settled.get(one, split) != split}):
+            say(
+                f"note: {counted(len(apart), 'group')} {agree(len(apart), 'has', 'have')} new images in {split}, and "
+                f"images in another split of the dataset, such as {apart[0]} in {settled[apart[0]]}"
+            )
     for first, second in itertools.combinations(source.splits, 2):
         listed = set(source.splits[second].keys)
         shared = sum(key in listed for key in source.splits[first].keys)

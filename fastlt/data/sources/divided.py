@@ -70,7 +70,7 @@ class Divided(Rearranged):
                     f"train, and groups stay together; give more images, or {split}=0"
                 )
         say(_told(splits, self.seed, None if names is None else len(set(names))))
-        both = {**self.source.splits, **splits}
+        both = {**{split: own for split, own in self.source.splits.items() if split != "train"}, **splits}
         object.__setattr__(self, "splits", {split: both[split] for split in SPLITS if split in both})
         object.__setattr__(self, "_rows", rows)
 
