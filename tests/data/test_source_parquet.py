@@ -259,6 +259,9 @@ def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
     other = write(tmp_path / "b.parquet", [0, 1], meta=features(["ant", "zebra", "cat"]))
     with pytest.raises(UserError, match=r"b\.parquet: its classes have other names than those of .*a\.parquet"):
         Parquet({"train": [first], "test": [other]})
+    grouped = write(tmp_path / "d.parquet", [0, 1, 2], patient=[1, 1, 2])
+    with pytest.raises(UserError, match=r"b\.parquet: group_by=patient is no column of it, but one of .*d\.parquet"):
+        Parquet({"train": [grouped], "test": [other]}, group_by="patient")
     rare = write(tmp_path / "c.parquet", [0, 0])
     with pytest.raises(UserError, match=r"b\.parquet: row 1: class 'ant' has no training image"):
         Parquet({"train": [rare], "test": [write(tmp_path / "b.parquet", [0, 1])]})

@@ -77,7 +77,7 @@ class Parquet:
         for split, own in files.items():
             starts[split], keys[split], labels[split], groups[split], states[split] = [0], [], [], [], []
             for file in own:
-                _check_schema(file, _schema(file), schema, (image, label), files["train"][0])
+                _check_schema(file, _schema(file), schema, (image, label), group, files["train"][0])
                 states[split].append(state_of(file))
                 rows = _columns(file, name_of(file, top), image, label, group)
                 keys[split] += rows[0]
@@ -317,8 +317,12 @@ def _is_text(kind: "pa.DataType") -> bool:
 
 
 def _check_schema(
-    file: Path, schema: "pa.Schema", first: "pa.Schema", columns: tuple[str, str], first_file: Path
+    file: Path, schema: "pa.Schema", first: "pa.Schema", columns: tuple[str, str], group: str, first_file: Path
 ) -> None:
+    if group and group not in schema.names:
+        raise UserError(
+            f"{file}: group_by={group} is no column of it, but one of {first_file}: give files of one dataset"
+        )
     for column in columns:
         if column not in schema.names or schema.field(column).type != first.field(column).type:
             found = schema.field(column).type if column in schema.names else "none"
