@@ -18,6 +18,18 @@ def group_name(value: str | None) -> str:
     return "" if value is None or value.strip().lower() in _NO_GROUP else value
 
 
+def group_text(value: object) -> str:
+    """Returns the value of a group as text, whole numbers without a point, as a column of them is often one of floats.
+
+    Example:
+
+        >>> group_text("ann"), group_text(7), group_text(7.0)
+        ('ann', '7', '7')
+    """
+    whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    return str(int(value) if whole else value)  # type: ignore[call-overload]
+
+
 def group_numbers(names: np.ndarray) -> np.ndarray:
     """Returns the group of every sample as a number from 0 to G - 1, int64 [N].
 

@@ -359,6 +359,12 @@ def test_triples_keep_groups_together(tmp_path: Path) -> None:
     assert len(patients) == 3 and sum(map(len, patients)) == 8
 
 
+def test_a_whole_number_and_the_same_as_a_float_are_one_group() -> None:
+    """A column of whole numbers, of which some are missing, is one of floats in most programs."""
+    pairs = [(picture(number, 20, 30), 0, group) for number, group in enumerate([7, 7.0, np.float32(7), 7.5, np.nan])]
+    assert Examples({"train": pairs}, "floats").splits["train"].groups == ["7", "7", "7", "7.5", "nan"]
+
+
 def test_examples_of_which_some_have_no_group_are_refused() -> None:
     pairs = [(picture(0, 20, 30), 0), (picture(1, 20, 30), 0, "patient 1")]
     for given in (pairs, pairs[::-1]):

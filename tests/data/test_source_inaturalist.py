@@ -222,6 +222,10 @@ def test_camera_traps(root: Path) -> None:
     assert source.class_names == ["class 4", "class 5"] and source.splits["train"].labels.tolist() == [0, 1, 0]
     assert source.splits["train"].groups == ["0", "1", "0"]
     assert INaturalist(root, train, annotations="first", group_by="t/").splits["train"].groups is None
+    del content["images"][0]["location"]  # as some images have none, be it the first one
+    content["images"][1]["location"] = 1.0
+    source = INaturalist(root, write(root, content), annotations="first", group_by="location")
+    assert source.splits["train"].groups == ["None", "1", "0"]
 
 
 def test_inaturalist_2021(root: Path) -> None:

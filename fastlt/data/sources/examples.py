@@ -13,6 +13,7 @@ from fastlt.core.words import first_of
 from fastlt.data.sources.base import SPLITS, Listing
 from fastlt.data.sources.classes import check_names, sorted_names
 from fastlt.data.sources.given import Item
+from fastlt.longtail.whole_groups import group_text
 
 Example = tuple[Any, ...]
 
@@ -104,7 +105,7 @@ def _example(given: Any) -> tuple[Any, str | int, str | None]:
         image, label, *more = given
     except (TypeError, ValueError):
         raise UserError(f"an example is (image, label) or (image, label, group), not {str(given)[:80]!r}") from None
-    return image, _label(label), str(more[0]) if more else None
+    return image, _label(label), group_text(more[0]) if more else None
 
 
 def _label(label: Any) -> str | int:

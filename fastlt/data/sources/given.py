@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from fastlt.core.errors import UserError
 from fastlt.data.sources.base import SPLITS, split_named
 from fastlt.data.sources.csv_rows import Columns, find_columns
+from fastlt.longtail.whole_groups import group_text
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def _rows_of_table(table: Any, split: str, columns: Columns, root: Path | None) 
     images = [_image(value, root) for value in _column(table, names[found.path])]
     parts = [images, _column(table, names[found.label])]
     if found.group is not None:
-        parts.append([str(value) for value in _column(table, names[found.group])])
+        parts.append([group_text(value) for value in _column(table, names[found.group])])
     rows = list(zip(*parts, strict=True))
     for number, row in enumerate(rows):
         if row[1] is None or type(row[1]).__name__ == "NAType" or row[1] != row[1]:  # NaN differs from itself

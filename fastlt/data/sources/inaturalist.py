@@ -24,6 +24,7 @@ from fastlt.data.sources.listed import (
     repeated,
     shown,
 )
+from fastlt.longtail.whole_groups import group_text
 
 CHOICES = ("", "first", "largest", "skip")
 _FORM = "expected an official annotation file (JSON with images, annotations and categories)"
@@ -130,8 +131,8 @@ class INaturalist(FilesBelowRoot):
             raise UserError(f"{file}: no image is left with annotations={self.annotations}")
         entries = content["images"]
         groups = None
-        if self.group_by and self.group_by in entries[0]:
-            groups = [str(entries[place].get(self.group_by)) for place in kept]
+        if self.group_by and any(self.group_by in entry for entry in entries):  # some may lack it
+            groups = [group_text(entries[place].get(self.group_by)) for place in kept]
         return [keys[place] for place in kept], np.array([category[image_ids[k]] for k in kept], np.int64), groups
 
     def _categories(self, file: Path, content: dict[str, Any], places: dict[Any, int]) -> dict[Any, int]:

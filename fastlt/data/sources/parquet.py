@@ -18,6 +18,7 @@ from fastlt.data.sources.csv_rows import LABEL_NAMES
 from fastlt.data.sources.labels import named, numbered
 from fastlt.data.sources.listed import escaped
 from fastlt.data.sources.packed_files import name_of, state_of
+from fastlt.longtail.whole_groups import group_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -348,7 +349,7 @@ def _columns(
         if path:
             paths = (row and row["path"] for row in table.column(image).to_pylist())
             keys = [f"{key}/{escaped(name)}" if name else key for key, name in zip(keys, paths, strict=True)]
-        groups = [str(value) for value in table.column(group).to_pylist()] if group else []
+        groups = [group_text(value) for value in table.column(group).to_pylist()] if group else []
         return keys, table.column(label), groups
 
 
