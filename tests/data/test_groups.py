@@ -119,6 +119,21 @@ def test_a_damaged_column_of_groups_is_found(data: Path, tmp_path: Path) -> None
         fastlt.Dataset(tmp_path).groups("train")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("\u3042" * 900, "has 2,700 bytes, allowed are 1,000"),  # not the one with the most letters
+        ("a\0", r"the group 'a\\x00' has a letter that is no text"),
+        ("a\ud800", r"the group 'a\\ud800' has a letter that is no text"),
+    ],
+)
+def test_names_of_groups_that_no_index_holds_are_refused(name: str, message: str, tmp_path: Path) -> None:
+    pairs = [(picture(number, 20, 20), number % 2, name if number % 3 else "b" * 950) for number in range(12)]
+    with pytest.raises(UserError, match=message):
+        fastlt.write_dataset({"train": pairs}, tmp_path / "out", test=0.2, workers=1)
+    assert not list(tmp_path.iterdir())
+
+
 KEYS: dict[str, Any] = {
     "epochs": 1,
     "threads": 1,

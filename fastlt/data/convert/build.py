@@ -8,6 +8,7 @@ from typing import Any
 
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
+from fastlt.core.text import is_one_line
 from fastlt.core.words import agree, counted
 from fastlt.data.convert.append import Growth
 from fastlt.data.convert.config import ConvertConfig
@@ -31,6 +32,7 @@ from fastlt.data.sources.grouped import Grouped
 from fastlt.data.sources.image_folder import ImageFolder
 from fastlt.data.sources.image_list import ImageList
 from fastlt.data.sources.inaturalist import INaturalist
+from fastlt.data.sources.listed import shown
 from fastlt.data.sources.lmdb_file import Lmdb
 from fastlt.data.sources.long_tail import LongTail
 from fastlt.data.sources.packed_files import files_by_split, files_of, folder_of
@@ -281,7 +283,7 @@ def _say_shared(source: Source, settled: Mapping[str, str]) -> None:
         if both:
             say(
                 f"note: {counted(len(both), 'group')} {agree(len(both), 'has', 'have')} images in {first} and in "
-                f"{second}, such as {both[0]}"
+                f"{second}, such as {both[0] if is_one_line(both[0]) else shown(both[0])}"
             )
 
 

@@ -24,7 +24,8 @@ class Grouped(Rearranged):
     An image without a group, whose value is empty or as programs write a missing one, is a group alone; a line says how
     many there are. So is an image outside train that the expression does not match.
 
-    Raises UserError for a key of train that the expression does not match, and for a group with a very long name.
+    Raises UserError for a key of train that the expression does not match, and for a group whose name is very long or no
+    text.
 
     Example: Grouped(source, group_by=r"patient(\\d+)")
     """
@@ -47,11 +48,16 @@ class Grouped(Rearranged):
                 f"note: {counted(alone, 'image')} {agree(alone, 'has', 'have')} no group (an empty or missing value): "
                 f"{agree(alone, 'it is', 'each is')} a group alone"
             )
-        longest = max((name for own in groups.values() for name in own), key=len)
-        if (size := len(longest.encode("utf-8", "surrogateescape"))) > LONGEST:
-            raise UserError(
-                f"group_by={self.group_by}: the group {shown(longest)} has {size:,} bytes, allowed are {LONGEST:,}"
-            )
+        for name in sorted({name for own in groups.values() for name in own}):
+            if (size := len(name.encode("utf-8", "surrogatepass"))) > LONGEST:
+                raise UserError(
+                    f"group_by={self.group_by}: the group {shown(name)} has {size:,} bytes, allowed are {LONGEST:,}"
+                )
+            if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
+                raise UserError(
+                    f"group_by={self.group_by}: the group {shown(name)} has a letter that is no text, which the index "
+                    "cannot hold: give it another name"
+                )
         splits = {split: replace(listing, groups=groups[split]) for split, listing in given.items()}
         object.__setattr__(self, "splits", splits)
 
