@@ -18,6 +18,7 @@ from fastlt.core.errors import UserError
 from fastlt.stage2 import estimators
 from fastlt.stage2.classifiers import CLASSIFIERS, find_classifier
 from fastlt.stage2.classifiers.base import Features, Task
+from fastlt.stage2.classifiers.folds import folds_of
 from fastlt.stage2.conformal import Calibration, thresholds
 from fastlt.stage2.estimators import (
     CRT,
@@ -481,3 +482,13 @@ def test_mapped_features_are_not_copied_to_be_checked(tmp_path: Path, data: dict
         rows = as_rows(mapped)
         assert rows.numpy().dtype == dtype and rows.data_ptr() == mapped.__array_interface__["data"][0]
     assert NCM().fit(mapped, data["y"]).score(data["X_test"], data["y_test"]) > 0.7
+
+
+def test_classes_of_one_group_each_are_in_several_folds() -> None:
+    """No fold then knows all classes, but a cross-validation is possible, as with classes of one image."""
+    labels = np.repeat(np.arange(6), (40, 20, 10, 5, 4, 3))
+    found = folds_of(labels, 0, labels)
+    assert [len(np.unique(found[labels == label])) for label in range(6)] == [1] * 6
+    assert len(np.unique(found)) == 5 and np.bincount(found).max() == 43
+    rows = np.random.default_rng(0).normal(size=(len(labels), 8)) + np.eye(6, 8)[labels]
+    assert np.isfinite(TauNorm().fit(rows, labels, groups=labels).choices_["tau"])

@@ -24,8 +24,8 @@ class Grouped(Rearranged):
     An image without a group, whose value is empty or as programs write a missing one, is a group alone; a line says how
     many there are. So is an image outside train that the expression does not match.
 
-    Raises UserError for a key of train that the expression does not match, and for a group whose name is very long or no
-    text.
+    Raises UserError for a key of train that the expression does not match, and for a group whose name is very long or
+    no text.
 
     Example: Grouped(source, group_by=r"patient(\\d+)")
     """

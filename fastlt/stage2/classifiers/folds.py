@@ -39,11 +39,25 @@ def folds_of(labels: np.ndarray, seed: int, groups: np.ndarray | None = None) ->
         if not groups.any():
             raise UserError(ONE_GROUP)
         draws = np.random.default_rng([seed, len(labels)]).random(groups.max() + 1)
-        return divide_groups(labels, groups, [1 / FOLDS] * FOLDS, draws)
+        return divide_groups(labels, groups, [1 / FOLDS] * FOLDS, draws, _dealt_out(labels, groups, draws))
     order = np.random.default_rng([seed, len(labels)]).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     found = np.empty(len(labels), np.int64)
     found[order] = np.arange(len(labels)) % FOLDS
+    return found
+
+
+def _dealt_out(labels: np.ndarray, groups: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Returns the folds of groups whose classes have no other group, int64 [G]; -1 for all others.
+
+    They are dealt out in turn, the largest first, as the shares of their classes fit every fold equally badly.
+    """
+    cells = np.unique(np.stack([groups, labels]), axis=1)
+    shared = cells[0, np.bincount(cells[1])[cells[1]] > 1]
+    alone = np.setdiff1d(np.arange(len(draws)), shared)
+    alone = alone[np.lexsort((draws[alone], -np.bincount(groups)[alone]))]
+    found = np.full(len(draws), -1)
+    found[alone] = np.arange(len(alone)) % FOLDS
     return found
 
 
