@@ -125,6 +125,14 @@ def test_groups_of_training_rows(write: Writer, names: np.ndarray, tmp_path: Pat
         assert other.groups is not None and other.groups.tolist() == given.groups.tolist()
 
 
+def test_groups_by_another_name_are_refused(tmp_path: Path) -> None:
+    for name in ("groups", "group_train"):
+        with pytest.raises(UserError, match=f"{name} would not be used: groups are in group; rename it"):
+            GivenFeatures(to_npz({**arrays(), name: np.arange(60)}, tmp_path / "features"))
+    with pytest.raises(UserError, match="groups would not be used: groups are in group_train; rename it"):
+        GivenFeatures(to_npz({**apart(arrays()), "groups": np.arange(36)}, tmp_path / "features"))
+
+
 def test_groups_that_fit_no_rows_are_refused(tmp_path: Path) -> None:
     for count, message in ((59, r"group is \(59,\): one for each of 60 rows is needed"), (0, r"group is \(0,\)")):
         with pytest.raises(UserError, match=message):

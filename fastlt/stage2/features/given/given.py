@@ -106,6 +106,8 @@ class GivenFeatures:
     def _groups(self, columns: dict[str, Column], each: bool) -> np.ndarray | None:
         """Reads the groups of the training rows, from `group_train` if each split has features of its own."""
         name = "group_train" if each else "group"
+        if unused := [one for one in ("groups", "group_train") if one in columns and one != name]:
+            raise UserError(f"{unused[0]} would not be used: groups are in {name}; rename it, or leave it out")
         if name not in columns:
             return None
         names = plain(_whole(columns[name]), name)
