@@ -153,7 +153,7 @@ def resolve(composed: Any, overrides: list[str], dataset: Dataset) -> TrainConfi
     retrainings(config)  # raises an error, if any, before anything is written
     if config.epochs and not config.representation and not isinstance(dataset, GivenDataset):
         train = dataset.split("train")
-        groups = dataset.groups("train") if config.hold_out else None
+        groups = dataset.image_groups("train") if config.hold_out else None
         kept, _ = hold_out(train.class_start, train.class_members, config.hold_out, config.seed, groups)
         check_batch(config.protocol.batch, len(kept))
     return config

@@ -4,7 +4,6 @@ from fastlt.core.errors import UserError
 from fastlt.core.log import say
 from fastlt.data.shards.reader import Dataset
 from fastlt.experiment.config import TrainConfig
-from fastlt.stage2.classifiers.folds import ONE_GROUP
 
 
 def choose_split(config: TrainConfig, dataset: Dataset) -> str:
@@ -21,9 +20,6 @@ def choose_split(config: TrainConfig, dataset: Dataset) -> str:
             "stage2.keep=best needs images to choose the epoch on, and there is no val split: hold_out=0.1 keeps some "
             "apart, stage2.keep=last takes the last epoch"
         )
-    groups = dataset.groups("train") if split == "folds" else None
-    if groups is not None and not groups.any():
-        raise UserError(ONE_GROUP)
     for key, values in (("lr", stage2.lr), ("weight_decay", stage2.weight_decay)):
         if split == "none" and len(values or ()) > 1:
             raise UserError(

@@ -60,7 +60,7 @@ class GivenDataset(Dataset):
         labels = {split: self.given.labels[self.given.rows(split)] for split in SPLITS}
         self.splits = {split: _index(known, self.classes) for split, known in labels.items() if len(known)}
 
-    def groups(self, split: str) -> np.ndarray | None:
+    def image_groups(self, split: str) -> np.ndarray | None:
         """Returns the group of every training row as a number, int64 [N]; None for other splits, or without groups."""
         return self.given.groups if split == "train" else None
 

@@ -45,6 +45,7 @@ from fastlt.models.checkpoint.read import classifier_kind, open_checkpoint
 from fastlt.models.checkpoint.store import load_model
 from fastlt.registry import is_own
 from fastlt.stage2.classifiers.base import Features, Task
+from fastlt.stage2.classifiers.folds import ONE_GROUP
 from fastlt.stage2.classifiers.joint import linear_layer
 from fastlt.stage2.classify import CLASSIFIERS, Job, classify, joined
 from fastlt.stage2.decision_regions import region_frame
@@ -80,8 +81,11 @@ def run_experiment(
     if config.epochs == 0 and not config.representation:
         check_frozen(config)
     train_index = dataset.split("train")
-    groups = dataset.groups("train") if config.hold_out or choose_on == "folds" else None
+    groups = dataset.image_groups("train") if config.hold_out or choose_on == "folds" else None
     kept, held = hold_out(train_index.class_start, train_index.class_members, config.hold_out, config.seed, groups)
+    image_groups = None if groups is None else np.unique(groups[kept], return_inverse=True)[1]
+    if choose_on == "folds" and image_groups is not None and not image_groups.any():
+        raise UserError(ONE_GROUP)  # before stage 1, not after it
     orders: dict[str, tuple[str, np.ndarray]] = {"train": ("train", kept)}
     if choose_on == "held_out":
         orders["held_out"] = ("train", held)
@@ -116,7 +120,6 @@ def run_experiment(
     for extraction in own_features.values():
         extraction.write(ranks)
     features = usual.read()
-    image_groups = None if groups is None else np.unique(groups[kept], return_inverse=True)[1]
     test = features["test"]
     frame = region_frame(test.x.cpu().numpy(), test.labels.cpu().numpy()) if test.x.shape[1] == 2 else None
 

@@ -363,7 +363,7 @@ def test_new_images_of_a_group_need_no_shares_and_may_leave_none_for_train(
     (tmp_path / "all.csv").write_text((tmp_path / "all.csv").read_text() + "\nval.jpg,a,,val")
     grown = fastlt.write_dataset(tmp_path / "all.csv", out, append=True, **keys)
     assert patients(grown, "train") == list(range(8)) and verify(out).findings == 0
-    assert f"such as P{test[0]} in test" in capsys.readouterr().err
+    assert f"such as 'P{test[0]}' in test" in capsys.readouterr().err
 
 
 def test_shards_that_were_moved_and_linked_stay_linked(old: Path) -> None:

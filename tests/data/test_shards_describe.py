@@ -53,9 +53,9 @@ def test_facts_are_those_of_the_source(jpeg_dataset: Dataset) -> None:
         "digest": jpeg_dataset.digest,
         "protocol": "demo",
         "splits": {
-            "train": {"images": 71, "classes": 4, "groups_of_images": None},
-            "val": {"images": 12, "classes": 4, "groups_of_images": None},
-            "test": {"images": 12, "classes": 4, "groups_of_images": None},
+            "train": {"images": 71, "classes": 4, "image_groups": None},
+            "val": {"images": 12, "classes": 4, "image_groups": None},
+            "test": {"images": 12, "classes": 4, "image_groups": None},
         },
         "classes": 4,
         "largest_class": {"class": "class 0", "images": 40},

@@ -29,7 +29,7 @@ class Images:
 
 
 def departures(*overrides: str, own: str = "cifar_lt_200") -> dict[str, list[Any]]:
-    dataset: Any = SimpleNamespace(about={"protocol": own}, split=lambda _: Images(), groups=lambda split: None)
+    dataset: Any = SimpleNamespace(about={"protocol": own}, split=lambda _: Images(), image_groups=lambda split: None)
     given = own_parts(list(overrides))
     return find_departures(resolve(compose("train", given), given, dataset), dataset)
 

@@ -222,7 +222,7 @@ class Growth:
                 names = [known.get(key) for key in keys] if known else groups_by(group_by, keys)
             for group in names:
                 if not group:
-                    unknown += 1
+                    unknown += kept is None  # a dataset that keeps groups knows that such an image has none
                 else:
                     found.setdefault(group, split)
         if unknown:

@@ -8,7 +8,6 @@ from typing import Any
 
 from fastlt.core.errors import UserError
 from fastlt.core.log import say
-from fastlt.core.text import is_one_line
 from fastlt.core.words import agree, counted
 from fastlt.data.convert.append import Growth
 from fastlt.data.convert.config import ConvertConfig
@@ -269,7 +268,7 @@ def _say_shared(source: Source, settled: Mapping[str, str]) -> None:
         if apart := sorted({one for one in listing.groups or () if settled.get(one, split) != split}):
             say(
                 f"note: {counted(len(apart), 'group')} {agree(len(apart), 'has', 'have')} new images in {split}, and "
-                f"images in another split of the dataset, such as {apart[0]} in {settled[apart[0]]}"
+                f"images in another split of the dataset, such as {shown(apart[0])} in {settled[apart[0]]}"
             )
     for first, second in itertools.combinations(source.splits, 2):
         listed = set(source.splits[second].keys)
@@ -283,7 +282,7 @@ def _say_shared(source: Source, settled: Mapping[str, str]) -> None:
         if both:
             say(
                 f"note: {counted(len(both), 'group')} {agree(len(both), 'has', 'have')} images in {first} and in "
-                f"{second}, such as {both[0] if is_one_line(both[0]) else shown(both[0])}"
+                f"{second}, such as {shown(both[0])}"
             )
 
 

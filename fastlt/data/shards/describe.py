@@ -18,7 +18,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     """Returns the facts of a dataset, ready for JSON.
 
     Image sizes are those of the stored images in pixels. Classes and groups are those of the train split. Encodings and
-    image sizes cover all splits. `groups_of_images` are those of group_by=, None without it. Near duplicates are None
+    image sizes cover all splits. `image_groups` are those of group_by=, None without it. Near duplicates are None
     if nobody looked for them (check=false).
     """
     about, splits = dataset.about, dataset.splits
@@ -33,7 +33,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
             name: {
                 "images": len(index),
                 "classes": int((index.counts > 0).sum()),
-                "groups_of_images": _groups(dataset, name),
+                "image_groups": _groups(dataset, name),
             }
             for name, index in splits.items()
         },
@@ -63,7 +63,7 @@ def _told(step: dict[str, Any]) -> dict[str, Any]:
 
 
 def _groups(dataset: Dataset, split: str) -> int | None:
-    groups = dataset.groups(split)
+    groups = dataset.image_groups(split)
     return None if groups is None else int(groups.max()) + 1
 
 
@@ -104,9 +104,9 @@ def page(facts: dict[str, Any]) -> str:
         ]
 
     together = [
-        f"{name}: {counted(row['groups_of_images'], 'group')} of images"
+        f"{name}: {counted(row['image_groups'], 'group')} of images"
         for name, row in facts["splits"].items()
-        if row["groups_of_images"] is not None
+        if row["image_groups"] is not None
     ]
     largest, smallest = (
         f"{row['class']} ({row['images']:,})" for row in (facts["largest_class"], facts["smallest_class"])

@@ -142,7 +142,7 @@ class Dataset:
             return None
         return read_texts(self.root / layout.INDEX_FILE, self.about, split, "group")
 
-    def groups(self, split: str) -> np.ndarray | None:
+    def image_groups(self, split: str) -> np.ndarray | None:
         """Returns the group of every sample of a split as a number, int64 [N], each sample without one a group alone.
 
         Returns None and raises UserError as `group_names` does.
